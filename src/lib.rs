@@ -1,0 +1,5 @@
+//! halogen runs large language models, mixtures of experts first, on any GPU through WebGPU.
+
+pub mod formats;
+pub mod gguf;
+pub mod tokenizer;

@@ -1,0 +1,1 @@
+//! A GGUF vocabulary as a `tokenizers` tokenizer; chat templates.
