@@ -2,4 +2,5 @@
 
 pub mod formats;
 pub mod gguf;
+pub mod gpu;
 pub mod tokenizer;

@@ -1,0 +1,172 @@
+// Causal attention of query rows over the cached keys and values, flash style: a tile of WG keys at a time, softmax kept
+// as a running maximum and sum, no score matrix in memory. ROWS rows that share a KV head share one reading of it; a row is
+// (token, head of the group). Prefill: `out` is the result. Decode (SPLIT): the keys are cut into splits, `out` holds each
+// split's unnormalised sum and `stats` its maximum and sum, which attention_combine joins.
+// Grid: rows of a KV head / ROWS workgroups, folded; z = split * kv_heads + kv_head.
+// Bound: bytes of the keys and values in decode.
+#import lib/state
+#import lib/kv
+
+struct Params {
+    tokens: u32,
+    heads: u32,
+    kv_heads: u32,
+    splits: u32,
+    scale: f32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(3) var<storage, read> q: array<vec4<f32>>;             // [tokens, heads, HEAD_DIM]
+@group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;     // [tokens, heads, HEAD_DIM] or [splits, ...]
+#if SPLIT
+@group(0) @binding(7) var<storage, read_write> stats: array<vec2<f32>>;   // [splits, tokens, heads]: maximum, sum
+#endif
+
+const QUADS: u32 = HEAD_DIM / 4u;
+// Columns of V: with few, several phases of the workgroup share a column; with many, an invocation takes several.
+const PHASES: u32 = max(WG / QUADS, 1u);
+const COLUMNS: u32 = (QUADS + WG - 1u) / WG;
+const LANES: u32 = WG / ROWS;
+const LOWEST: f32 = -3.0e38;
+
+var<workgroup> queries: array<vec4<f32>, ROWS * QUADS>;
+var<workgroup> scores: array<f32, ROWS * WG>;
+var<workgroup> lane_value: array<f32, WG>;
+var<workgroup> row_max: array<f32, ROWS>;
+var<workgroup> row_sum: array<f32, ROWS>;
+var<workgroup> row_rescale: array<f32, ROWS>;
+var<workgroup> phase_sum: array<vec4<f32>, WG>;
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) tid: u32) {
+    if halted() {
+        return;
+    }
+    let kv_head = group.z % params.kv_heads;
+    let split = group.z / params.kv_heads;
+    let sharing = params.heads / params.kv_heads;
+    let rows = params.tokens * sharing;
+    let first = (group.y * groups.x + group.x) * ROWS;
+    if first >= rows {
+        return;
+    }
+    for (var i = tid; i < ROWS * QUADS; i += WG) {
+        let row = min(first + i / QUADS, rows - 1u);
+        let head = (row / sharing) * params.heads + kv_head * sharing + row % sharing;
+        queries[i] = q[head * QUADS + i % QUADS] * params.scale;
+    }
+    if tid < ROWS {
+        row_max[tid] = LOWEST;
+        row_sum[tid] = 0.0;
+    }
+    workgroupBarrier();
+
+    // The last row's token sees the most keys. Splits are whole tiles.
+    let last_token = min(first + ROWS - 1u, rows - 1u) / sharing;
+    let length = state.position + last_token + 1u;
+    let per_split = ((length + params.splits - 1u) / params.splits + WG - 1u) / WG * WG;
+    let begin = min(split * per_split, length);
+    let end = min(begin + per_split, length);
+
+    let row = tid % ROWS;
+    let lane = tid / ROWS;
+    let column = tid % QUADS;
+    let phase = tid / QUADS;
+    var sums: array<vec4<f32>, ROWS * COLUMNS>;
+    for (var tile = begin; tile < end; tile += WG) {
+        let key = tile + tid;
+        var score: array<f32, ROWS>;
+        if key < end {
+            let at = (key * params.kv_heads + kv_head) * QUADS;
+            for (var i = 0u; i < QUADS; i++) {
+                let k = k_quad(at + i);
+                for (var r = 0u; r < ROWS; r++) {
+                    score[r] += dot(queries[r * QUADS + i], k);
+                }
+            }
+        }
+        for (var r = 0u; r < ROWS; r++) {
+            let sees = key < end && key <= state.position + (first + r) / sharing;
+            scores[r * WG + tid] = select(LOWEST, score[r], sees);
+        }
+        workgroupBarrier();
+
+        // LANES invocations a row: the tile's maximum, then its exponentials and their sum.
+        var high = LOWEST;
+        for (var i = lane; i < WG && lane < LANES; i += LANES) {
+            high = max(high, scores[row * WG + i]);
+        }
+        lane_value[tid] = high;
+        workgroupBarrier();
+        if lane < LANES {
+            high = row_max[row];
+            for (var l = 0u; l < LANES; l++) {
+                high = max(high, lane_value[l * ROWS + row]);
+            }
+        }
+        workgroupBarrier();
+        var sum = 0.0;
+        for (var i = lane; i < WG && lane < LANES; i += LANES) {
+            let s = scores[row * WG + i];
+            let p = select(0.0, exp(s - high), s > LOWEST);
+            scores[row * WG + i] = p;
+            sum += p;
+        }
+        lane_value[tid] = sum;
+        workgroupBarrier();
+        if tid < ROWS {
+            let rescale = exp(row_max[row] - high);
+            sum = row_sum[row] * rescale;
+            for (var l = 0u; l < LANES; l++) {
+                sum += lane_value[l * ROWS + row];
+            }
+            row_sum[row] = sum;
+            row_max[row] = high;
+            row_rescale[row] = rescale;
+        }
+        workgroupBarrier();
+
+        let keys = min(WG, end - tile);
+        for (var c = 0u; c < COLUMNS; c++) {
+            let at = column + c * WG;
+            if phase >= PHASES || at >= QUADS {
+                continue;
+            }
+            for (var r = 0u; r < ROWS; r++) {
+                sums[c * ROWS + r] *= row_rescale[r];
+            }
+            for (var i = phase; i < keys; i += PHASES) {
+                let v = v_quad(((tile + i) * params.kv_heads + kv_head) * QUADS + at);
+                for (var r = 0u; r < ROWS; r++) {
+                    sums[c * ROWS + r] += scores[r * WG + i] * v;
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+
+    for (var r = 0u; r < ROWS; r++) {
+        for (var c = 0u; c < COLUMNS; c++) {
+            phase_sum[tid] = sums[c * ROWS + r];
+            workgroupBarrier();
+            let at = column + c * WG;
+            if phase == 0u && at < QUADS && first + r < rows {
+                var value = phase_sum[tid];
+                for (var p = 1u; p < PHASES; p++) {
+                    value += phase_sum[p * QUADS + column];
+                }
+                let head = ((first + r) / sharing) * params.heads + kv_head * sharing + (first + r) % sharing;
+#if SPLIT
+                let slot = split * params.tokens * params.heads + head;
+                out[slot * QUADS + at] = value;
+                if at == 0u {
+                    stats[slot] = vec2(row_max[r], row_sum[r]);
+                }
+#else
+                out[head * QUADS + at] = value / row_sum[r];
+#endif
+            }
+            workgroupBarrier();
+        }
+    }
+}

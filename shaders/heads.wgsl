@@ -1,0 +1,107 @@
+// From the joint projection qkv to attention's inputs: per-head RMSNorm of q and k (QK_NORM), rotary position
+// embedding (ADJACENT: pairs (2i, 2i+1); else (i, i + pairs)), and the write of k and v into the cache (KV_F16 or f32).
+// Grid: one workgroup a head (q, then k, then v heads), tokens along z.
+// Bound: launch in decode. Angles come from a table: WGSL bounds sin and cos only to 2^-11.
+#import lib/state
+const SUMS: u32 = 1u;
+#import lib/reduce
+
+struct Params {
+    heads: u32,
+    kv_heads: u32,
+    pairs: u32,      // rotated pairs of a head
+    eps: f32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> qkv: array<f32>;              // [tokens, heads + 2 kv_heads, HEAD_DIM]
+@group(0) @binding(3) var<storage, read_write> q: array<f32>;          // [tokens, heads, HEAD_DIM]
+@group(0) @binding(4) var<storage, read_write> k_cache: array<u32>;    // [positions, kv_heads, HEAD_DIM]
+@group(0) @binding(5) var<storage, read_write> v_cache: array<u32>;    // [positions, kv_heads, HEAD_DIM]
+@group(0) @binding(6) var<storage, read> rope: array<vec2<f32>>;       // [positions, pairs]: cos, sin
+#if QK_NORM
+@group(0) @binding(7) var<storage, read> q_norm: array<f32>;           // [HEAD_DIM]
+@group(0) @binding(8) var<storage, read> k_norm: array<f32>;           // [HEAD_DIM]
+#endif
+
+var<workgroup> rotated: array<f32, HEAD_DIM>;
+
+#if KV_F16
+const CACHE_WORDS: u32 = HEAD_DIM / 2u;
+fn cache_word(i: u32) -> u32 {
+    return pack2x16float(vec2(rotated[2u * i], rotated[2u * i + 1u]));
+}
+#else
+const CACHE_WORDS: u32 = HEAD_DIM;
+fn cache_word(i: u32) -> u32 {
+    return bitcast<u32>(rotated[i]);
+}
+#endif
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>,
+#if SUBGROUP
+        @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32,
+        @builtin(num_subgroups) subgroup_count: u32,
+#endif
+        @builtin(local_invocation_index) tid: u32) {
+    if halted() {
+        return;
+    }
+    let head = group.x;
+    let token = group.z;
+    let position = state.position + token;
+    let from = (token * (params.heads + 2u * params.kv_heads) + head) * HEAD_DIM;
+    let is_q = head < params.heads;
+    let is_v = head >= params.heads + params.kv_heads;
+    for (var i = tid; i < HEAD_DIM; i += WG) {
+        rotated[i] = qkv[from + i];
+    }
+#if QK_NORM
+    for (var i = tid; i < HEAD_DIM; i += WG) {
+        acc[0] += rotated[i] * rotated[i];
+    }
+#if SUBGROUP
+    reduce(subgroup, lane, subgroup_count);
+#else
+    reduce(tid);
+#endif
+    if !is_v {
+        let inverse = inverseSqrt(total(0u) / f32(HEAD_DIM) + params.eps);
+        for (var i = tid; i < HEAD_DIM; i += WG) {
+            rotated[i] *= inverse * select(k_norm[i], q_norm[i], is_q);
+        }
+    }
+#endif
+    workgroupBarrier();
+    if !is_v {
+        for (var i = tid; i < params.pairs; i += WG) {
+#if ADJACENT
+            let a = 2u * i;
+            let b = 2u * i + 1u;
+#else
+            let a = i;
+            let b = i + params.pairs;
+#endif
+            let turn = rope[position * params.pairs + i];
+            let v = vec2(rotated[a], rotated[b]);
+            rotated[a] = v.x * turn.x - v.y * turn.y;
+            rotated[b] = v.x * turn.y + v.y * turn.x;
+        }
+    }
+    workgroupBarrier();
+    if is_q {
+        for (var i = tid; i < HEAD_DIM; i += WG) {
+            q[(token * params.heads + head) * HEAD_DIM + i] = rotated[i];
+        }
+        return;
+    }
+    let kv_head = (head - params.heads) % params.kv_heads;
+    let to = (position * params.kv_heads + kv_head) * CACHE_WORDS;
+    for (var i = tid; i < CACHE_WORDS; i += WG) {
+        if is_v {
+            v_cache[to + i] = cache_word(i);
+        } else {
+            k_cache[to + i] = cache_word(i);
+        }
+    }
+}

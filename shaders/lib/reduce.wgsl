@@ -1,0 +1,49 @@
+// Sums over a workgroup of WG invocations (a power of two) of SUMS values each, in a fixed order.
+// Fill `acc`, call `reduce` from all invocations, then any of them may ask for `total(i)`.
+var<private> acc: array<f32, SUMS>;
+
+#if SUBGROUP
+// The smallest subgroup there is has 4 invocations.
+var<workgroup> partial: array<f32, SUMS * (WG + 3u) / 4u>;
+var<private> subgroups: u32;
+
+fn reduce(subgroup: u32, lane: u32, count: u32) {
+    subgroups = count;
+    for (var i = 0u; i < SUMS; i++) {
+        let sum = subgroupAdd(acc[i]);
+        if lane == 0u {
+            partial[subgroup * SUMS + i] = sum;
+        }
+    }
+    workgroupBarrier();
+}
+
+fn total(i: u32) -> f32 {
+    var sum = partial[i];
+    for (var s = 1u; s < subgroups; s++) {
+        sum += partial[s * SUMS + i];
+    }
+    return sum;
+}
+#else
+var<workgroup> partial: array<f32, SUMS * WG>;
+
+fn reduce(tid: u32) {
+    for (var i = 0u; i < SUMS; i++) {
+        partial[tid * SUMS + i] = acc[i];
+    }
+    for (var stride = WG / 2u; stride > 0u; stride /= 2u) {
+        workgroupBarrier();
+        if tid < stride {
+            for (var i = 0u; i < SUMS; i++) {
+                partial[tid * SUMS + i] += partial[(tid + stride) * SUMS + i];
+            }
+        }
+    }
+    workgroupBarrier();
+}
+
+fn total(i: u32) -> f32 {
+    return partial[i];
+}
+#endif

@@ -1,0 +1,145 @@
+// y = W x for one token; W in any block format. What is fused, by flag:
+//   NORM      x is first RMS-normalised: the sum of squares is reduced beside the rows and scales them at the end
+//   BIAS      y += bias          RESIDUAL  y += what y held
+//   SWIGLU    W is [2 * outputs, columns], gate rows first: y = silu(gate) * up
+//   SILU_MUL  y = silu(W x) * what y held (gate and up of two formats: up first, then gate)
+//   EXPERT    W is a stack of experts; the workgroup's z is a rank, its expert is routed[rank], its row of y is rank
+// Grid: outputs / OUT workgroups, folded; ranks along z.
+// Bound: bytes(W) over the stream rate. Every workgroup reads x again, from cache: ROWS rows share one reading.
+#import lib/state
+#import lib/weights
+#import format
+#if SWIGLU
+const OUT: u32 = ROWS / 2u;
+#else
+const OUT: u32 = ROWS;
+#endif
+#if NORM
+const SUMS: u32 = ROWS + 1u;
+#else
+const SUMS: u32 = ROWS;
+#endif
+#import lib/reduce
+
+struct Params {
+    outputs: u32,
+    columns: u32,
+    row_words: u32,
+    tail_words: u32,     // from a row's start to its tails
+    x_base: u32,         // first quad of x
+    y_base: u32,
+    eps: f32,            // of NORM
+    expert_words: u32,   // of EXPERT: words an expert
+    shard: u32,          // of EXPERT: which shard is bound
+}
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;         // [columns]
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;         // [outputs] or [ranks, outputs]
+#if NORM
+@group(0) @binding(5) var<storage, read> norm: array<vec4<f32>>;      // [columns]
+#endif
+#if BIAS
+@group(0) @binding(6) var<storage, read> bias: array<f32>;            // [outputs]
+#endif
+#if EXPERT
+@group(0) @binding(7) var<storage, read> routed: array<u32>;          // [ranks]
+@group(0) @binding(8) var<storage, read> experts: array<vec2<u32>>;   // [experts]: shard, slot
+#endif
+
+// Sixteen inputs. Columns are a multiple of 4; RAGGED where they are none of 16.
+fn x16(run: u32) -> mat4x4<f32> {
+    let i = params.x_base + 4u * run;
+#if RAGGED
+    let quads = params.columns / 4u - 4u * run;
+    let last = i + min(quads, 4u) - 1u;
+    let zero = vec4(0.0);
+    return mat4x4(x[i], select(zero, x[min(i + 1u, last)], quads > 1u), select(zero, x[min(i + 2u, last)], quads > 2u),
+        select(zero, x[min(i + 3u, last)], quads > 3u));
+#else
+    return mat4x4(x[i], x[i + 1u], x[i + 2u], x[i + 3u]);
+#endif
+}
+
+#if NORM
+fn norm16(run: u32) -> mat4x4<f32> {
+    let i = 4u * run;
+#if RAGGED
+    let last = params.columns / 4u - 1u;
+    return mat4x4(norm[i], norm[min(i + 1u, last)], norm[min(i + 2u, last)], norm[min(i + 3u, last)]);
+#else
+    return mat4x4(norm[i], norm[i + 1u], norm[i + 2u], norm[i + 3u]);
+#endif
+}
+#endif
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+#if SUBGROUP
+        @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32,
+        @builtin(num_subgroups) subgroup_count: u32,
+#endif
+        @builtin(local_invocation_index) tid: u32) {
+    if halted() {
+        return;
+    }
+    let first = (group.y * groups.x + group.x) * OUT;
+    if first >= params.outputs {
+        return;
+    }
+    var base = 0u;
+#if EXPERT
+    let place = experts[routed[group.z]];
+    if place.x != params.shard {
+        return;
+    }
+    base = place.y * params.expert_words;
+#endif
+    var rows: array<u32, ROWS>;
+    for (var r = 0u; r < ROWS; r++) {
+        // Rows past the end are computed again and not written.
+        var row = min(first + r % OUT, params.outputs - 1u);
+        if r >= OUT {
+            row += params.outputs;
+        }
+        rows[r] = base + row * params.row_words;
+    }
+    for (var run = tid; run < (params.columns + 15u) / 16u; run += WG) {
+        var v = x16(run);
+#if NORM
+        acc[ROWS] += dot16(v, v);
+        let n = norm16(run);
+        v = mat4x4(v[0] * n[0], v[1] * n[1], v[2] * n[2], v[3] * n[3]);
+#endif
+        for (var r = 0u; r < ROWS; r++) {
+            acc[r] += dot16(decode16(rows[r], rows[r] + params.tail_words, run), v);
+        }
+    }
+#if SUBGROUP
+    reduce(subgroup, lane, subgroup_count);
+#else
+    reduce(tid);
+#endif
+    let output = first + tid;
+    if tid >= OUT || output >= params.outputs {
+        return;
+    }
+    var scale = 1.0;
+#if NORM
+    scale = inverseSqrt(total(ROWS) / f32(params.columns) + params.eps);
+#endif
+    var value = total(tid) * scale;
+#if SWIGLU
+    value = silu(value) * (total(OUT + tid) * scale);
+#endif
+#if BIAS
+    value += bias[output];
+#endif
+    let at = params.y_base + group.z * params.outputs + output;
+#if SILU_MUL
+    value = silu(value) * y[at];
+#endif
+#if RESIDUAL
+    value += y[at];
+#endif
+    y[at] = value;
+}

@@ -1,0 +1,125 @@
+//! What an adapter can do, and the tiers of kernel variants that follow from it.
+
+use super::{Error, Result};
+use std::fmt;
+use std::str::FromStr;
+
+/// A ceiling on the variants that kernels may take. Each tier holds all before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// Plain WGSL: workgroup reductions, f32.
+    Core,
+    /// Subgroup reductions, f32.
+    Subgroup,
+    /// f16 arithmetic and storage.
+    F16,
+    /// Packed 8-bit integer dot product, activations rounded per block.
+    Dot,
+    /// Cooperative matrices.
+    Matrix,
+}
+
+impl Tier {
+    pub const ALL: [Tier; 5] = [Tier::Core, Tier::Subgroup, Tier::F16, Tier::Dot, Tier::Matrix];
+
+    /// Whether results on this tier are those of f32 arithmetic.
+    pub fn is_f32(self) -> bool {
+        self <= Tier::Subgroup
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Tier::Core => "core",
+            Tier::Subgroup => "subgroup",
+            Tier::F16 => "f16",
+            Tier::Dot => "dot",
+            Tier::Matrix => "matrix",
+        })
+    }
+}
+
+impl FromStr for Tier {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        Tier::ALL.into_iter().find(|t| t.to_string() == s).ok_or_else(|| Error::UnknownTier(s.into()))
+    }
+}
+
+/// Keys of the tuning table: kinds of device that like different workgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DeviceClass {
+    /// Any hardware GPU.
+    Gpu,
+    /// A software device: a workgroup is a loop over SIMD lanes, a barrier splits the loop.
+    Cpu,
+}
+
+/// The facts about a device on which the choice of variants depends.
+#[derive(Clone, Debug)]
+pub struct Caps {
+    /// The highest tier whose kernels this device can run.
+    pub tier: Tier,
+    pub class: DeviceClass,
+    /// Invocations of a subgroup, smallest and largest; (0, 0) without subgroups.
+    pub subgroup: (u32, u32),
+    /// Whether kernels may write timestamps between dispatches of one pass.
+    pub timestamps_in_pass: bool,
+    /// Bytes that one binding can span.
+    pub max_binding: u64,
+    /// Bytes that one buffer can hold.
+    pub max_buffer: u64,
+    /// Bytes of alignment of a uniform binding's offset.
+    pub uniform_alignment: u32,
+    /// Bytes of alignment of a storage binding's offset.
+    pub storage_alignment: u32,
+}
+
+impl Caps {
+    /// What kernels can rely on, from a device's features and limits and its adapter's description.
+    pub fn new(features: wgpu::Features, limits: &wgpu::Limits, info: &wgpu::AdapterInfo) -> Self {
+        let class = if info.device_type == wgpu::DeviceType::Cpu { DeviceClass::Cpu } else { DeviceClass::Gpu };
+        let subgroup = if features.contains(wgpu::Features::SUBGROUP) {
+            (info.subgroup_min_size, info.subgroup_max_size)
+        } else {
+            (0, 0)
+        };
+        Caps {
+            tier: Tier::ALL.into_iter().rev().find(|&t| missing(t, features).is_empty()).unwrap_or(Tier::Core),
+            class,
+            subgroup,
+            timestamps_in_pass: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
+            max_binding: limits.max_storage_buffer_binding_size,
+            max_buffer: limits.max_buffer_size,
+            uniform_alignment: limits.min_uniform_buffer_offset_alignment,
+            storage_alignment: limits.min_storage_buffer_offset_alignment,
+        }
+    }
+}
+
+/// The features that `tier` needs and `features` does not hold, by name; empty when the tier can be had.
+pub fn missing(tier: Tier, features: wgpu::Features) -> Vec<&'static str> {
+    let needs = [
+        (Tier::Subgroup, wgpu::Features::SUBGROUP, "SUBGROUP"),
+        (Tier::F16, wgpu::Features::SHADER_F16, "SHADER_F16"),
+        (Tier::Matrix, wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "EXPERIMENTAL_COOPERATIVE_MATRIX"),
+    ];
+    needs.into_iter().filter(|(t, f, _)| *t <= tier && !features.contains(*f)).map(|(_, _, name)| name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiers_round_trip_and_nest() {
+        for tier in Tier::ALL {
+            assert_eq!(tier.to_string().parse::<Tier>().unwrap(), tier);
+        }
+        assert!("fast".parse::<Tier>().unwrap_err().to_string().contains("subgroup"));
+        assert_eq!(missing(Tier::Dot, wgpu::Features::SUBGROUP), ["SHADER_F16"]);
+        assert!(missing(Tier::Core, wgpu::Features::empty()).is_empty());
+    }
+}

@@ -1,0 +1,221 @@
+//! Opening a device, or taking the app's.
+
+use super::caps::missing;
+use super::kernel::KernelCache;
+use super::{Caps, Error, Kernel, KernelSpec, Result, Tier};
+use std::sync::Arc;
+use wgpu::Features;
+
+/// A device that halogen computes on. Cloning shares it.
+#[derive(Clone)]
+pub struct Gpu {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    info: wgpu::AdapterInfo,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    caps: Caps,
+    kernels: KernelCache,
+}
+
+/// Which adapter [`Gpu::new`] opens.
+#[derive(Clone, Debug, Default)]
+pub enum Selector {
+    /// The first discrete, else integrated, else software adapter.
+    #[default]
+    Best,
+    /// By its place in [`adapters`].
+    Index(usize),
+    /// The first whose name contains this, whatever the case.
+    Name(String),
+}
+
+impl From<&str> for Selector {
+    fn from(s: &str) -> Self {
+        s.parse().map_or_else(|_| Selector::Name(s.into()), Selector::Index)
+    }
+}
+
+/// An adapter and what halogen makes of it.
+pub struct AdapterReport {
+    pub info: wgpu::AdapterInfo,
+    pub limits: wgpu::Limits,
+    pub caps: Caps,
+    /// The tiers that cannot be had, each with the features it lacks.
+    pub missing: Vec<(Tier, Vec<&'static str>)>,
+    /// Why halogen cannot use the adapter at all.
+    pub unusable: Option<String>,
+    adapter: wgpu::Adapter,
+}
+
+/// Features that halogen uses where they are; none is required.
+const WANTED: Features = Features::SUBGROUP
+    .union(Features::SHADER_F16)
+    .union(Features::TIMESTAMP_QUERY)
+    .union(Features::TIMESTAMP_QUERY_INSIDE_PASSES)
+    .union(Features::PIPELINE_CACHE);
+
+/// Every adapter of this machine, the best first.
+pub async fn adapters() -> Vec<AdapterReport> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.flags = wgpu::InstanceFlags::empty().with_env();
+    let backends = wgpu::Backends::PRIMARY.with_env();
+    let instance = wgpu::Instance::new(descriptor);
+    let mut reports: Vec<_> = instance.enumerate_adapters(backends).await.into_iter().map(AdapterReport::new).collect();
+    reports.sort_by_key(|r| (r.unusable.is_some(), rank(r.info.device_type)));
+    reports
+}
+
+fn rank(kind: wgpu::DeviceType) -> u32 {
+    match kind {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu | wgpu::DeviceType::Other => 2,
+        wgpu::DeviceType::Cpu => 3,
+    }
+}
+
+impl AdapterReport {
+    fn new(adapter: wgpu::Adapter) -> Self {
+        let (info, limits) = (adapter.get_info(), adapter.limits());
+        let features = adapter.features() & (WANTED | Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+        let missing_by_tier =
+            Tier::ALL.map(|t| (t, missing(t, features))).into_iter().filter(|(_, m)| !m.is_empty()).collect();
+        AdapterReport {
+            caps: Caps::new(features, &limits, &info),
+            unusable: unusable(&info, &limits).map(|e| e.to_string()),
+            missing: missing_by_tier,
+            info,
+            limits,
+            adapter,
+        }
+    }
+}
+
+/// What WebGPU guarantees and kernels rely on.
+fn unusable(info: &wgpu::AdapterInfo, limits: &wgpu::Limits) -> Option<Error> {
+    let needs = [
+        ("storage buffers a stage", 8, limits.max_storage_buffers_per_shader_stage),
+        ("invocations a workgroup", 256, limits.max_compute_invocations_per_workgroup),
+        ("bytes of workgroup memory", 16384, limits.max_compute_workgroup_storage_size),
+        ("workgroups a dimension", 65535, limits.max_compute_workgroups_per_dimension),
+    ];
+    let (what, need, has) = needs.into_iter().find(|(_, need, has)| has < need)?;
+    Some(Error::AdapterLacks { adapter: info.name.clone(), what: format!("{need} {what}"), has: has.to_string() })
+}
+
+impl Gpu {
+    /// Opens a device of its own, with all that halogen can use.
+    ///
+    /// # Errors
+    /// No adapter, none that matches, one that lacks what halogen needs, or a driver that refuses.
+    pub async fn new(selector: Selector) -> Result<Gpu> {
+        let mut reports = adapters().await;
+        let names = reports.iter().map(|r| r.info.name.clone()).collect::<Vec<_>>().join(", ");
+        if reports.is_empty() {
+            return Err(Error::NoAdapter);
+        }
+        let index = match &selector {
+            Selector::Best => Some(0),
+            Selector::Index(i) => Some(*i).filter(|i| *i < reports.len()),
+            Selector::Name(name) => {
+                let name = name.to_lowercase();
+                reports.iter().position(|r| r.info.name.to_lowercase().contains(&name))
+            }
+        };
+        let index = index.ok_or_else(|| Error::NoSuchAdapter { wanted: format!("{selector:?}"), found: names })?;
+        let adapter = reports.swap_remove(index).adapter;
+        let mut descriptor = wgpu::DeviceDescriptor { label: Some("halogen"), ..Default::default() };
+        Gpu::extend(&adapter, &mut descriptor);
+        let opened = adapter.request_device(&descriptor).await;
+        let (device, queue) = opened.map_err(|source| Error::Open { adapter: adapter.get_info().name, source })?;
+        Gpu::from_wgpu(&adapter, device, queue)
+    }
+
+    /// Adds to a device's description the features and limits that halogen can use and `adapter` has. It never lowers
+    /// what is asked for already.
+    pub fn extend(adapter: &wgpu::Adapter, descriptor: &mut wgpu::DeviceDescriptor) {
+        descriptor.required_features |= adapter.features() & WANTED;
+        let (has, want) = (adapter.limits(), &mut descriptor.required_limits);
+        macro_rules! raise {
+            ($($field:ident),*) => { $(want.$field = want.$field.max(has.$field);)* };
+        }
+        raise!(
+            max_buffer_size,
+            max_storage_buffer_binding_size,
+            max_storage_buffers_per_shader_stage,
+            max_compute_invocations_per_workgroup,
+            max_compute_workgroup_size_x,
+            max_compute_workgroup_storage_size,
+            max_compute_workgroups_per_dimension
+        );
+    }
+
+    /// Computes on the app's own device. The adapter is that from which the device came.
+    ///
+    /// # Errors
+    /// A device whose limits are below what kernels rely on ([`Gpu::extend`] raises them).
+    pub fn from_wgpu(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue) -> Result<Gpu> {
+        let info = adapter.get_info();
+        let limits = device.limits();
+        if let Some(error) = unusable(&info, &limits) {
+            return Err(error);
+        }
+        let caps = Caps::new(device.features(), &limits, &info);
+        Ok(Gpu { inner: Arc::new(Inner { info, device, queue, caps, kernels: KernelCache::default() }) })
+    }
+
+    pub fn info(&self) -> &wgpu::AdapterInfo {
+        &self.inner.info
+    }
+
+    pub fn caps(&self) -> &Caps {
+        &self.inner.caps
+    }
+
+    pub fn device(&self) -> &wgpu::Device {
+        &self.inner.device
+    }
+
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.inner.queue
+    }
+
+    /// Fails unless kernels of `tier` can run here.
+    pub fn require(&self, tier: Tier) -> Result<()> {
+        if tier <= self.caps().tier {
+            return Ok(());
+        }
+        let lacks = missing(tier, self.device().features()).join(", ");
+        Err(Error::NoTier { adapter: self.info().name.clone(), tier, missing: format!("it lacks {lacks}") })
+    }
+
+    /// The kernel of a spec, compiled on first use and kept.
+    pub fn kernel(&self, spec: &KernelSpec) -> Result<Arc<Kernel>> {
+        self.inner.kernels.get(self, spec)
+    }
+
+    /// How many kernels have been compiled so far.
+    pub fn kernels_compiled(&self) -> usize {
+        self.inner.kernels.len()
+    }
+
+    /// Runs a creation under error scopes, so that the app's handlers never see halogen's errors.
+    pub(super) fn scoped<T>(&self, what: &str, create: impl FnOnce(&wgpu::Device) -> T) -> Result<T> {
+        let device = self.device();
+        let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let value = create(device);
+        let rejected = [validation.pop(), internal.pop()].map(pollster::block_on).into_iter().flatten().next();
+        if let Some(error) = pollster::block_on(memory.pop()) {
+            return Err(Error::OutOfMemory(format!("{what}: {error}")));
+        }
+        match rejected {
+            Some(error) => Err(Error::Rejected { what: what.into(), message: error.to_string() }),
+            None => Ok(value),
+        }
+    }
+}

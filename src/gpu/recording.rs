@@ -1,0 +1,254 @@
+//! A recording: an ordered list of dispatches, as data. Made once, printed, counted, cut and replayed.
+
+use super::{BindingKind, Error, Gpu, Kernel, KernelSpec, Result, View};
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A kernel's uniform parameters: a `#[repr(C)]` struct whose fields must lie as naga lays the WGSL struct `Params`.
+pub trait Params: bytemuck::Pod {
+    /// Names and byte offsets, in order.
+    const FIELDS: &'static [(&'static str, usize)];
+}
+
+/// Declares a parameter struct with 4-byte fields; every recording holds it against the shader's own declaration.
+macro_rules! params {
+    ($(#[$meta:meta])* $name:ident { $($field:ident: $ty:ty),* $(,)? }) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+        struct $name { $($field: $ty),* }
+        impl $crate::gpu::Params for $name {
+            const FIELDS: &'static [(&'static str, usize)] =
+                &[$((stringify!($field), std::mem::offset_of!($name, $field))),*];
+        }
+    };
+}
+pub(crate) use params;
+
+/// How many workgroups run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid(pub [u32; 3]);
+
+/// The default limit of workgroups a dimension, and Metal's and DX12's.
+const MAX_GROUPS: u64 = 65_535;
+
+impl Grid {
+    /// `count` workgroups along x, folded into y above 65,535 (the shader tests its linear index against the count),
+    /// times `depth` along z.
+    pub fn linear(count: u64, depth: u64) -> Grid {
+        let folds = count.div_ceil(MAX_GROUPS).max(1);
+        assert!(folds <= MAX_GROUPS && depth <= MAX_GROUPS, "a grid of {count} x {depth} workgroups");
+        Grid([count.div_ceil(folds) as u32, folds as u32, depth as u32])
+    }
+}
+
+/// What a dispatch must move and compute at least; the speed of light is counted from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Bytes of weights read.
+    pub weight_bytes: u64,
+    /// Bytes of everything else read and written.
+    pub other_bytes: u64,
+    /// Floating point operations, a multiply-add being two.
+    pub flops: u64,
+}
+
+/// One dispatch to record.
+pub struct Call<'a, P> {
+    pub spec: KernelSpec,
+    /// Buffers by the names of the shader's bindings; `state` and `params` come from the recorder.
+    pub bind: &'a [(&'static str, &'a View)],
+    pub params: P,
+    pub grid: Grid,
+    pub cost: Cost,
+}
+
+/// A recorded dispatch.
+pub struct Dispatch {
+    pub kernel: Arc<Kernel>,
+    pub bindings: Vec<(String, View)>,
+    pub grid: Grid,
+    pub cost: Cost,
+    pub layer: u32,
+    params_offset: u32,
+    bind_group: wgpu::BindGroup,
+}
+
+/// Builds a [`Recording`].
+pub struct Recorder<'g> {
+    gpu: &'g Gpu,
+    state: View,
+    layer: u32,
+    pending: Vec<Pending>,
+    arena: Vec<u8>,
+}
+
+struct Pending {
+    kernel: Arc<Kernel>,
+    bindings: Vec<(String, View)>,
+    grid: Grid,
+    cost: Cost,
+    layer: u32,
+    params_offset: u32,
+}
+
+impl<'g> Recorder<'g> {
+    /// `state` is bound wherever a shader names it.
+    pub fn new(gpu: &'g Gpu, state: View) -> Self {
+        Recorder { gpu, state, layer: 0, pending: Vec::new(), arena: Vec::new() }
+    }
+
+    pub fn gpu(&self) -> &'g Gpu {
+        self.gpu
+    }
+
+    /// Dispatches that follow belong to `layer`.
+    pub fn enter_layer(&mut self, layer: u32) {
+        self.layer = layer;
+    }
+
+    /// Adds one dispatch.
+    pub fn call<P: Params>(&mut self, call: Call<P>) -> Result<()> {
+        let kernel = self.gpu.kernel(&call.spec)?;
+        check_params::<P>(&kernel)?;
+        for (name, _) in call.bind {
+            if !kernel.bindings.iter().any(|b| b.name == *name) {
+                return Err(Error::NoBinding { kernel: kernel.spec.to_string(), name, has: kernel.error_bindings() });
+            }
+        }
+        let mut bindings = Vec::with_capacity(kernel.bindings.len());
+        for binding in &kernel.bindings {
+            let given = call.bind.iter().find(|(name, _)| *name == binding.name).map(|(_, view)| (*view).clone());
+            match (binding.name.as_str(), given) {
+                ("params", _) => {}
+                (_, Some(view)) => bindings.push((binding.name.clone(), view)),
+                ("state", None) => bindings.push((binding.name.clone(), self.state.clone())),
+                (name, None) => {
+                    return Err(Error::Unbound { kernel: kernel.spec.to_string(), name: name.into() });
+                }
+            }
+        }
+        let alignment = self.gpu.caps().uniform_alignment as usize;
+        self.arena.resize(self.arena.len().next_multiple_of(alignment), 0);
+        let params_offset = self.arena.len() as u32;
+        self.arena.extend_from_slice(bytemuck::bytes_of(&call.params));
+        let Call { grid, cost, .. } = call;
+        self.pending.push(Pending { kernel, bindings, grid, cost, layer: self.layer, params_offset });
+        Ok(())
+    }
+
+    /// Writes the parameter arena and makes the bind groups.
+    pub fn finish(self) -> Result<Recording> {
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let arena = self.gpu.buffer_with("parameters", self.arena.len() as u64, usage)?;
+        self.gpu.write(&arena, 0, &self.arena);
+        let mut dispatches = Vec::with_capacity(self.pending.len());
+        for pending in self.pending {
+            let Pending { kernel, bindings, grid, cost, layer, params_offset } = pending;
+            let bind_group = bind_group(self.gpu, &kernel, &bindings, &arena)?;
+            dispatches.push(Dispatch { kernel, bindings, grid, cost, layer, params_offset, bind_group });
+        }
+        Ok(Recording { dispatches })
+    }
+}
+
+fn check_params<P: Params>(kernel: &Kernel) -> Result<()> {
+    let same = kernel.params.len() == P::FIELDS.len()
+        && kernel.params.iter().zip(P::FIELDS).all(|((name, at), (n, o))| name == n && *at as usize == *o);
+    if same {
+        return Ok(());
+    }
+    let message = format!("host parameters {:?} do not lie as the shader's {:?}", P::FIELDS, kernel.params);
+    Err(Error::Shader { kernel: kernel.spec.to_string(), message })
+}
+
+fn bind_group(gpu: &Gpu, kernel: &Kernel, bindings: &[(String, View)], arena: &View) -> Result<wgpu::BindGroup> {
+    let mut entries = Vec::with_capacity(kernel.bindings.len());
+    for binding in &kernel.bindings {
+        let resource = if binding.name == "params" {
+            wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer: &arena.buffer,
+                offset: 0,
+                size: wgpu::BufferSize::new(kernel.params_size),
+            })
+        } else {
+            let (_, view) = bindings.iter().find(|(name, _)| *name == binding.name).expect("bound by `call`");
+            view.binding()
+        };
+        entries.push(wgpu::BindGroupEntry { binding: binding.index, resource });
+    }
+    let name = kernel.spec.to_string();
+    let descriptor = wgpu::BindGroupDescriptor { label: Some(&name), layout: &kernel.layout, entries: &entries };
+    gpu.scoped(&name, |device| device.create_bind_group(&descriptor))
+}
+
+/// Dispatches in order, ready to be submitted any number of times.
+pub struct Recording {
+    pub dispatches: Vec<Dispatch>,
+}
+
+impl Recording {
+    /// What all dispatches must move and compute.
+    pub fn cost(&self) -> Cost {
+        self.dispatches.iter().fold(Cost::default(), |sum, d| Cost {
+            weight_bytes: sum.weight_bytes + d.cost.weight_bytes,
+            other_bytes: sum.other_bytes + d.cost.other_bytes,
+            flops: sum.flops + d.cost.flops,
+        })
+    }
+
+    /// The index of the first dispatch of `layer`: where a step that halted there is entered again.
+    pub fn layer_start(&self, layer: u32) -> Option<usize> {
+        self.dispatches.iter().position(|d| d.layer == layer)
+    }
+
+    pub(super) fn encode(&self, range: Range<usize>, pass: &mut wgpu::ComputePass) {
+        let mut last: Option<&Arc<Kernel>> = None;
+        for dispatch in &self.dispatches[range] {
+            dispatch.encode(pass, last.is_some_and(|k| Arc::ptr_eq(k, &dispatch.kernel)));
+            last = Some(&dispatch.kernel);
+        }
+    }
+}
+
+impl Dispatch {
+    pub(super) fn encode(&self, pass: &mut wgpu::ComputePass, same_pipeline: bool) {
+        if !same_pipeline {
+            pass.set_pipeline(&self.kernel.pipeline);
+        }
+        let has_params = self.kernel.params_size > 0;
+        pass.set_bind_group(0, &self.bind_group, if has_params { std::slice::from_ref(&self.params_offset) } else { &[] });
+        let [x, y, z] = self.grid.0;
+        pass.dispatch_workgroups(x, y, z);
+    }
+}
+
+impl fmt::Display for Recording {
+    /// One line a dispatch: its layer, kernel, grid, bytes and bindings (`=` where it writes).
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        for d in &self.dispatches {
+            let [x, y, z] = d.grid.0;
+            let bytes = d.cost.weight_bytes + d.cost.other_bytes;
+            write!(f, "{:3}  {}  {x}x{y}x{z}  {bytes} B ", d.layer, d.kernel.spec)?;
+            for binding in d.kernel.bindings.iter().filter(|b| b.kind != BindingKind::Uniform) {
+                write!(f, " {}{}", binding.name, if binding.kind == BindingKind::Write { "=" } else { "" })?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Grid;
+
+    #[test]
+    fn grids_fold_above_the_limit_of_a_dimension() {
+        assert_eq!(Grid::linear(1, 1).0, [1, 1, 1]);
+        assert_eq!(Grid::linear(65_535, 3).0, [65_535, 1, 3]);
+        let Grid([x, y, _]) = Grid::linear(262_144, 1);
+        assert!(x <= 65_535 && u64::from(x) * u64::from(y) >= 262_144 && y == 5);
+    }
+}

@@ -1,0 +1,167 @@
+//! Submitting recordings, reading results back, and timing.
+
+use super::{Error, Gpu, Recording, Result, View};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+/// A buffer on its way back to the host.
+pub struct Readback {
+    buffer: wgpu::Buffer,
+    status: Arc<AtomicU8>,
+    submission: Option<wgpu::SubmissionIndex>,
+}
+
+const WAITING: u8 = 0;
+const MAPPED: u8 = 1;
+const FAILED: u8 = 2;
+
+/// GPU time of one dispatch.
+#[derive(Clone, Debug)]
+pub struct DispatchTime {
+    pub kernel: String,
+    pub time: Duration,
+}
+
+impl Gpu {
+    /// Submits a part of a recording in one pass, then copies of views to fresh read-back buffers.
+    pub fn submit(&self, recording: &Recording, range: Range<usize>, read: &[&View]) -> Result<Vec<Readback>> {
+        self.submit_all(&[(recording, range)], read)
+    }
+
+    /// Submits parts of recordings in order, in one submit, then copies of views to read-back buffers.
+    pub fn submit_all(&self, parts: &[(&Recording, Range<usize>)], read: &[&View]) -> Result<Vec<Readback>> {
+        self.scoped("submit", |device| {
+            let mut encoder = device.create_command_encoder(&Default::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                for (recording, range) in parts {
+                    recording.encode(range.clone(), &mut pass);
+                }
+            }
+            self.finish_submit(encoder, read)
+        })
+    }
+
+    /// Copies views to the host, after all that was submitted before.
+    pub fn read(&self, views: &[&View]) -> Result<Vec<Readback>> {
+        self.scoped("read", |device| self.finish_submit(device.create_command_encoder(&Default::default()), views))
+    }
+
+    /// Copies a view to the host and waits for it. `T` divides the view's bytes.
+    pub fn blocking_read<T: bytemuck::Pod>(&self, view: &View) -> Result<Vec<T>> {
+        let readback = self.read(&[view])?.remove(0);
+        Ok(bytemuck::pod_collect_to_vec(&readback.blocking_take(self)?))
+    }
+
+    fn finish_submit(&self, mut encoder: wgpu::CommandEncoder, read: &[&View]) -> Vec<Readback> {
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let mut readbacks: Vec<Readback> = read
+            .iter()
+            .map(|view| {
+                let descriptor =
+                    wgpu::BufferDescriptor { label: Some("read back"), size: view.size, usage, mapped_at_creation: false };
+                let buffer = self.device().create_buffer(&descriptor);
+                encoder.copy_buffer_to_buffer(&view.buffer, view.offset, &buffer, 0, view.size);
+                Readback { buffer, status: Arc::new(AtomicU8::new(WAITING)), submission: None }
+            })
+            .collect();
+        let submission = self.queue().submit([encoder.finish()]);
+        for readback in &mut readbacks {
+            readback.submission = Some(submission.clone());
+            let status = readback.status.clone();
+            readback.buffer.map_async(wgpu::MapMode::Read, .., move |result| {
+                status.store(if result.is_ok() { MAPPED } else { FAILED }, Ordering::Release);
+            });
+        }
+        readbacks
+    }
+
+    /// Runs whatever callbacks are due, without waiting.
+    pub fn poll(&self) -> Result<()> {
+        self.device().poll(wgpu::PollType::Poll).map(|_| ()).map_err(|e| Error::Lost(e.to_string()))
+    }
+
+    /// Waits until all that was submitted has run.
+    pub fn blocking_wait(&self) -> Result<()> {
+        let done = self.device().poll(wgpu::PollType::wait_indefinitely());
+        done.map(|_| ()).map_err(|e| Error::Lost(e.to_string()))
+    }
+
+    /// GPU time of each dispatch of a recording, run once: by timestamps inside one pass where the device has them,
+    /// else with one pass a dispatch; `None` where it has no timestamps.
+    pub fn blocking_profile(&self, recording: &Recording) -> Result<Option<Vec<DispatchTime>>> {
+        if !self.device().features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+            return Ok(None);
+        }
+        let mut times = Vec::with_capacity(recording.dispatches.len());
+        // A query set holds at most 4,096 timestamps.
+        for start in (0..recording.dispatches.len()).step_by(2000) {
+            let range = start..recording.dispatches.len().min(start + 2000);
+            times.extend(self.profile_range(recording, range)?);
+        }
+        Ok(Some(times))
+    }
+
+    fn profile_range(&self, recording: &Recording, range: Range<usize>) -> Result<Vec<DispatchTime>> {
+        let count = 2 * range.len() as u32;
+        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        let resolved = self.buffer_with("timestamps", u64::from(count) * 8, usage)?;
+        let readback = self.scoped("profile", |device| {
+            let descriptor = wgpu::QuerySetDescriptor { label: None, ty: wgpu::QueryType::Timestamp, count };
+            let queries = device.create_query_set(&descriptor);
+            let mut encoder = device.create_command_encoder(&Default::default());
+            for (i, dispatch) in recording.dispatches[range.clone()].iter().enumerate() {
+                let (begin, end) = (2 * i as u32, 2 * i as u32 + 1);
+                let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
+                    query_set: &queries,
+                    beginning_of_pass_write_index: Some(begin),
+                    end_of_pass_write_index: Some(end),
+                });
+                let mut pass =
+                    encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
+                dispatch.encode(&mut pass, false);
+            }
+            encoder.resolve_query_set(&queries, 0..count, &resolved.buffer, 0);
+            self.finish_submit(encoder, &[&resolved]).remove(0)
+        })?;
+        let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&readback.blocking_take(self)?);
+        let nanos = f64::from(self.queue().get_timestamp_period());
+        let named = recording.dispatches[range].iter().zip(ticks.chunks_exact(2));
+        Ok(named
+            .map(|(d, t)| DispatchTime {
+                kernel: d.kernel.spec.to_string(),
+                time: Duration::from_nanos((t[1].saturating_sub(t[0]) as f64 * nanos) as u64),
+            })
+            .collect())
+    }
+}
+
+impl Readback {
+    /// Whether the bytes have arrived; after [`Gpu::poll`].
+    pub fn is_ready(&self) -> bool {
+        self.status.load(Ordering::Acquire) != WAITING
+    }
+
+    /// The bytes of a read-back that has arrived.
+    pub fn take(self) -> Result<Vec<u8>> {
+        match self.status.load(Ordering::Acquire) {
+            MAPPED => {
+                let range = self.buffer.get_mapped_range(..).map_err(|e| Error::Lost(e.to_string()))?;
+                Ok(range.to_vec())
+            }
+            WAITING => Err(Error::Lost("a read-back was taken before it had arrived".into())),
+            _ => Err(Error::Lost("mapping a read-back failed".into())),
+        }
+    }
+
+    /// Waits for the submission that fills this read-back, and takes its bytes.
+    pub fn blocking_take(self, gpu: &Gpu) -> Result<Vec<u8>> {
+        if !self.is_ready() {
+            let wait = wgpu::PollType::Wait { submission_index: self.submission.clone(), timeout: None };
+            gpu.device().poll(wait).map_err(|e| Error::Lost(e.to_string()))?;
+        }
+        self.take()
+    }
+}

@@ -1,0 +1,140 @@
+//! Operators: each checks its shapes, picks the variant for the device, and records its dispatches into a [`Step`].
+
+mod attention;
+mod embed;
+mod experts;
+mod heads;
+mod linear;
+mod norm;
+mod sample;
+mod tensor;
+mod tuning;
+pub mod twins;
+
+pub use attention::Attention;
+pub use experts::{ExpertGateUp, Routing};
+pub use norm::Norm;
+pub use heads::{Heads, RopePairs};
+pub use sample::{SampleBuffers, sample_bytes};
+pub use tensor::{GateUp, Joint, Matrix, Part, Shard, Stack, Tensor};
+pub use tuning::{MatmulTile, Tuning};
+
+use crate::gpu::{self, Caps, Gpu, KernelSpec, Recorder, Recording, Tier, View};
+use std::collections::HashMap;
+
+/// What an operator refuses.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Gpu(#[from] gpu::Error),
+    #[error("{op}: {message}")]
+    Shape { op: &'static str, message: String },
+}
+
+/// Result of recording an operator.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Fails with `message` unless `holds`.
+fn ensure(holds: bool, op: &'static str, message: impl FnOnce() -> String) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::Shape { op, message: message() }) }
+}
+
+/// Activations that live from one dispatch to the next, by name. Each holds the rows of the largest step, and every
+/// layer and recording uses the same.
+pub struct Scratch {
+    max_tokens: usize,
+    buffers: HashMap<&'static str, View>,
+}
+
+impl Scratch {
+    /// For steps of at most `max_tokens` tokens.
+    pub fn new(max_tokens: usize) -> Self {
+        Scratch { max_tokens, buffers: HashMap::new() }
+    }
+
+    /// A buffer of at least `bytes`.
+    pub fn bytes(&mut self, gpu: &Gpu, name: &'static str, bytes: u64) -> Result<View> {
+        if let Some(view) = self.buffers.get(name).filter(|v| v.size >= bytes) {
+            return Ok(view.clone());
+        }
+        let view = gpu.buffer(name, bytes)?;
+        self.buffers.insert(name, view.clone());
+        Ok(view)
+    }
+
+    /// The buffer `name`, if a step has asked for it.
+    pub fn get(&self, name: &str) -> Option<&View> {
+        self.buffers.get(name)
+    }
+
+    /// Bytes of all buffers so far.
+    pub fn total_bytes(&self) -> u64 {
+        self.buffers.values().map(|v| v.size).sum()
+    }
+}
+
+/// One forward pass over `tokens` tokens, being recorded.
+pub struct Step<'a> {
+    pub(crate) recorder: Recorder<'a>,
+    pub(crate) scratch: &'a mut Scratch,
+    pub(crate) tuning: &'static Tuning,
+    tier: Tier,
+    tokens: usize,
+    token_ids: View,
+}
+
+impl<'a> Step<'a> {
+    /// A step of `tokens` tokens on kernels of at most `tier`. `state` is the step's state buffer and `token_ids` the
+    /// history, u32 [context + 1], of which the step reads those from the state's position on.
+    pub fn new(
+        gpu: &'a Gpu,
+        tier: Tier,
+        tokens: usize,
+        state: &View,
+        token_ids: &View,
+        scratch: &'a mut Scratch,
+    ) -> Result<Self> {
+        gpu.require(tier)?;
+        ensure(tokens >= 1 && tokens <= scratch.max_tokens, "step", || {
+            format!("{tokens} tokens; the scratch buffers hold 1 to {}", scratch.max_tokens)
+        })?;
+        Ok(Step {
+            recorder: Recorder::new(gpu, state.clone()),
+            scratch,
+            tuning: Tuning::of(gpu.caps().class),
+            tier,
+            tokens,
+            token_ids: token_ids.clone(),
+        })
+    }
+
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Dispatches that follow belong to `layer`.
+    pub fn enter_layer(&mut self, layer: usize) {
+        self.recorder.enter_layer(layer as u32);
+    }
+
+    /// An activation [tokens, columns], f32.
+    pub fn tensor(&mut self, name: &'static str, columns: usize) -> Result<Tensor> {
+        let bytes = (self.scratch.max_tokens * columns * 4) as u64;
+        let view = self.scratch.bytes(self.recorder.gpu(), name, bytes)?;
+        Ok(Tensor { view, rows: self.tokens, columns })
+    }
+
+    /// The recorded step.
+    pub fn finish(self) -> Result<Recording> {
+        Ok(self.recorder.finish()?)
+    }
+
+    fn caps(&self) -> &'a Caps {
+        self.recorder.gpu().caps()
+    }
+
+    /// A kernel whose reductions suit the tier, for workgroups of `wg`.
+    fn reducing(&self, shader: &'static str, wg: u32) -> KernelSpec {
+        KernelSpec::new(shader).size("WG", wg).flag("SUBGROUP", self.tier >= Tier::Subgroup)
+    }
+}

@@ -1,0 +1,31 @@
+//! RMSNorm over rows; one token's is fused into the mat-vec that follows it.
+
+use super::{Result, Step, Tensor, ensure};
+use crate::gpu::{Call, Cost, Grid, View, params};
+
+params!(NormParams { columns: u32, eps: f32 });
+
+/// An RMSNorm's weights, f32 [columns], and its epsilon.
+pub struct Norm {
+    pub weight: View,
+    pub columns: usize,
+    pub eps: f32,
+}
+
+impl Step<'_> {
+    /// y = x / sqrt(mean(x^2) + eps) * weight, row by row.
+    pub fn rms_norm(&mut self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
+        ensure(x.columns == norm.columns && x.columns.is_multiple_of(4), "rms_norm", || {
+            format!("x has {} columns (a multiple of 4 is needed), the norm {}", x.columns, norm.columns)
+        })?;
+        let y = self.tensor("normed", x.columns)?;
+        self.recorder.call(Call {
+            spec: self.reducing("rms_norm", self.tuning.row),
+            bind: &[("x", &x.view), ("y", &y.view), ("norm", &norm.weight)],
+            params: NormParams { columns: x.columns as u32, eps: norm.eps },
+            grid: Grid::linear(x.rows as u64, 1),
+            cost: Cost { other_bytes: (x.rows * x.columns * 8) as u64, ..Cost::default() },
+        })?;
+        Ok(Tensor { rows: x.rows, ..y })
+    }
+}

@@ -1,0 +1,111 @@
+//! What operators work on: activations, matrices in a block format, stacks of experts.
+
+use crate::formats::Format;
+use crate::gpu::View;
+
+/// Activations, f32 [rows, columns], row-major.
+#[derive(Clone)]
+pub struct Tensor {
+    pub view: View,
+    pub rows: usize,
+    pub columns: usize,
+}
+
+/// A run of a matrix's rows, or of a stack's experts, in one buffer.
+#[derive(Clone)]
+pub struct Shard {
+    pub view: View,
+    pub first: usize,
+    pub count: usize,
+}
+
+/// Weights [rows, columns] in a block format's device layout, in as many shards as the binding limit needs.
+#[derive(Clone)]
+pub struct Matrix {
+    pub format: Format,
+    pub rows: usize,
+    pub columns: usize,
+    pub shards: Vec<Shard>,
+}
+
+impl Matrix {
+    /// Words from one row to the next.
+    pub fn row_words(&self) -> u32 {
+        row_words(self.format, self.columns)
+    }
+
+    /// Words from a row's start to its tails.
+    pub fn tail_words(&self) -> u32 {
+        tail_words(self.format, self.columns)
+    }
+
+    /// Bytes on the device.
+    pub fn bytes(&self) -> u64 {
+        (self.format.device_row_bytes(self.columns) * self.rows) as u64
+    }
+}
+
+fn row_words(format: Format, columns: usize) -> u32 {
+    (format.device_row_bytes(columns) / 4) as u32
+}
+
+fn tail_words(format: Format, columns: usize) -> u32 {
+    (columns.div_ceil(format.block()) * format.body_bytes() / 4) as u32
+}
+
+/// Matrices that read the same input, rows of one format joined so that one dispatch serves them. A row of the result
+/// holds their outputs, each at the `at` of its part.
+pub struct Joint {
+    pub parts: Vec<Part>,
+    /// Outputs of all parts.
+    pub outputs: usize,
+}
+
+/// One format's rows of a [`Joint`].
+pub struct Part {
+    pub matrix: Matrix,
+    /// f32 [rows].
+    pub bias: Option<View>,
+    /// The first output.
+    pub at: usize,
+}
+
+/// The two input projections of a gated MLP.
+pub enum GateUp {
+    /// [2 * ff, columns], gate rows first.
+    Joined(Matrix),
+    /// Of two formats, or too large to be bound as one.
+    Split { gate: Matrix, up: Matrix },
+}
+
+/// Weights [experts, rows, columns] of one format.
+#[derive(Clone)]
+pub struct Stack {
+    pub format: Format,
+    pub experts: usize,
+    pub rows: usize,
+    pub columns: usize,
+    pub shards: Vec<Shard>,
+    /// Where each expert lies: u32 [experts, 2], shard and slot.
+    pub table: View,
+}
+
+impl Stack {
+    pub fn row_words(&self) -> u32 {
+        row_words(self.format, self.columns)
+    }
+
+    pub fn tail_words(&self) -> u32 {
+        tail_words(self.format, self.columns)
+    }
+
+    /// Words from one expert to the next.
+    pub fn expert_words(&self) -> u32 {
+        self.row_words() * self.rows as u32
+    }
+
+    /// Bytes of one expert on the device.
+    pub fn expert_bytes(&self) -> u64 {
+        u64::from(self.expert_words()) * 4
+    }
+}
