@@ -1,36 +1,166 @@
 //! The GGUF block formats: geometry, and the scalar decoder that every shader is held against.
 //!
-//! A format is one row of [`FORMATS`], one decoder here and one snippet in `shaders/formats/`.
+//! A format is one row of the table below, one decoder in this folder and one snippet in `shaders/formats/`.
+//!
+//! In every quantized format the product of scale, sub-scale and quant fits the 24 bits of an f32, so a decoded weight
+//! is rounded at most once, whatever the order of the factors and whether or not a driver contracts to fma. Decoders
+//! and shaders thus agree bit for bit, the sign of a zero apart.
 
-/// How the weights of a tensor are stored: blocks of `block` values in `block_bytes` bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Format {
-    F32,
-    F16,
-    BF16,
-    Q4_0,
-    Q8_0,
-    Q4K,
-    Q5K,
-    Q6K,
+mod float;
+mod k_quants;
+mod layout;
+mod legacy;
+
+/// Weights that a shader decodes at once, and that a row on the device is padded to.
+pub const RUN: usize = 16;
+
+/// The facts of one format.
+struct Facts {
+    /// ggml's type number, as a GGUF tensor names it.
+    ggml: u32,
+    name: &'static str,
+    /// Values a block.
+    block: usize,
+    /// Bytes a block, as in a file.
+    block_bytes: usize,
+    /// How a row lies on the device, see [`Format::relay`]: (offset in the block, bytes) of each plane.
+    planes: &'static [(usize, usize)],
+    /// Decodes a run of blocks.
+    decode: fn(&[u8], &mut [f32]),
+    wgsl: &'static str,
+    codebook: Option<&'static [u32]>,
 }
 
-/// The facts of one format that are not code.
-pub struct Facts {
-    pub format: Format,
-    /// ggml's type number, as a GGUF tensor names it.
-    pub ggml: u32,
-    /// The name users know, lower case: `q4_k`.
-    pub name: &'static str,
-    /// Values a block.
-    pub block: usize,
+macro_rules! formats {
+    ($($variant:ident $ggml:literal $name:literal [$block:literal, $bytes:literal] $planes:tt $decode:path,
+       $shaders:tt $(, $codebook:path)?;)*) => {
+        /// How the weights of a tensor are stored.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Format { $($variant),* }
+
+        impl Format {
+            pub const ALL: &[Format] = &[$(Format::$variant),*];
+        }
+
+        /// In the order of [`Format::ALL`].
+        static FACTS: [Facts; Format::ALL.len()] = [$(Facts {
+            ggml: $ggml,
+            name: $name,
+            block: $block,
+            block_bytes: $bytes,
+            planes: &$planes,
+            decode: $decode,
+            wgsl: formats!(@shaders $shaders),
+            codebook: formats!(@codebook $($codebook)?),
+        }),*];
+    };
+    (@shaders [$($file:literal)*]) => {
+        concat!($(include_str!(concat!("../../shaders/formats/", $file, ".wgsl"))),*)
+    };
+    (@codebook) => { None };
+    (@codebook $codebook:path) => { Some(&$codebook) };
+}
+
+formats! {
+    // ggml's number, name, [values, bytes] a block, planes on the device, decoder, shader files, codebook
+    F32    0 "f32"    [1, 4]     [(0, 4)]                      float::f32,      ["f32"];
+    F16    1 "f16"    [1, 2]     [(0, 2)]                      float::f16,      ["f16"];
+    BF16  30 "bf16"   [1, 2]     [(0, 2)]                      float::bf16,     ["bf16"];
+    Q4_0   2 "q4_0"   [32, 18]   [(2, 16), (0, 2)]             legacy::q4_0,    ["common" "q4_0"];
+    Q8_0   8 "q8_0"   [32, 34]   [(2, 32), (0, 2)]             legacy::q8_0,    ["common" "q8_0"];
+    Q4K   12 "q4_k"   [256, 144] [(0, 144)]                    k_quants::q4_k,  ["common" "k_scales" "q4_k"];
+    Q5K   13 "q5_k"   [256, 176] [(0, 176)]                    k_quants::q5_k,  ["common" "k_scales" "q5_k"];
+    Q6K   14 "q6_k"   [256, 210] [(0, 208), (208, 2)]          k_quants::q6_k,  ["common" "q6_k"];
+}
+
+impl Format {
+    fn facts(self) -> &'static Facts {
+        &FACTS[self as usize]
+    }
+
+    /// The format of ggml's type number `n`, as a GGUF tensor names it; `None` if halogen does not know it.
+    pub fn from_ggml(n: u32) -> Option<Format> {
+        Format::ALL.iter().copied().find(|f| f.ggml() == n)
+    }
+
+    /// ggml's type number.
+    pub fn ggml(self) -> u32 {
+        self.facts().ggml
+    }
+
+    /// The name that users know, lower case: `q4_k`.
+    pub fn name(self) -> &'static str {
+        self.facts().name
+    }
+
+    /// Values a block; 1 for the float formats.
+    pub fn block(self) -> usize {
+        self.facts().block
+    }
+
     /// Bytes a block, as in a file.
-    pub block_bytes: usize,
-    /// Bytes of a block that would leave the rest unaligned to words: (offset, bytes). Rows are re-laid at load as
-    /// the rest of every block, then these bytes of every block. `None`: the blocks are words already.
-    pub tail: Option<(usize, usize)>,
-    /// Decodes one block: `block_bytes` bytes to `block` values.
-    pub decode: fn(&[u8], &mut [f32]),
-    /// The WGSL that decodes 16 values, composed into operators by `#import format`.
-    pub wgsl: &'static str,
+    pub fn block_bytes(self) -> usize {
+        self.facts().block_bytes
+    }
+
+    /// Bytes of a row of `columns` values, as in a file. `columns` must be a multiple of [`Format::block`].
+    pub fn row_bytes(self, columns: usize) -> usize {
+        let block = self.block();
+        assert!(columns.is_multiple_of(block), "{self}: {columns} columns are no multiple of the block of {block}");
+        columns / block * self.block_bytes()
+    }
+
+    /// Decodes a run of blocks, as in a file: `bytes.len() / block_bytes` blocks to as many times `block` values.
+    pub fn decode(self, bytes: &[u8], out: &mut [f32]) {
+        let expected = self.row_bytes(out.len());
+        assert_eq!(bytes.len(), expected, "{self}: bytes for {} values", out.len());
+        (self.facts().decode)(bytes, out)
+    }
+
+    /// The WGSL that decodes [`RUN`] weights, composed into operators by `#import format`.
+    ///
+    /// It asks of the operator
+    /// ```wgsl
+    /// fn weight_word(i: u32) -> u32          // word i of the weights
+    /// fn weight_quad(i: u32) -> vec4<u32>    // words 4i .. 4i + 3
+    /// ```
+    /// and provides
+    /// ```wgsl
+    /// const BLOCK: u32        // values a block; RUN for the float formats
+    /// const BODY_WORDS: u32   // words of a block in the first plane
+    /// // Weights 16 run .. 16 run + 15 of a row, four a column. The row starts at word `row`, a multiple of 4;
+    /// // `tail = row + blocks * BODY_WORDS` is where its first plane ends.
+    /// fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32>
+    /// ```
+    /// A format with a [`Format::codebook`] also declares `codebook` at `@group(0) @binding(9)`.
+    pub fn wgsl(self) -> &'static str {
+        self.facts().wgsl
+    }
+
+    /// The words to bind as `codebook: array<u32>`, for the formats whose shader looks weights up.
+    pub fn codebook(self) -> Option<&'static [u32]> {
+        self.facts().codebook
+    }
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Calls `decode` on each block of `BYTES` bytes and its `VALUES` values.
+fn each<const BYTES: usize, const VALUES: usize>(
+    bytes: &[u8],
+    out: &mut [f32],
+    decode: impl Fn(&[u8; BYTES], &mut [f32; VALUES]),
+) {
+    for (block, values) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+        decode(block, values);
+    }
+}
+
+/// The f16 at byte `at`.
+fn half(block: &[u8], at: usize) -> f32 {
+    half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }

@@ -1,0 +1,18 @@
+// What most formats share. All products below fit 24 bits: exact, with or without contraction to fma.
+
+// scale * byte + offset, for 16 unsigned bytes.
+fn scale_bytes(bytes: vec4<u32>, scale: f32, offset: f32) -> mat4x4<f32> {
+    let o = vec4<f32>(offset);
+    return mat4x4<f32>(
+        vec4<f32>(unpack4xU8(bytes.x)) * scale + o,
+        vec4<f32>(unpack4xU8(bytes.y)) * scale + o,
+        vec4<f32>(unpack4xU8(bytes.z)) * scale + o,
+        vec4<f32>(unpack4xU8(bytes.w)) * scale + o,
+    );
+}
+
+// f16 number i of the packed ones that start at word `base`.
+fn weight_f16(base: u32, i: u32) -> f32 {
+    return unpack2x16float(weight_word(base + (i >> 1u)) >> ((i & 1u) * 16u)).x;
+}
+
