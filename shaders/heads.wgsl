@@ -11,9 +11,13 @@ struct Params {
     kv_heads: u32,
     pairs: u32,      // rotated pairs of a head
     eps: f32,
+    q_at: u32,       // first of q, k and v in a row of qkv
+    k_at: u32,
+    v_at: u32,
+    stride: u32,     // of a row of qkv
 }
 @group(0) @binding(1) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> qkv: array<f32>;              // [tokens, heads + 2 kv_heads, HEAD_DIM]
+@group(0) @binding(2) var<storage, read> qkv: array<f32>;              // [tokens, stride]
 @group(0) @binding(3) var<storage, read_write> q: array<f32>;          // [tokens, heads, HEAD_DIM]
 @group(0) @binding(4) var<storage, read_write> k_cache: array<u32>;    // [positions, kv_heads, HEAD_DIM]
 @group(0) @binding(5) var<storage, read_write> v_cache: array<u32>;    // [positions, kv_heads, HEAD_DIM]
@@ -50,9 +54,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>,
     let head = group.x;
     let token = group.z;
     let position = state.position + token;
-    let from = (token * (params.heads + 2u * params.kv_heads) + head) * HEAD_DIM;
     let is_q = head < params.heads;
     let is_v = head >= params.heads + params.kv_heads;
+    var from = token * params.stride;
+    if is_q {
+        from += params.q_at + head * HEAD_DIM;
+    } else {
+        let kv_head = (head - params.heads) % params.kv_heads;
+        from += select(params.k_at, params.v_at, is_v) + kv_head * HEAD_DIM;
+    }
     for (var i = tid; i < HEAD_DIM; i += WG) {
         rotated[i] = qkv[from + i];
     }

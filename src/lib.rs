@@ -3,4 +3,5 @@
 pub mod formats;
 pub mod gguf;
 pub mod gpu;
+pub mod ops;
 pub mod tokenizer;

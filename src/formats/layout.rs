@@ -3,6 +3,11 @@
 use super::{Format, RUN};
 
 impl Format {
+    /// Bytes of a block in the first plane of a row on the device.
+    pub fn body_bytes(self) -> usize {
+        self.facts().planes[0].1
+    }
+
     /// Bytes from one row to the next on the device: the row, padded to whole runs, then to 16 bytes.
     pub fn device_row_bytes(self, columns: usize) -> usize {
         self.row_bytes(columns.next_multiple_of(RUN.max(self.block()))).next_multiple_of(16)

@@ -2,8 +2,10 @@
 
 use super::caps::missing;
 use super::kernel::KernelCache;
-use super::{Caps, Error, Kernel, KernelSpec, Result, Tier};
-use std::sync::Arc;
+use super::{Caps, Error, Kernel, KernelSpec, Result, Tier, View};
+use crate::formats::Format;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use wgpu::Features;
 
 /// A device that halogen computes on. Cloning shares it.
@@ -18,6 +20,7 @@ struct Inner {
     queue: wgpu::Queue,
     caps: Caps,
     kernels: KernelCache,
+    codebooks: Mutex<HashMap<Format, View>>,
 }
 
 /// Which adapter [`Gpu::new`] opens.
@@ -164,7 +167,16 @@ impl Gpu {
             return Err(error);
         }
         let caps = Caps::new(device.features(), &limits, &info);
-        Ok(Gpu { inner: Arc::new(Inner { info, device, queue, caps, kernels: KernelCache::default() }) })
+        Ok(Gpu {
+            inner: Arc::new(Inner {
+                info,
+                device,
+                queue,
+                caps,
+                kernels: KernelCache::default(),
+                codebooks: Mutex::default(),
+            }),
+        })
     }
 
     pub fn info(&self) -> &wgpu::AdapterInfo {
@@ -195,6 +207,20 @@ impl Gpu {
     /// The kernel of a spec, compiled on first use and kept.
     pub fn kernel(&self, spec: &KernelSpec) -> Result<Arc<Kernel>> {
         self.inner.kernels.get(self, spec)
+    }
+
+    /// The table from which a format's shader looks weights up, uploaded on first use.
+    pub(super) fn codebook(&self, spec: &KernelSpec) -> Result<View> {
+        let missing = || Error::Unbound { kernel: spec.to_string(), name: "codebook".into() };
+        let format = spec.format.ok_or_else(missing)?;
+        let words = format.codebook().ok_or_else(missing)?;
+        let mut codebooks = self.inner.codebooks.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(view) = codebooks.get(&format) {
+            return Ok(view.clone());
+        }
+        let view = self.upload(&format!("codebook of {format}"), words)?;
+        codebooks.insert(format, view.clone());
+        Ok(view)
     }
 
     /// How many kernels have been compiled so far.

@@ -13,6 +13,7 @@ pub use caps::{Caps, DeviceClass, Tier};
 pub use compose::{Composed, KernelSpec, SHADERS, compose};
 pub use device::{AdapterReport, Gpu, Selector, adapters};
 pub use kernel::{Binding, BindingKind, Kernel, reflect};
+pub(crate) use recording::params;
 pub use recording::{Call, Cost, Dispatch, Grid, Params, Recorder, Recording};
 pub use submit::{DispatchTime, Readback};
 

@@ -17,7 +17,7 @@ macro_rules! params {
         $(#[$meta])*
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
-        struct $name { $($field: $ty),* }
+        pub(crate) struct $name { $(pub(crate) $field: $ty),* }
         impl $crate::gpu::Params for $name {
             const FIELDS: &'static [(&'static str, usize)] =
                 &[$((stringify!($field), std::mem::offset_of!($name, $field))),*];
@@ -57,7 +57,7 @@ pub struct Cost {
 /// One dispatch to record.
 pub struct Call<'a, P> {
     pub spec: KernelSpec,
-    /// Buffers by the names of the shader's bindings; `state` and `params` come from the recorder.
+    /// Buffers by the names of the shader's bindings; `state`, `params` and `codebook` come from the recorder.
     pub bind: &'a [(&'static str, &'a View)],
     pub params: P,
     pub grid: Grid,
@@ -124,6 +124,7 @@ impl<'g> Recorder<'g> {
                 ("params", _) => {}
                 (_, Some(view)) => bindings.push((binding.name.clone(), view)),
                 ("state", None) => bindings.push((binding.name.clone(), self.state.clone())),
+                ("codebook", None) => bindings.push((binding.name.clone(), self.gpu.codebook(&call.spec)?)),
                 (name, None) => {
                     return Err(Error::Unbound { kernel: kernel.spec.to_string(), name: name.into() });
                 }
@@ -218,7 +219,11 @@ impl Dispatch {
             pass.set_pipeline(&self.kernel.pipeline);
         }
         let has_params = self.kernel.params_size > 0;
-        pass.set_bind_group(0, &self.bind_group, if has_params { std::slice::from_ref(&self.params_offset) } else { &[] });
+        pass.set_bind_group(
+            0,
+            &self.bind_group,
+            if has_params { std::slice::from_ref(&self.params_offset) } else { &[] },
+        );
         let [x, y, z] = self.grid.0;
         pass.dispatch_workgroups(x, y, z);
     }

@@ -60,8 +60,12 @@ impl Gpu {
         let mut readbacks: Vec<Readback> = read
             .iter()
             .map(|view| {
-                let descriptor =
-                    wgpu::BufferDescriptor { label: Some("read back"), size: view.size, usage, mapped_at_creation: false };
+                let descriptor = wgpu::BufferDescriptor {
+                    label: Some("read back"),
+                    size: view.size,
+                    usage,
+                    mapped_at_creation: false,
+                };
                 let buffer = self.device().create_buffer(&descriptor);
                 encoder.copy_buffer_to_buffer(&view.buffer, view.offset, &buffer, 0, view.size);
                 Readback { buffer, status: Arc::new(AtomicU8::new(WAITING)), submission: None }

@@ -13,13 +13,13 @@ pub mod twins;
 
 pub use attention::Attention;
 pub use experts::{ExpertGateUp, Routing};
+pub use heads::{Heads, KvLayer, RopePairs};
 pub use norm::Norm;
-pub use heads::{Heads, RopePairs};
 pub use sample::{SampleBuffers, sample_bytes};
 pub use tensor::{GateUp, Joint, Matrix, Part, Shard, Stack, Tensor};
 pub use tuning::{MatmulTile, Tuning};
 
-use crate::gpu::{self, Caps, Gpu, KernelSpec, Recorder, Recording, Tier, View};
+use crate::gpu::{self, Gpu, KernelSpec, Recorder, Recording, Tier, View};
 use std::collections::HashMap;
 
 /// What an operator refuses.
@@ -127,10 +127,6 @@ impl<'a> Step<'a> {
     /// The recorded step.
     pub fn finish(self) -> Result<Recording> {
         Ok(self.recorder.finish()?)
-    }
-
-    fn caps(&self) -> &'a Caps {
-        self.recorder.gpu().caps()
     }
 
     /// A kernel whose reductions suit the tier, for workgroups of `wg`.

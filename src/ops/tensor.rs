@@ -50,7 +50,7 @@ fn row_words(format: Format, columns: usize) -> u32 {
 }
 
 fn tail_words(format: Format, columns: usize) -> u32 {
-    (columns.div_ceil(format.block()) * format.body_bytes() / 4) as u32
+    (columns / format.block() * format.body_bytes() / 4) as u32
 }
 
 /// Matrices that read the same input, rows of one format joined so that one dispatch serves them. A row of the result

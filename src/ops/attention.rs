@@ -1,0 +1,80 @@
+//! Causal attention over the cache: one kernel, as prefill or as decode split over the keys.
+
+use super::heads::KvLayer;
+use super::{Result, Step, Tensor, ensure};
+use crate::gpu::{Call, Cost, Grid, KernelSpec, params};
+
+params!(AttentionParams { tokens: u32, heads: u32, kv_heads: u32, splits: u32, scale: f32 });
+params!(CombineParams { heads: u32, splits: u32 });
+
+/// The geometry of attention.
+pub struct Attention {
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Of the scores, before softmax.
+    pub scale: f32,
+}
+
+impl Step<'_> {
+    /// softmax(scale q k^T) v per head, each token over the positions up to its own. q and the result are
+    /// [tokens, heads * head_dim].
+    pub fn attention(&mut self, q: &Tensor, a: &Attention, cache: &KvLayer) -> Result<Tensor> {
+        ensure(a.kv_heads > 0 && a.heads.is_multiple_of(a.kv_heads), "attention", || {
+            format!("{} heads do not share {} KV heads evenly", a.heads, a.kv_heads)
+        })?;
+        ensure(a.head_dim.is_multiple_of(4) && a.head_dim <= 256, "attention", || {
+            format!("head size {}: a multiple of 4 up to 256 is needed", a.head_dim)
+        })?;
+        let out = self.tensor("attended", a.heads * a.head_dim)?;
+        let (wg, most_rows) = self.tuning.attention;
+        let sharing = a.heads / a.kv_heads;
+        let rows = self.tokens * sharing;
+        let tile_rows = (rows as u32).next_power_of_two().min(most_rows);
+        let decode = self.tokens == 1;
+        let splits = if decode { self.tuning.splits } else { 1 };
+        let spec = KernelSpec::new("attention")
+            .size("WG", wg)
+            .size("ROWS", tile_rows)
+            .size("HEAD_DIM", a.head_dim as u32)
+            .flag("KV_F16", cache.f16)
+            .flag("SPLIT", decode);
+        let mut bind = vec![("q", &q.view), ("k_cache", &cache.k), ("v_cache", &cache.v)];
+        let (sums, stats) = if decode {
+            let per_split = (a.heads * 4) as u64 * u64::from(splits);
+            let gpu = self.recorder.gpu();
+            let sums = self.scratch.bytes(gpu, "split sums", per_split * a.head_dim as u64)?;
+            (Some(sums), Some(self.scratch.bytes(gpu, "split stats", per_split * 2)?))
+        } else {
+            (None, None)
+        };
+        bind.push(("out", sums.as_ref().unwrap_or(&out.view)));
+        bind.extend(stats.as_ref().map(|s| ("stats", s)));
+        self.recorder.call(Call {
+            spec,
+            bind: &bind,
+            params: AttentionParams {
+                tokens: self.tokens as u32,
+                heads: a.heads as u32,
+                kv_heads: a.kv_heads as u32,
+                splits,
+                scale: a.scale,
+            },
+            grid: Grid::linear(rows.div_ceil(tile_rows as usize) as u64, a.kv_heads as u64 * u64::from(splits)),
+            // The keys and values that it reads grow with the position: session/stats.rs counts them.
+            cost: Cost { other_bytes: (2 * rows * a.kv_heads * a.head_dim * 4) as u64, ..Cost::default() },
+        })?;
+        if let (Some(sums), Some(stats)) = (sums, stats) {
+            self.recorder.call(Call {
+                spec: KernelSpec::new("attention_combine")
+                    .size("WG", self.tuning.row.min((a.head_dim / 4) as u32))
+                    .size("HEAD_DIM", a.head_dim as u32),
+                bind: &[("sums", &sums), ("stats", &stats), ("out", &out.view)],
+                params: CombineParams { heads: a.heads as u32, splits },
+                grid: Grid([a.heads as u32, 1, 1]),
+                cost: Cost { other_bytes: sums.size + (a.heads * a.head_dim * 4) as u64, ..Cost::default() },
+            })?;
+        }
+        Ok(out)
+    }
+}

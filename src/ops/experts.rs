@@ -1,0 +1,314 @@
+//! Mixtures of experts: the router's choice, and the experts' gated MLP with its weighted combine. One token reads its
+//! experts by mat-vec; many are grouped by expert (count, scan, scatter) for a tiled matmul.
+
+use super::linear::{MatmulParams, MatvecParams};
+use super::{Result, Shard, Stack, Step, Tensor, ensure};
+use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
+
+params!(RouterParams { tokens: u32, experts: u32, ranks: u32 });
+params!(GroupParams { rows: u32, experts: u32, tiles: u32 });
+params!(ExpertDownParams {
+    rows: u32,
+    columns: u32,
+    row_words: u32,
+    tail_words: u32,
+    ranks: u32,
+    expert_words: u32,
+    shard: u32,
+});
+params!(ExpertCombineParams { tokens: u32, columns: u32, ranks: u32 });
+
+/// The experts that tokens chose.
+pub struct Routing {
+    /// u32 [tokens, ranks], best first.
+    pub routed: View,
+    /// f32 [tokens, ranks]: the weights of their outputs.
+    pub gates: View,
+    pub experts: usize,
+    pub ranks: usize,
+}
+
+/// The input projections of all experts.
+pub enum ExpertGateUp {
+    /// [experts, 2 * ff, columns], gate rows first.
+    Joined(Stack),
+    Split {
+        gate: Stack,
+        up: Stack,
+    },
+}
+
+impl ExpertGateUp {
+    fn stack(&self) -> &Stack {
+        match self {
+            ExpertGateUp::Joined(stack) | ExpertGateUp::Split { gate: stack, .. } => stack,
+        }
+    }
+}
+
+/// Rows of (token, rank) sorted by expert.
+struct Groups {
+    order: View,
+    tiles: View,
+    count: usize,
+}
+
+impl Step<'_> {
+    /// Softmax over the logits [tokens, experts], the best `ranks` of each token, their weights renormalised to 1 if
+    /// asked.
+    pub fn route_softmax(&mut self, logits: &Tensor, ranks: usize, renormalise: bool) -> Result<Routing> {
+        let experts = logits.columns;
+        ensure(ranks >= 1 && ranks <= experts && experts <= 1024, "router", || {
+            format!("{ranks} of {experts} experts: at least 1 of at most 1024 are supported")
+        })?;
+        let routed = self.tensor("routed", ranks)?.view;
+        let gates = self.tensor("gates", ranks)?.view;
+        self.recorder.call(Call {
+            spec: KernelSpec::new("router")
+                .size("WG", self.tuning.row)
+                .size("EXPERTS", experts.next_power_of_two() as u32)
+                .flag("RENORMALISE", renormalise),
+            bind: &[("logits", &logits.view), ("routed", &routed), ("gates", &gates)],
+            params: RouterParams { tokens: self.tokens as u32, experts: experts as u32, ranks: ranks as u32 },
+            grid: Grid::linear(self.tokens as u64, 1),
+            cost: Cost { other_bytes: (self.tokens * (experts + 2 * ranks) * 4) as u64, ..Cost::default() },
+        })?;
+        Ok(Routing { routed, gates, experts, ranks })
+    }
+
+    /// y += sum over ranks of gate * down(silu(gate_proj x) * up_proj x): x and y are [tokens, hidden].
+    /// `x` is normalised already if there are several tokens; one token's norm is fused: see [`Step::norm_experts`].
+    pub fn norm_experts(
+        &mut self,
+        y: &Tensor,
+        norm: &super::Norm,
+        routing: &Routing,
+        gate_up: &ExpertGateUp,
+        down: &Stack,
+    ) -> Result<()> {
+        let stack = gate_up.stack();
+        let ff = down.columns;
+        ensure(stack.experts == routing.experts && down.experts == routing.experts, "experts", || {
+            format!("router of {}, stacks of {} and {} experts", routing.experts, stack.experts, down.experts)
+        })?;
+        ensure(stack.columns == y.columns && down.rows == y.columns && ff.is_multiple_of(4), "experts", || {
+            format!("hidden {}, gate columns {}, down [{}, {ff}]", y.columns, stack.columns, down.rows)
+        })?;
+        let h = self.scratch.bytes(
+            self.recorder.gpu(),
+            "expert h",
+            (self.scratch.max_tokens * routing.ranks * ff * 4) as u64,
+        )?;
+        if self.tokens == 1 {
+            self.expert_matvec(y, norm, routing, gate_up, &h, ff)?;
+            return self.expert_down(y, routing, &h, down);
+        }
+        let groups = self.group(routing)?;
+        let x = self.rms_norm(y, norm)?;
+        match gate_up {
+            ExpertGateUp::Joined(stack) => self.grouped(&x.view, &h, stack, routing, &groups, Grouped::GateUp)?,
+            ExpertGateUp::Split { gate, up } => {
+                self.grouped(&x.view, &h, up, routing, &groups, Grouped::Up)?;
+                self.grouped(&x.view, &h, gate, routing, &groups, Grouped::Gate)?;
+            }
+        }
+        let rows = self.scratch.bytes(
+            self.recorder.gpu(),
+            "expert rows",
+            (self.scratch.max_tokens * routing.ranks * y.columns * 4) as u64,
+        )?;
+        self.grouped(&h, &rows, down, routing, &groups, Grouped::Down)?;
+        self.expert_combine(y, &rows, routing)
+    }
+
+    fn expert_matvec(
+        &mut self,
+        x: &Tensor,
+        norm: &super::Norm,
+        routing: &Routing,
+        gate_up: &ExpertGateUp,
+        h: &View,
+        ff: usize,
+    ) -> Result<()> {
+        let passes: Vec<(&Stack, &'static str)> = match gate_up {
+            ExpertGateUp::Joined(stack) => vec![(stack, "SWIGLU")],
+            ExpertGateUp::Split { gate, up } => vec![(up, ""), (gate, "SILU_MUL")],
+        };
+        for (stack, flag) in passes {
+            let (wg, rows) = self.tuning.matvec;
+            let outputs = if flag == "SWIGLU" { rows / 2 } else { rows };
+            for (index, shard) in stack.shards.iter().enumerate() {
+                let spec = self.reducing("matvec", wg).format(stack.format).size("ROWS", rows);
+                self.recorder.call(Call {
+                    spec: spec
+                        .flag("NORM", true)
+                        .flag("EXPERT", true)
+                        .flag(flag, !flag.is_empty())
+                        .flag("RAGGED", !stack.columns.is_multiple_of(16)),
+                    bind: &[
+                        ("weights", &shard.view),
+                        ("x", &x.view),
+                        ("y", h),
+                        ("norm", &norm.weight),
+                        ("routed", &routing.routed),
+                        ("experts", &stack.table),
+                    ],
+                    params: MatvecParams {
+                        outputs: ff as u32,
+                        columns: stack.columns as u32,
+                        row_words: stack.row_words(),
+                        tail_words: stack.tail_words(),
+                        eps: norm.eps,
+                        expert_words: stack.expert_words(),
+                        shard: index as u32,
+                        ..Default::default()
+                    },
+                    grid: Grid::linear(ff.div_ceil(outputs as usize) as u64, routing.ranks as u64),
+                    cost: expert_cost(stack, shard, routing.ranks, routing.ranks),
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn expert_down(&mut self, y: &Tensor, routing: &Routing, h: &View, down: &Stack) -> Result<()> {
+        let (wg, rows) = self.tuning.matvec;
+        for (index, shard) in down.shards.iter().enumerate() {
+            self.recorder.call(Call {
+                spec: self.reducing("expert_down", wg).format(down.format).size("ROWS", rows),
+                bind: &[
+                    ("weights", &shard.view),
+                    ("h", h),
+                    ("y", &y.view),
+                    ("routed", &routing.routed),
+                    ("gates", &routing.gates),
+                    ("experts", &down.table),
+                ],
+                params: ExpertDownParams {
+                    rows: down.rows as u32,
+                    columns: down.columns as u32,
+                    row_words: down.row_words(),
+                    tail_words: down.tail_words(),
+                    ranks: routing.ranks as u32,
+                    expert_words: down.expert_words(),
+                    shard: index as u32,
+                },
+                grid: Grid::linear(down.rows.div_ceil(rows as usize) as u64, 1),
+                cost: expert_cost(down, shard, routing.ranks, routing.ranks),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn group(&mut self, routing: &Routing) -> Result<Groups> {
+        let rows = self.tokens * routing.ranks;
+        let bn = self.tuning.matmul.bn as usize;
+        // Every expert may end in a tile that is not full.
+        let count = rows.div_ceil(bn) + routing.experts.min(rows);
+        let most_rows = self.scratch.max_tokens * routing.ranks;
+        let gpu = self.recorder.gpu();
+        let order = self.scratch.bytes(gpu, "expert order", most_rows as u64 * 4)?;
+        let most = most_rows.div_ceil(bn) + routing.experts;
+        let tiles = self.scratch.bytes(gpu, "expert tiles", most as u64 * 16)?;
+        self.recorder.call(Call {
+            spec: KernelSpec::new("expert_group")
+                .size("WG", self.tuning.wide)
+                .size("BN", bn as u32)
+                .size("EXPERTS", routing.experts as u32),
+            bind: &[("routed", &routing.routed), ("order", &order), ("tiles", &tiles)],
+            params: GroupParams { rows: rows as u32, experts: routing.experts as u32, tiles: count as u32 },
+            grid: Grid([1, 1, 1]),
+            cost: Cost { other_bytes: (rows * 8) as u64, ..Cost::default() },
+        })?;
+        Ok(Groups { order, tiles, count })
+    }
+
+    fn grouped(
+        &mut self,
+        x: &View,
+        y: &View,
+        stack: &Stack,
+        routing: &Routing,
+        g: &Groups,
+        what: Grouped,
+    ) -> Result<()> {
+        let swiglu = what == Grouped::GateUp;
+        let outputs = if swiglu { stack.rows / 2 } else { stack.rows };
+        let spec = self
+            .matmul_spec()
+            .format(stack.format)
+            .flag("GROUPED", true)
+            .flag("SWIGLU", swiglu)
+            .flag("SILU_MUL", what == Grouped::Gate)
+            .flag("GATHER", what != Grouped::Down)
+            .flag("SCATTER", what == Grouped::Down);
+        for (index, shard) in stack.shards.iter().enumerate() {
+            self.recorder.call(Call {
+                spec: spec.clone(),
+                bind: &[
+                    ("weights", &shard.view),
+                    ("x", x),
+                    ("y", y),
+                    ("order", &g.order),
+                    ("tiles", &g.tiles),
+                    ("experts", &stack.table),
+                ],
+                params: MatmulParams {
+                    outputs: outputs as u32,
+                    columns: stack.columns as u32,
+                    row_words: stack.row_words(),
+                    tail_words: stack.tail_words(),
+                    tokens: (self.tokens * routing.ranks) as u32,
+                    y_stride: outputs as u32,
+                    expert_words: stack.expert_words(),
+                    shard: index as u32,
+                    ranks: routing.ranks as u32,
+                    ..Default::default()
+                },
+                grid: self.matmul_grid(outputs, swiglu, g.count),
+                cost: expert_cost(
+                    stack,
+                    shard,
+                    (self.tokens * routing.ranks).min(shard.count),
+                    self.tokens * routing.ranks,
+                ),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn expert_combine(&mut self, y: &Tensor, rows: &View, routing: &Routing) -> Result<()> {
+        let wg = self.tuning.wide;
+        let bytes = (self.tokens * y.columns * 4) as u64;
+        self.recorder.call(Call {
+            spec: KernelSpec::new("expert_combine").size("WG", wg),
+            bind: &[("rows", rows), ("gates", &routing.gates), ("y", &y.view)],
+            params: ExpertCombineParams {
+                tokens: self.tokens as u32,
+                columns: y.columns as u32,
+                ranks: routing.ranks as u32,
+            },
+            grid: Grid::linear((bytes / 16).div_ceil(u64::from(wg)), 1),
+            cost: Cost { other_bytes: bytes * (routing.ranks as u64 + 2), ..Cost::default() },
+        })?;
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Grouped {
+    GateUp,
+    Up,
+    Gate,
+    Down,
+}
+
+/// `experts` experts are read for `rows` rows of (token, rank); a shard has its share of both.
+fn expert_cost(stack: &Stack, shard: &Shard, experts: usize, rows: usize) -> Cost {
+    let share = |n: usize| (n * shard.count / stack.experts) as u64;
+    Cost {
+        weight_bytes: stack.expert_bytes() * share(experts),
+        other_bytes: share(rows) * ((stack.rows + stack.columns) * 4) as u64,
+        flops: share(rows) * (2 * stack.rows * stack.columns) as u64,
+    }
+}

@@ -1,0 +1,79 @@
+//! Per-head RMSNorm of q and k, rotary position embedding, and the cache write.
+
+use super::{Norm, Result, Step, Tensor, ensure};
+use crate::gpu::{Call, Cost, Grid, View, params};
+
+params!(HeadsParams { heads: u32, kv_heads: u32, pairs: u32, eps: f32, q_at: u32, k_at: u32, v_at: u32, stride: u32 });
+
+/// Which elements of a head turn together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopePairs {
+    /// (2i, 2i + 1): llama's.
+    Adjacent,
+    /// (i, i + pairs): GPT-NeoX's, and most others'.
+    HalfSplit,
+}
+
+/// What lies in a row of the joint projection and how it becomes attention's input.
+pub struct Heads<'a> {
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// First outputs of q, k and v in a row.
+    pub at: [usize; 3],
+    pub qk_norm: Option<(&'a Norm, &'a Norm)>,
+    pub pairs: RopePairs,
+    /// f32 [positions, rope dimensions / 2, 2]: cos and sin.
+    pub rope: &'a View,
+    /// Elements of a head that turn; even.
+    pub rope_dim: usize,
+}
+
+/// One layer's keys and values, each [positions, kv_heads, head_dim].
+pub struct KvLayer {
+    pub k: View,
+    pub v: View,
+    /// f16, else f32.
+    pub f16: bool,
+}
+
+impl Step<'_> {
+    /// Normalises and rotates q and k, writes k and v into the cache, and gives q [tokens, heads * head_dim].
+    pub fn heads(&mut self, qkv: &Tensor, h: &Heads, cache: &KvLayer) -> Result<Tensor> {
+        ensure(
+            h.head_dim.is_multiple_of(4) && h.rope_dim.is_multiple_of(2) && h.rope_dim <= h.head_dim,
+            "heads",
+            || format!("head size {} (a multiple of 4 is needed), of which {} turn", h.head_dim, h.rope_dim),
+        )?;
+        let q = self.tensor("q", h.heads * h.head_dim)?;
+        let (rope_dim, elements) = (h.rope_dim, (h.heads + 2 * h.kv_heads) * h.head_dim * self.tokens);
+        let spec = self
+            .reducing("heads", self.tuning.row)
+            .size("HEAD_DIM", h.head_dim as u32)
+            .flag("QK_NORM", h.qk_norm.is_some())
+            .flag("ADJACENT", h.pairs == RopePairs::Adjacent)
+            .flag("KV_F16", cache.f16);
+        let mut bind = vec![("qkv", &qkv.view), ("q", &q.view), ("rope", h.rope)];
+        bind.extend([("k_cache", &cache.k), ("v_cache", &cache.v)]);
+        if let Some((q_norm, k_norm)) = h.qk_norm {
+            bind.extend([("q_norm", &q_norm.weight), ("k_norm", &k_norm.weight)]);
+        }
+        self.recorder.call(Call {
+            spec,
+            bind: &bind,
+            params: HeadsParams {
+                heads: h.heads as u32,
+                kv_heads: h.kv_heads as u32,
+                pairs: (rope_dim / 2) as u32,
+                eps: h.qk_norm.map_or(0.0, |(n, _)| n.eps),
+                q_at: h.at[0] as u32,
+                k_at: h.at[1] as u32,
+                v_at: h.at[2] as u32,
+                stride: qkv.columns as u32,
+            },
+            grid: Grid([(h.heads + 2 * h.kv_heads) as u32, 1, self.tokens as u32]),
+            cost: Cost { other_bytes: 8 * elements as u64, ..Cost::default() },
+        })?;
+        Ok(q)
+    }
+}

@@ -1,0 +1,206 @@
+//! Matrix products over any block format: a mat-vec for one token, a tiled matmul for more.
+
+use super::{GateUp, Joint, Matrix, Norm, Result, Shard, Step, Tensor, ensure};
+use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
+
+params!(MatvecParams {
+    outputs: u32,
+    columns: u32,
+    row_words: u32,
+    tail_words: u32,
+    x_base: u32,
+    y_base: u32,
+    eps: f32,
+    expert_words: u32,
+    shard: u32,
+});
+
+params!(MatmulParams {
+    outputs: u32,
+    columns: u32,
+    row_words: u32,
+    tail_words: u32,
+    tokens: u32,
+    y_stride: u32,
+    y_base: u32,
+    expert_words: u32,
+    shard: u32,
+    ranks: u32,
+});
+
+/// What happens to a product before it is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Epilogue {
+    Store,
+    /// y += W x
+    Residual,
+    /// W holds gate rows, then up rows: y = silu(gate) * up
+    Swiglu,
+    /// y = silu(W x) * y
+    SiluMul,
+}
+
+impl Epilogue {
+    fn flags(self, spec: KernelSpec) -> KernelSpec {
+        spec.flag("RESIDUAL", self == Epilogue::Residual)
+            .flag("SWIGLU", self == Epilogue::Swiglu)
+            .flag("SILU_MUL", self == Epilogue::SiluMul)
+    }
+}
+
+/// One matrix, applied.
+struct Linear<'m> {
+    matrix: &'m Matrix,
+    norm: Option<&'m Norm>,
+    bias: Option<&'m View>,
+    epilogue: Epilogue,
+    /// First output within a row of y.
+    at: usize,
+}
+
+impl Step<'_> {
+    /// y = W norm(x), the outputs of all parts side by side: y [tokens, outputs].
+    pub fn norm_joint(&mut self, name: &'static str, x: &Tensor, norm: &Norm, joint: &Joint) -> Result<Tensor> {
+        let y = self.tensor(name, joint.outputs)?;
+        let (x, norm) = self.norm_for(x, norm)?;
+        for part in &joint.parts {
+            let (matrix, bias) = (&part.matrix, part.bias.as_ref());
+            self.linear(&x, &y, Linear { matrix, norm, bias, epilogue: Epilogue::Store, at: part.at })?;
+        }
+        Ok(y)
+    }
+
+    /// h = silu(gate norm(x)) * (up norm(x)), h [tokens, ff].
+    pub fn norm_gate_up(&mut self, x: &Tensor, norm: &Norm, gate_up: &GateUp) -> Result<Tensor> {
+        let ff = match gate_up {
+            GateUp::Joined(matrix) => matrix.rows / 2,
+            GateUp::Split { gate, .. } => gate.rows,
+        };
+        let h = self.tensor("h", ff)?;
+        let (x, norm) = self.norm_for(x, norm)?;
+        let mut apply = |matrix, epilogue| self.linear(&x, &h, Linear { matrix, norm, bias: None, epilogue, at: 0 });
+        match gate_up {
+            GateUp::Joined(matrix) => apply(matrix, Epilogue::Swiglu)?,
+            GateUp::Split { gate, up } => {
+                apply(up, Epilogue::Store)?;
+                apply(gate, Epilogue::SiluMul)?;
+            }
+        }
+        Ok(h)
+    }
+
+    /// y += W x.
+    pub fn add_linear(&mut self, y: &Tensor, x: &Tensor, matrix: &Matrix) -> Result<()> {
+        self.linear(x, y, Linear { matrix, norm: None, bias: None, epilogue: Epilogue::Residual, at: 0 })
+    }
+
+    /// y = W norm(x), y [rows of x, rows of W].
+    pub fn norm_linear(&mut self, name: &'static str, x: &Tensor, norm: &Norm, matrix: &Matrix) -> Result<Tensor> {
+        let y = self.tensor(name, matrix.rows)?;
+        let y = Tensor { rows: x.rows, ..y };
+        let (x, norm) = self.norm_for(x, norm)?;
+        self.linear(&x, &y, Linear { matrix, norm, bias: None, epilogue: Epilogue::Store, at: 0 })?;
+        Ok(y)
+    }
+
+    /// The norm stays with the mat-vec of one row; of more rows it is computed once.
+    fn norm_for<'n>(&mut self, x: &Tensor, norm: &'n Norm) -> Result<(Tensor, Option<&'n Norm>)> {
+        if x.rows == 1 { Ok((x.clone(), Some(norm))) } else { Ok((self.rms_norm(x, norm)?, None)) }
+    }
+
+    fn linear(&mut self, x: &Tensor, y: &Tensor, op: Linear) -> Result<()> {
+        let m = op.matrix;
+        ensure(x.columns == m.columns && x.columns.is_multiple_of(4), "linear", || {
+            format!("x has {} columns (a multiple of 4 is needed), the matrix {}", x.columns, m.columns)
+        })?;
+        let outputs = if op.epilogue == Epilogue::Swiglu { m.rows / 2 } else { m.rows };
+        ensure(op.at + outputs <= y.columns && x.rows == y.rows, "linear", || {
+            format!("outputs {}..{} of {} rows into [{}, {}]", op.at, op.at + outputs, x.rows, y.rows, y.columns)
+        })?;
+        ensure(op.epilogue != Epilogue::Swiglu || m.shards.len() == 1, "linear", || {
+            "gate and up of several shards must be split".into()
+        })?;
+        for shard in &m.shards {
+            if x.rows == 1 { self.matvec(x, y, &op, shard)? } else { self.matmul(x, y, &op, shard)? }
+        }
+        Ok(())
+    }
+
+    fn matvec(&mut self, x: &Tensor, y: &Tensor, op: &Linear, shard: &Shard) -> Result<()> {
+        let m = op.matrix;
+        let swiglu = op.epilogue == Epilogue::Swiglu;
+        let outputs = if swiglu { m.rows / 2 } else { shard.count };
+        let (wg, rows) = self.tuning.matvec;
+        let spec = op.epilogue.flags(self.reducing("matvec", wg).format(m.format).size("ROWS", rows));
+        let spec = spec
+            .flag("NORM", op.norm.is_some())
+            .flag("BIAS", op.bias.is_some())
+            .flag("RAGGED", !m.columns.is_multiple_of(16));
+        let bias = op.bias.map(|b| b.slice(shard.first as u64 * 4, b.size - shard.first as u64 * 4));
+        let mut bind = vec![("weights", &shard.view), ("x", &x.view), ("y", &y.view)];
+        bind.extend(op.norm.map(|n| ("norm", &n.weight)));
+        bind.extend(bias.as_ref().map(|b| ("bias", b)));
+        self.recorder.call(Call {
+            spec,
+            bind: &bind,
+            params: MatvecParams {
+                outputs: outputs as u32,
+                columns: m.columns as u32,
+                row_words: m.row_words(),
+                tail_words: m.tail_words(),
+                y_base: (op.at + shard.first) as u32,
+                eps: op.norm.map_or(0.0, |n| n.eps),
+                ..Default::default()
+            },
+            grid: Grid::linear(outputs.div_ceil(if swiglu { rows / 2 } else { rows } as usize) as u64, 1),
+            cost: linear_cost(m, shard, 1),
+        })?;
+        Ok(())
+    }
+
+    fn matmul(&mut self, x: &Tensor, y: &Tensor, op: &Linear, shard: &Shard) -> Result<()> {
+        let m = op.matrix;
+        let swiglu = op.epilogue == Epilogue::Swiglu;
+        let outputs = if swiglu { m.rows / 2 } else { shard.count };
+        let bias = op.bias.map(|b| b.slice(shard.first as u64 * 4, b.size - shard.first as u64 * 4));
+        let mut bind = vec![("weights", &shard.view), ("x", &x.view), ("y", &y.view)];
+        bind.extend(bias.as_ref().map(|b| ("bias", b)));
+        let spec = op.epilogue.flags(self.matmul_spec().format(m.format)).flag("BIAS", op.bias.is_some());
+        self.recorder.call(Call {
+            spec,
+            bind: &bind,
+            params: MatmulParams {
+                outputs: outputs as u32,
+                columns: m.columns as u32,
+                row_words: m.row_words(),
+                tail_words: m.tail_words(),
+                tokens: x.rows as u32,
+                y_stride: y.columns as u32,
+                y_base: (op.at + shard.first) as u32,
+                ..Default::default()
+            },
+            grid: self.matmul_grid(outputs, swiglu, x.rows.div_ceil(self.tuning.matmul.bn as usize)),
+            cost: linear_cost(m, shard, x.rows),
+        })?;
+        Ok(())
+    }
+
+    pub(super) fn matmul_spec(&self) -> KernelSpec {
+        let t = self.tuning.matmul;
+        let spec = KernelSpec::new("matmul").size("BM", t.bm).size("BN", t.bn);
+        spec.size("TM", t.tm).size("TN", t.tn).size("RUNS", t.runs)
+    }
+
+    pub(super) fn matmul_grid(&self, outputs: usize, swiglu: bool, token_tiles: usize) -> Grid {
+        let bm = if swiglu { self.tuning.matmul.bm / 2 } else { self.tuning.matmul.bm };
+        Grid::linear(outputs.div_ceil(bm as usize) as u64, token_tiles as u64)
+    }
+}
+
+fn linear_cost(m: &Matrix, shard: &Shard, tokens: usize) -> Cost {
+    Cost {
+        weight_bytes: (m.format.device_row_bytes(m.columns) * shard.count) as u64,
+        other_bytes: ((m.columns + shard.count) * tokens * 4) as u64,
+        flops: 2 * (m.columns * shard.count * tokens) as u64,
+    }
+}
