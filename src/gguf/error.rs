@@ -92,7 +92,7 @@ pub enum TensorProblem {
     #[error("unknown ggml type {0}")]
     UnknownType(u32),
     #[error("{found} dimensions; ggml's limit is {limit}")]
-    TooManyDims { found: u32, limit: u32 },
+    TooManyDims { found: u64, limit: u64 },
     #[error("shape {dims:?} (innermost first) has a dimension of 0")]
     Empty { dims: Vec<u64> },
     #[error("shape {dims:?} (innermost first) overflows 64 bits")]

@@ -14,8 +14,6 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 const MAX_ALIGNMENT: u64 = 2 << 20;
 /// This reader's limit. No key in use nests at all.
 const MAX_ARRAY_DEPTH: u32 = 4;
-/// ggml's limit, `GGML_MAX_DIMS`.
-const MAX_DIMS: u32 = 4;
 /// The smallest key-value pair: an empty key's length, a type, one byte.
 const MIN_PAIR_BYTES: u64 = 8 + 4 + 1;
 /// The smallest row of the tensor table: an empty name's length, a dimension count, a type, an offset.
@@ -194,11 +192,9 @@ fn tensor(cursor: &mut Cursor, index: u64) -> Result<TensorInfo, Error> {
     };
     cursor.reading = Reading::Tensor(name);
     let error = |problem| Error::tensor(cursor.file, name, problem);
-    let dim_count = cursor.u32()?;
-    if dim_count > MAX_DIMS {
-        return Err(error(TensorProblem::TooManyDims { found: dim_count, limit: MAX_DIMS }));
-    }
-    let mut dims: Vec<u64> = cursor.scalars(dim_count.into())?.iter().copied().map(u64::from_le_bytes).collect();
+    let dim_count = cursor.u32()?.into();
+    types::check_dim_count(dim_count).map_err(error)?;
+    let mut dims: Vec<u64> = cursor.scalars(dim_count)?.iter().copied().map(u64::from_le_bytes).collect();
     if dims.is_empty() {
         dims.push(1); // A scalar, which ggml has as one row of one value.
     }

@@ -52,6 +52,9 @@ const TYPES: [GgmlType; 34] = [
     ggml(41, "q1_0", 128, 18),
 ];
 
+/// ggml's limit, `GGML_MAX_DIMS`.
+const MAX_DIMS: u64 = 4;
+
 fn find(number: u32) -> Option<&'static GgmlType> {
     TYPES.iter().find(|t| t.number == number)
 }
@@ -61,9 +64,15 @@ pub(super) fn name(number: u32) -> Option<&'static str> {
     find(number).map(|t| t.name)
 }
 
+/// Refuses more dimensions than ggml has.
+pub(super) fn check_dim_count(found: u64) -> Result<(), TensorProblem> {
+    if found > MAX_DIMS { Err(TensorProblem::TooManyDims { found, limit: MAX_DIMS }) } else { Ok(()) }
+}
+
 /// The bytes of a tensor of `dims`, innermost first. A row, `dims[0]` values, is whole blocks.
 pub(super) fn tensor_bytes(ggml_type: u32, dims: &[u64]) -> Result<u64, TensorProblem> {
     let Some(t) = find(ggml_type) else { return Err(TensorProblem::UnknownType(ggml_type)) };
+    check_dim_count(dims.len() as u64)?;
     if dims.contains(&0) {
         return Err(TensorProblem::Empty { dims: dims.into() });
     }
