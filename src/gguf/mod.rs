@@ -1,4 +1,191 @@
 //! The GGUF container: header, metadata, tensor table, split files, reading.
+//!
+//! Versions 2 and 3, little-endian. A file is taken for hostile: every count, length, offset and dimension is checked
+//! against the file before it is used, and what is wrong comes back as an [`Error`] that names it.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), halogen::gguf::Error> {
+//! let model = halogen::gguf::Gguf::open("model-00001-of-00003.gguf".as_ref())?;
+//! println!("{}: {} tensors", model.architecture()?, model.tensors().len());
+//! let norm = model.tensor("output_norm.weight").expect("every model has one");
+//! let mut bytes = vec![0; norm.bytes as usize];
+//! model.read(norm, 0, &mut bytes)?;
+//! # Ok(())
+//! # }
+//! ```
 
+mod cursor;
+mod error;
+mod header;
+mod metadata;
+mod shard;
+mod source;
+mod types;
 mod value;
-pub use value::{Metadata, Value};
+mod write;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+
+pub use error::{Error, KeyProblem, ShardProblem, TensorProblem};
+pub use metadata::Metadata;
+pub use source::{FileSource, ReadAt};
+pub use value::{Array, Strings, Value};
+pub use write::Writer;
+
+use shard::Shard;
+
+/// Where a tensor lies, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    pub name: String,
+    /// As in the file: innermost, the columns, first. One to four of them, none 0.
+    pub dims: Vec<u64>,
+    /// ggml's number of the type; one that ggml knows.
+    pub ggml_type: u32,
+    /// The file that holds the tensor, counted from 0.
+    pub shard: usize,
+    /// Bytes from the start of that file.
+    pub offset: u64,
+    /// Bytes in all.
+    pub bytes: u64,
+}
+
+impl TensorInfo {
+    /// The type as users know it, lower case: `q4_k`.
+    pub fn type_name(&self) -> &'static str {
+        types::name(self.ggml_type).unwrap_or("unknown")
+    }
+}
+
+/// An opened model: one file, or all the files of a split one. Reading takes `&self`, so threads may share it.
+pub struct Gguf {
+    name: String,
+    version: u32,
+    metadata: Metadata,
+    tensors: Vec<TensorInfo>,
+    index: HashMap<String, usize>,
+    files: Vec<OpenFile>,
+}
+
+struct OpenFile {
+    name: String,
+    source: Box<dyn ReadAt>,
+}
+
+impl Gguf {
+    /// Opens a model by its path. Any file of a split model opens all of them, from the same folder.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the header of any of the files, or a file that is missing.
+    pub fn open(path: &Path) -> Result<Gguf, Error> {
+        Gguf::from_shards(shard::open_all(path)?)
+    }
+
+    /// A model that the program embeds. `name` stands for its file name in messages.
+    pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Gguf, Error> {
+        Gguf::from_shards(vec![Shard::in_memory(name, bytes)?])
+    }
+
+    /// A model in memory. `name` stands for its file name in messages.
+    pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Gguf, Error> {
+        Gguf::from_shards(vec![Shard::in_memory(name, bytes)?])
+    }
+
+    /// The first shard comes first, and there is one.
+    fn from_shards(shards: Vec<Shard>) -> Result<Gguf, Error> {
+        let first = &shards[0];
+        let mut gguf = Gguf {
+            name: first.file.clone(),
+            version: first.header.version,
+            metadata: first.header.metadata.clone(),
+            tensors: Vec::new(),
+            index: HashMap::new(),
+            files: Vec::new(),
+        };
+        for (number, shard) in shards.into_iter().enumerate() {
+            gguf.files.push(OpenFile { name: shard.file, source: shard.source });
+            for tensor in shard.header.tensors {
+                gguf.add(TensorInfo { shard: number, ..tensor })?;
+            }
+        }
+        Ok(gguf)
+    }
+
+    fn add(&mut self, tensor: TensorInfo) -> Result<(), Error> {
+        if let Some(twin) = self.tensor(&tensor.name) {
+            let problem = TensorProblem::Duplicate { first: self.files[twin.shard].name.clone() };
+            return Err(Error::tensor(&self.files[tensor.shard].name, &tensor.name, problem));
+        }
+        self.index.insert(tensor.name.clone(), self.tensors.len());
+        self.tensors.push(tensor);
+        Ok(())
+    }
+
+    /// The file's name, for messages; a split model's first file's.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The container's version, 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// The metadata; a split model's first file's, which is the model's.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// All tensors, in file order, a split model's files one after the other. Names are unique.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.index.get(name).map(|&at| &self.tensors[at])
+    }
+
+    /// `general.architecture`: which model floor reads the rest.
+    pub fn architecture(&self) -> Result<&str, Error> {
+        self.metadata.require_str("general.architecture")
+    }
+
+    /// The bytes of all tensors. No two share any, so this is at most the files' bytes.
+    pub fn data_bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.bytes).sum()
+    }
+
+    /// Fills `buf` with a tensor's bytes from `offset`, in bytes from the tensor's start.
+    ///
+    /// # Errors
+    /// The read passes the tensor's end, or fails: the file may have shrunk since it was opened.
+    ///
+    /// # Panics
+    /// `tensor` is another model's, and lies in a shard that this one does not have.
+    pub fn read(&self, tensor: &TensorInfo, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+        let file = &self.files[tensor.shard];
+        let len = buf.len() as u64;
+        if offset.checked_add(len).is_none_or(|end| end > tensor.bytes) {
+            let problem = TensorProblem::OutsideTensor { offset, len, bytes: tensor.bytes };
+            return Err(Error::tensor(&file.name, &tensor.name, problem));
+        }
+        file.source.read_at(tensor.offset.saturating_add(offset), buf).map_err(|source| Error::Io {
+            file: file.name.clone(),
+            what: format!("tensor {}: reading {len} bytes at {offset}", error::printable(&tensor.name)),
+            source,
+        })
+    }
+}
+
+impl fmt::Debug for Gguf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gguf")
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .field("metadata", &self.metadata.len())
+            .field("tensors", &self.tensors.len())
+            .finish()
+    }
+}
