@@ -4,9 +4,9 @@
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused.
-    #[error("{file}: {what}: {source}")]
-    Io { file: String, what: String, source: std::io::Error },
+    /// The operating system refused. `cause` is in the message, so it is no `source()`: a chain would say it twice.
+    #[error("{file}: {what}: {cause}")]
+    Io { file: String, what: String, cause: std::io::Error },
     /// Another format.
     #[error("{file}: not a GGUF file: {found}")]
     NotGguf { file: String, found: String },
@@ -102,7 +102,8 @@ pub enum TensorProblem {
     #[error("offset {offset} is no multiple of the alignment, {alignment}")]
     Misaligned { offset: u64, alignment: u64 },
     #[error(
-        "{bytes} bytes at offset {offset} of the tensor data, which starts at byte {data}, end past the file's {file_bytes}"
+        "{bytes} bytes at offset {offset} of the tensor data, which starts at byte {data}, end past the file's \
+         {file_bytes} (an incomplete download?)"
     )]
     OutsideFile { offset: u64, bytes: u64, data: u64, file_bytes: u64 },
     #[error("overlaps tensor {other}")]

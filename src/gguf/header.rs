@@ -8,6 +8,8 @@ use super::error::printable;
 use super::{Array, Error, KeyProblem, Metadata, Strings, TensorInfo, TensorProblem, Value, types};
 
 pub(super) const MAGIC: &[u8; 4] = b"GGUF";
+/// The magics of the formats before GGUF, which were written as little-endian words.
+const PREDECESSORS: [&[u8; 4]; 4] = [b"lmgg", b"fmgg", b"tjgg", b"algg"];
 /// Where `general.alignment` is absent, says the specification.
 const DEFAULT_ALIGNMENT: u64 = 32;
 /// This reader's limit: a huge page. Files in the wild use 32 to 65,536.
@@ -56,11 +58,11 @@ fn what_is(bytes: &[u8]) -> String {
         [] => return "it is empty".into(),
         [b'P', b'K', 3, 4, ..] => "a zip archive, as PyTorch checkpoints are",
         [0x80, 2..=5, ..] => "a Python pickle, as old PyTorch checkpoints are",
-        [b'l' | b'f' | b'a', b'm' | b'l', b'g', b'g', ..] | [b't', b'j', b'g', b'g', ..] => {
-            "one of GGUF's predecessors, GGML, GGMF, GGJT or GGLA"
-        }
         [_, _, _, _, _, 0, 0, 0, b'{', ..] => "safetensors",
         [b'<', b'!' | b'h', ..] => "a web page in the place of a download",
+        _ if PREDECESSORS.iter().any(|&magic| bytes.starts_with(magic)) => {
+            "GGML, GGMF, GGJT or GGLA, which GGUF replaced"
+        }
         _ if bytes.starts_with(b"version https://git-lfs") => "a Git LFS pointer; `git lfs pull` fetches the file",
         _ if first.iter().all(|&byte| byte == 0) => "an unfinished download",
         _ => return format!("it starts with \"{}\"", first.escape_ascii()),

@@ -94,12 +94,12 @@ impl Gguf {
     }
 
     /// The first shard comes first, and there is one.
-    fn from_shards(shards: Vec<Shard>) -> Result<Gguf, Error> {
-        let first = &shards[0];
+    fn from_shards(mut shards: Vec<Shard>) -> Result<Gguf, Error> {
+        let first = &mut shards[0];
         let mut gguf = Gguf {
             name: first.file.clone(),
             version: first.header.version,
-            metadata: first.header.metadata.clone(),
+            metadata: std::mem::take(&mut first.header.metadata),
             tensors: Vec::new(),
             index: HashMap::new(),
             files: Vec::new(),
@@ -171,10 +171,10 @@ impl Gguf {
             let problem = TensorProblem::OutsideTensor { offset, len, bytes: tensor.bytes };
             return Err(Error::tensor(&file.name, &tensor.name, problem));
         }
-        file.source.read_at(tensor.offset.saturating_add(offset), buf).map_err(|source| Error::Io {
+        file.source.read_at(tensor.offset.saturating_add(offset), buf).map_err(|cause| Error::Io {
             file: file.name.clone(),
             what: format!("tensor {}: reading {len} bytes at {offset}", error::printable(&tensor.name)),
-            source,
+            cause,
         })
     }
 }

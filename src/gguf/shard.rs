@@ -22,7 +22,7 @@ pub(super) struct Shard {
 impl Shard {
     fn open(path: &Path) -> Result<Shard, Error> {
         let file = file_name(path);
-        let error = |source| Error::Io { file: file.clone(), what: format!("cannot open {}", path.display()), source };
+        let error = |cause| Error::Io { file: file.clone(), what: format!("cannot open {}", path.display()), cause };
         let source = File::open(path).and_then(FileSource::new).map_err(error)?;
         // SAFETY: the map lives for this block only, and everything is copied out of it. A file that another process
         // truncates in these milliseconds ends this one with SIGBUS; one that it overwrites yields garbage, which the
@@ -92,7 +92,7 @@ pub(super) fn open_all(path: &Path) -> Result<Vec<Shard>, Error> {
 fn open_sibling(path: &Path, asked_for: &str, stem: &str, index: u64, count: u64) -> Result<Shard, Error> {
     let sibling = path.with_file_name(format!("{stem}{}", suffix(index, count)));
     Shard::open(&sibling).map_err(|error| match error {
-        Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+        Error::Io { cause, .. } if cause.kind() == io::ErrorKind::NotFound => {
             let path = sibling.display().to_string();
             Error::Shard { file: asked_for.into(), problem: ShardProblem::Missing { shard: index + 1, count, path } }
         }

@@ -85,3 +85,21 @@ pub(super) fn tensor_bytes(ggml_type: u32, dims: &[u64]) -> Result<u64, TensorPr
         .and_then(|values| (values / t.block).checked_mul(t.block_bytes))
         .ok_or_else(|| TensorProblem::Overflow { dims: dims.into() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_ascend_so_none_stands_twice() {
+        assert!(TYPES.is_sorted_by(|a, b| a.number < b.number));
+    }
+
+    #[test]
+    fn bytes_are_of_whole_blocks_in_all_rows() {
+        assert_eq!(tensor_bytes(12, &[512, 3, 5]), Ok(2 * 144 * 15));
+        assert_eq!(tensor_bytes(0, &[]), Ok(4));
+        let partial = TensorProblem::PartialBlock { row: 16, type_name: "q8_0", block: 32 };
+        assert_eq!(tensor_bytes(8, &[16, 2]), Err(partial), "32 values, but no row is a block");
+    }
+}

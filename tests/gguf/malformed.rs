@@ -130,7 +130,7 @@ fn bad_tensors_are_named() {
         "132 bytes at offset 0 of the tensor data, which starts at byte 64, end past",
     );
     refused(table(&[row(b"t", &[1], 0, max - 31)]), "4 bytes at offset 18446744073709551584 of the tensor data");
-    refused(table(&[row(b"t", &[max / 4], 0, 32)]), "end past the file's 192");
+    refused(table(&[row(b"t", &[max / 4], 0, 32)]), "end past the file's 192 (an incomplete download?)");
     refused(table(&[row(b"t", &[9], 0, 0), row(b"u", &[1], 0, 32)]), "tensor u: overlaps tensor t");
     refused(table(&[row(b"t", &[1], 0, 0), row(b"t", &[1], 0, 32)]), "tensor t: stands twice, first in model.gguf");
     refused(table(&[row(b"t\xff", &[1], 0, 0)]), "tensor t\u{fffd}: the name is not UTF-8");
