@@ -3,5 +3,7 @@
 pub mod formats;
 pub mod gguf;
 pub mod gpu;
+pub mod memory;
+pub mod models;
 pub mod ops;
 pub mod tokenizer;

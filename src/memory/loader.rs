@@ -1,0 +1,280 @@
+//! Weights from the file into device buffers: positioned reads, re-laid rows, one copy to the GPU.
+
+use super::{Error, Result};
+use crate::formats::Format;
+use crate::gguf::{Gguf, TensorInfo};
+use crate::gpu::{Gpu, View};
+use crate::ops::{ExpertGateUp, GateUp, Joint, Matrix, Part, Shard, Stack};
+
+/// Bytes read, re-laid and handed to the queue at once.
+const CHUNK: usize = 4 << 20;
+/// Bytes queued before the queue is flushed, which bounds the staging memory of the driver.
+const FLUSH: u64 = 64 << 20;
+
+/// How far a load has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Bytes read from the file.
+    pub bytes: u64,
+    /// Bytes that will be read.
+    pub total: u64,
+}
+
+/// The tensors of a file, on their way to a device.
+pub struct Weights<'a> {
+    pub gguf: &'a Gguf,
+    gpu: &'a Gpu,
+    /// Told after each chunk; `false` cancels the load.
+    progress: &'a mut dyn FnMut(Progress) -> bool,
+    done: u64,
+    queued: u64,
+}
+
+/// Consecutive rows of one tensor.
+#[derive(Clone, Copy)]
+struct Rows<'t> {
+    tensor: &'t TensorInfo,
+    first: usize,
+    count: usize,
+}
+
+impl<'a> Weights<'a> {
+    pub fn new(gguf: &'a Gguf, gpu: &'a Gpu, progress: &'a mut dyn FnMut(Progress) -> bool) -> Self {
+        Weights { gguf, gpu, progress, done: 0, queued: 0 }
+    }
+
+    fn file(&self) -> String {
+        self.gguf.name().to_string()
+    }
+
+    /// Whether the file has a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.gguf.tensor(name).is_some()
+    }
+
+    /// The tensor `name`, whose dimensions must be `dims`, innermost (columns) first.
+    fn tensor(&self, name: &str, dims: &[usize]) -> Result<&'a TensorInfo> {
+        let missing = || Error::MissingTensor { file: self.file(), name: name.into() };
+        let tensor = self.gguf.tensor(name).ok_or_else(missing)?;
+        let expected: Vec<u64> = dims.iter().map(|d| *d as u64).collect();
+        // Trailing dimensions of 1 may be left out.
+        let trim = |dims: &[u64]| dims.iter().rposition(|d| *d != 1).map_or(0, |last| last + 1);
+        if tensor.dims[..trim(&tensor.dims)] != expected[..trim(&expected)] {
+            let (name, found) = (name.into(), tensor.dims.clone());
+            return Err(Error::Misshapen { file: self.file(), name, found, expected });
+        }
+        Ok(tensor)
+    }
+
+    fn format(&self, tensor: &TensorInfo) -> Result<Format> {
+        Format::from_ggml(tensor.ggml_type).ok_or_else(|| self.bad_type(tensor, "a matrix", Format::ALL))
+    }
+
+    fn bad_type(&self, tensor: &TensorInfo, what: &'static str, known: &[Format]) -> Error {
+        Error::Type {
+            file: self.file(),
+            name: tensor.name.clone(),
+            found: tensor.type_name().to_string(),
+            what,
+            known: known.iter().map(|f| f.name()).collect::<Vec<_>>().join(", "),
+        }
+    }
+
+    /// A vector as f32 values on the host; the file may hold it as f32, f16 or bf16.
+    pub fn host_vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let tensor = self.tensor(name, &[len])?;
+        let floats = [Format::F32, Format::F16, Format::BF16];
+        let format = self.format(tensor)?;
+        if !floats.contains(&format) {
+            return Err(self.bad_type(tensor, "a vector", &floats));
+        }
+        let mut bytes = vec![0; format.row_bytes(len)];
+        self.gguf.read(tensor, 0, &mut bytes)?;
+        self.advance(bytes.len() as u64)?;
+        let mut values = vec![0.0; len];
+        format.decode(&bytes, &mut values);
+        Ok(values)
+    }
+
+    /// A vector as f32 [len] on the device.
+    pub fn vector(&mut self, name: &str, len: usize) -> Result<View> {
+        let values = self.host_vector(name, len)?;
+        Ok(self.gpu.upload(name, &values)?)
+    }
+
+    /// A matrix [rows, columns].
+    pub fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
+        let tensor = self.tensor(name, &[columns, rows])?;
+        self.place_matrix(name, columns, &[Rows { tensor, first: 0, count: rows }])
+    }
+
+    fn place_matrix(&mut self, name: &str, columns: usize, parts: &[Rows]) -> Result<Matrix> {
+        let format = self.format(parts[0].tensor)?;
+        let rows = parts.iter().map(|p| p.count).sum();
+        let shards = self.place(name, format, columns, parts, 1)?;
+        Ok(Matrix { format, rows, columns, shards })
+    }
+
+    /// Matrices [rows, columns] of one input, with a bias each where the file has `bias`; rows of one format are
+    /// joined. Also gives each matrix's first output.
+    pub fn joint(&mut self, names: &[(&str, usize)], bias: &[&str], columns: usize) -> Result<(Joint, Vec<usize>)> {
+        let mut tensors = Vec::new();
+        for (name, rows) in names {
+            let tensor = self.tensor(name, &[columns, *rows])?;
+            tensors.push((self.format(tensor)?, tensor, *rows));
+        }
+        let (mut parts, mut at, mut outputs) = (Vec::new(), vec![0; names.len()], 0);
+        for i in 0..tensors.len() {
+            let format = tensors[i].0;
+            if tensors[..i].iter().any(|t| t.0 == format) {
+                continue;
+            }
+            let (first, mut rows, mut biases) = (outputs, Vec::new(), Vec::new());
+            for (j, (_, tensor, count)) in tensors.iter().enumerate().filter(|(_, t)| t.0 == format) {
+                at[j] = outputs;
+                outputs += count;
+                rows.push(Rows { tensor, first: 0, count: *count });
+                match bias.get(j).filter(|b| self.has(b)) {
+                    Some(bias) => biases.extend(self.host_vector(bias, *count)?),
+                    None => biases.resize(biases.len() + count, 0.0),
+                }
+            }
+            let has_bias = bias.iter().any(|b| self.has(b));
+            let bias = if has_bias { Some(self.gpu.upload("bias", &biases)?) } else { None };
+            parts.push(Part { matrix: self.place_matrix(names[i].0, columns, &rows)?, bias, at: first });
+        }
+        Ok((Joint { parts, outputs }, at))
+    }
+
+    /// Gate and up [ff, columns], as one matrix where format and size allow.
+    pub fn gate_up(&mut self, gate: &str, up: &str, ff: usize, columns: usize) -> Result<GateUp> {
+        let (g, u) = (self.tensor(gate, &[columns, ff])?, self.tensor(up, &[columns, ff])?);
+        let format = self.format(g)?;
+        let bytes = (format.device_row_bytes(columns) * 2 * ff) as u64;
+        if format == self.format(u)? && bytes <= self.limit() {
+            let parts = [g, u].map(|tensor| Rows { tensor, first: 0, count: ff });
+            return Ok(GateUp::Joined(self.place_matrix(gate, columns, &parts)?));
+        }
+        Ok(GateUp::Split { gate: self.matrix(gate, ff, columns)?, up: self.matrix(up, ff, columns)? })
+    }
+
+    /// A stack [experts, rows, columns].
+    pub fn stack(&mut self, name: &str, experts: usize, rows: usize, columns: usize) -> Result<Stack> {
+        let tensor = self.tensor(name, &[columns, rows, experts])?;
+        self.place_stack(name, experts, columns, &[Rows { tensor, first: 0, count: experts * rows }], rows)
+    }
+
+    /// The stacks of gate and up [experts, ff, columns], expert by expert in one where their formats agree.
+    pub fn expert_gate_up(
+        &mut self,
+        gate: &str,
+        up: &str,
+        experts: usize,
+        ff: usize,
+        columns: usize,
+    ) -> Result<ExpertGateUp> {
+        let (g, u) = (self.tensor(gate, &[columns, ff, experts])?, self.tensor(up, &[columns, ff, experts])?);
+        if self.format(g)? != self.format(u)? {
+            let (gate, up) = (self.stack(gate, experts, ff, columns)?, self.stack(up, experts, ff, columns)?);
+            return Ok(ExpertGateUp::Split { gate, up });
+        }
+        let parts: Vec<Rows> = (0..experts)
+            .flat_map(|e| [g, u].map(|tensor| Rows { tensor, first: e * ff, count: ff }))
+            .collect();
+        Ok(ExpertGateUp::Joined(self.place_stack(gate, experts, columns, &parts, 2 * ff)?))
+    }
+
+    fn place_stack(&mut self, name: &str, experts: usize, columns: usize, parts: &[Rows], rows: usize) -> Result<Stack> {
+        let format = self.format(parts[0].tensor)?;
+        let shards = self.place(name, format, columns, parts, rows)?;
+        let mut table = Vec::with_capacity(experts);
+        for (index, shard) in shards.iter().enumerate() {
+            table.extend((0..shard.count).map(|slot| [index as u32, slot as u32]));
+        }
+        let table = self.gpu.upload("expert table", &table)?;
+        Ok(Stack { format, experts, rows, columns, shards, table })
+    }
+
+    /// Bytes that one shard may have.
+    fn limit(&self) -> u64 {
+        let caps = self.gpu.caps();
+        caps.max_binding.min(caps.max_buffer)
+    }
+
+    /// Places rows one after another in shards, each a multiple of `unit` rows. A shard counts in units.
+    fn place(
+        &mut self,
+        name: &str,
+        format: Format,
+        columns: usize,
+        parts: &[Rows],
+        unit: usize,
+    ) -> Result<Vec<Shard>> {
+        let row_bytes = format.device_row_bytes(columns);
+        let (unit_bytes, limit) = ((row_bytes * unit) as u64, self.limit());
+        if unit_bytes > limit {
+            return Err(Error::Unit { file: self.file(), name: name.into(), bytes: unit_bytes, limit });
+        }
+        let units = parts.iter().map(|p| p.count).sum::<usize>() / unit;
+        let per_shard = ((limit / unit_bytes) as usize).min(units);
+        let mut shards = Vec::new();
+        for first in (0..units).step_by(per_shard) {
+            let count = per_shard.min(units - first);
+            let view = self.gpu.buffer(name, unit_bytes * count as u64)?;
+            shards.push(Shard { view, first, count });
+        }
+        let mut row = 0;
+        for part in parts {
+            self.copy_rows(format, columns, *part, &shards, row, unit)?;
+            row += part.count;
+        }
+        Ok(shards)
+    }
+
+    /// Reads, re-lays and queues the rows of `part`, of which the first lies at row `to` of the shards.
+    fn copy_rows(
+        &mut self,
+        format: Format,
+        columns: usize,
+        part: Rows,
+        shards: &[Shard],
+        to: usize,
+        unit: usize,
+    ) -> Result<()> {
+        let (file_row, device_row) = (format.row_bytes(columns), format.device_row_bytes(columns));
+        let per_chunk = (CHUNK / file_row).max(1);
+        let per_shard = shards[0].count * unit;
+        let (mut bytes, mut laid) = (Vec::new(), Vec::new());
+        let mut done = 0;
+        while done < part.count {
+            let row = to + done;
+            let shard = &shards[row / per_shard];
+            let count = per_chunk.min(part.count - done).min((shard.first + shard.count) * unit - row);
+            bytes.resize(count * file_row, 0);
+            laid.resize(count * device_row, 0);
+            self.gguf.read(part.tensor, ((part.first + done) * file_row) as u64, &mut bytes)?;
+            format.relay(columns, &bytes, &mut laid);
+            self.gpu.write(&shard.view, ((row - shard.first * unit) * device_row) as u64, &laid);
+            self.queued += laid.len() as u64;
+            if self.queued >= FLUSH {
+                self.gpu.queue().submit([]);
+                self.gpu.blocking_wait()?;
+                self.queued = 0;
+            }
+            self.advance(bytes.len() as u64)?;
+            done += count;
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, bytes: u64) -> Result<()> {
+        self.done += bytes;
+        let progress = Progress { bytes: self.done, total: self.gguf.data_bytes() };
+        if (self.progress)(progress) { Ok(()) } else { Err(Error::Cancelled) }
+    }
+
+    /// Bytes read so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.done
+    }
+}

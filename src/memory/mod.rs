@@ -1,0 +1,38 @@
+//! What lies where: weights from the file into buffers, the KV cache, and the sum of it all before anything is allocated.
+
+mod kv;
+mod loader;
+mod plan;
+
+pub use kv::{KvCache, KvFormat};
+pub use loader::{Progress, Weights};
+pub use plan::{Needs, available_bytes};
+
+use crate::{gguf, gpu};
+
+/// What can go wrong while a model's tensors are placed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Gguf(#[from] gguf::Error),
+    #[error(transparent)]
+    Gpu(#[from] gpu::Error),
+    #[error("{file}: tensor {name} is missing")]
+    MissingTensor { file: String, name: String },
+    #[error("{file}: tensor {name}: shape {found:?} does not match {expected:?}, which the hyperparameters say")]
+    Misshapen { file: String, name: String, found: Vec<u64>, expected: Vec<u64> },
+    #[error("{file}: tensor {name} is of type {found}, which halogen does not read as {what}; it reads {known}")]
+    Type { file: String, name: String, found: String, what: &'static str, known: String },
+    #[error("{file}: one expert of {name} has {bytes} bytes; the adapter binds at most {limit}")]
+    Unit { file: String, name: String, bytes: u64, limit: u64 },
+    #[error("loading was cancelled")]
+    Cancelled,
+    #[error(
+        "the model does not fit: weights {weights}, KV cache {kv} for {context} tokens and scratch {scratch} need {total} \
+         bytes, {available} are available on {adapter}; a smaller -c or a smaller quantisation would help"
+    )]
+    DoesNotFit { weights: u64, kv: u64, scratch: u64, total: u64, available: u64, context: usize, adapter: String },
+}
+
+/// Result of placing something.
+pub type Result<T> = std::result::Result<T, Error>;

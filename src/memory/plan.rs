@@ -1,0 +1,57 @@
+//! Whether a model fits, before anything is allocated.
+
+use super::{Error, Result};
+use crate::gpu::Gpu;
+
+/// Bytes that a model and one session take on the device.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Needs {
+    pub weights: u64,
+    pub kv: u64,
+    pub scratch: u64,
+    /// Positions of the KV cache.
+    pub context: usize,
+}
+
+impl Needs {
+    pub fn total(&self) -> u64 {
+        self.weights + self.kv + self.scratch
+    }
+
+    /// Fails if the device is known to have less memory than this.
+    pub fn check(&self, gpu: &Gpu) -> Result<()> {
+        let Some(available) = available_bytes(gpu.info().device_type) else { return Ok(()) };
+        if self.total() <= available {
+            return Ok(());
+        }
+        let Needs { weights, kv, scratch, context } = *self;
+        let (total, adapter) = (self.total(), gpu.info().name.clone());
+        Err(Error::DoesNotFit { weights, kv, scratch, total, available, context, adapter })
+    }
+}
+
+/// Bytes of memory that a device of this kind can use, where the system tells: what is free of the host's memory for
+/// devices that share it. WebGPU itself does not say.
+pub fn available_bytes(kind: wgpu::DeviceType) -> Option<u64> {
+    match kind {
+        wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu => mem_available(&std::fs::read_to_string("/proc/meminfo").ok()?),
+        _ => None,
+    }
+}
+
+/// `MemAvailable` of /proc/meminfo, in bytes.
+fn mem_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn available_memory_is_read_from_meminfo() {
+        let text = "MemTotal:       24000 kB\nMemAvailable:   12345 kB\n";
+        assert_eq!(super::mem_available(text), Some(12345 * 1024));
+        assert_eq!(super::mem_available("MemTotal: 1 kB"), None);
+    }
+}

@@ -1,0 +1,213 @@
+//! What several architectures are built of: grouped-query attention, a gated MLP, a mixture of such MLPs.
+
+use super::{Keys, Result};
+use crate::gpu::View;
+use crate::memory::Weights;
+use crate::ops::{
+    Attention, ExpertGateUp, GateUp, Heads, Joint, KvLayer, Matrix, Norm, RopePairs, Stack, Step, Tensor,
+};
+
+/// Hyperparameters that every transformer here has.
+pub struct Transformer {
+    pub layers: usize,
+    pub hidden: usize,
+    pub vocabulary: usize,
+    pub context: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Elements of a head that turn.
+    pub rope_dim: usize,
+    pub eps: f32,
+}
+
+impl Transformer {
+    pub fn read(weights: &Weights, keys: &Keys) -> Result<Self> {
+        let (hidden, heads) = (keys.size("embedding_length")?, keys.size("attention.head_count")?);
+        let head_dim = keys.size_or("attention.key_length", (hidden / heads).max(1))?;
+        let value_dim = keys.size_or("attention.value_length", head_dim)?;
+        if value_dim != head_dim {
+            let problem = format!("keys of {head_dim} need values of the same size in this architecture");
+            return Err(keys.error("attention.value_length", value_dim, problem));
+        }
+        let kv_heads = keys.size_or("attention.head_count_kv", heads)?;
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(keys.error("attention.head_count_kv", kv_heads, format!("{heads} heads cannot share them")));
+        }
+        let rope_dim = keys.size_or("rope.dimension_count", head_dim)?;
+        if rope_dim > head_dim || !rope_dim.is_multiple_of(2) {
+            return Err(keys.error("rope.dimension_count", rope_dim, format!("an even number up to {head_dim}")));
+        }
+        // The table's own shape says how many tokens there are; its columns are checked when it is loaded.
+        let table = weights.gguf.tensor("token_embd.weight");
+        let vocabulary = table.and_then(|t| t.dims.get(1).copied()).unwrap_or(1) as usize;
+        Ok(Transformer {
+            layers: keys.size("block_count")?,
+            hidden,
+            vocabulary,
+            context: keys.size("context_length")?,
+            heads,
+            kv_heads,
+            head_dim,
+            rope_dim,
+            eps: keys.positive_or("attention.layer_norm_rms_epsilon", 1e-6)?,
+        })
+    }
+
+    pub fn norm(&self, weights: &mut Weights, name: &str, columns: usize) -> Result<Norm> {
+        Ok(Norm { weight: weights.vector(name, columns)?, columns, eps: self.eps })
+    }
+
+    pub fn shape(&self, scratch_per_token: usize) -> super::Shape {
+        super::Shape {
+            hidden: self.hidden,
+            vocabulary: self.vocabulary,
+            kv_widths: vec![self.kv_heads * self.head_dim; self.layers],
+            context: self.context,
+            scratch_per_token,
+        }
+    }
+}
+
+/// The embedding table, and the final norm with the output matrix; the table itself where the file has none.
+pub struct Ends {
+    pub embedding: Matrix,
+    pub norm: Norm,
+    pub output: Matrix,
+}
+
+impl Ends {
+    pub fn load(weights: &mut Weights, t: &Transformer) -> Result<Self> {
+        let embedding = weights.matrix("token_embd.weight", t.vocabulary, t.hidden)?;
+        let output = match weights.has("output.weight") {
+            true => weights.matrix("output.weight", t.vocabulary, t.hidden)?,
+            false => embedding.clone(),
+        };
+        Ok(Ends { embedding, norm: t.norm(weights, "output_norm.weight", t.hidden)?, output })
+    }
+}
+
+/// Grouped-query attention with rotary positions.
+pub struct SelfAttention {
+    norm: Norm,
+    qkv: Joint,
+    /// First outputs of q, k and v.
+    at: [usize; 3],
+    qk_norm: Option<(Norm, Norm)>,
+    output: Matrix,
+    geometry: Attention,
+    pairs: RopePairs,
+    rope_dim: usize,
+}
+
+impl SelfAttention {
+    pub fn load(weights: &mut Weights, t: &Transformer, layer: usize, pairs: RopePairs) -> Result<Self> {
+        let name = |what: &str| format!("blk.{layer}.{what}");
+        let (q_rows, kv_rows) = (t.heads * t.head_dim, t.kv_heads * t.head_dim);
+        let names = ["attn_q.weight", "attn_k.weight", "attn_v.weight"].map(name);
+        let biases = ["attn_q.bias", "attn_k.bias", "attn_v.bias"].map(name);
+        let (qkv, at) = weights.joint(
+            &[(&names[0], q_rows), (&names[1], kv_rows), (&names[2], kv_rows)],
+            &[&biases[0], &biases[1], &biases[2]],
+            t.hidden,
+        )?;
+        let qk_norm = match weights.has(&name("attn_q_norm.weight")) {
+            true => Some((
+                t.norm(weights, &name("attn_q_norm.weight"), t.head_dim)?,
+                t.norm(weights, &name("attn_k_norm.weight"), t.head_dim)?,
+            )),
+            false => None,
+        };
+        Ok(SelfAttention {
+            norm: t.norm(weights, &name("attn_norm.weight"), t.hidden)?,
+            qkv,
+            at: [at[0], at[1], at[2]],
+            qk_norm,
+            output: weights.matrix(&name("attn_output.weight"), t.hidden, q_rows)?,
+            geometry: Attention {
+                heads: t.heads,
+                kv_heads: t.kv_heads,
+                head_dim: t.head_dim,
+                scale: 1.0 / (t.head_dim as f32).sqrt(),
+            },
+            pairs,
+            rope_dim: t.rope_dim,
+        })
+    }
+
+    /// x += output(attention(norm(x))).   x: [tokens, hidden]
+    pub fn record(&self, step: &mut Step, x: &Tensor, cache: &KvLayer, rope: &View) -> Result<()> {
+        let qkv = step.norm_joint("qkv", x, &self.norm, &self.qkv)?;
+        let heads = Heads {
+            heads: self.geometry.heads,
+            kv_heads: self.geometry.kv_heads,
+            head_dim: self.geometry.head_dim,
+            at: self.at,
+            qk_norm: self.qk_norm.as_ref().map(|(q, k)| (q, k)),
+            pairs: self.pairs,
+            rope,
+            rope_dim: self.rope_dim,
+        };
+        let q = step.heads(&qkv, &heads, cache)?;
+        let attended = step.attention(&q, &self.geometry, cache)?;
+        Ok(step.add_linear(x, &attended, &self.output)?)
+    }
+}
+
+/// down(silu(gate x) * up x), with its norm.
+pub struct GatedMlp {
+    norm: Norm,
+    gate_up: GateUp,
+    down: Matrix,
+}
+
+impl GatedMlp {
+    pub fn load(weights: &mut Weights, t: &Transformer, layer: usize, ff: usize) -> Result<Self> {
+        let name = |what: &str| format!("blk.{layer}.{what}.weight");
+        Ok(GatedMlp {
+            norm: t.norm(weights, &name("ffn_norm"), t.hidden)?,
+            gate_up: weights.gate_up(&name("ffn_gate"), &name("ffn_up"), ff, t.hidden)?,
+            down: weights.matrix(&name("ffn_down"), t.hidden, ff)?,
+        })
+    }
+
+    /// x += down(silu(gate norm(x)) * up norm(x)).   x: [tokens, hidden]
+    pub fn record(&self, step: &mut Step, x: &Tensor) -> Result<()> {
+        let h = step.norm_gate_up(x, &self.norm, &self.gate_up)?;
+        Ok(step.add_linear(x, &h, &self.down)?)
+    }
+}
+
+/// A mixture of gated MLPs, of which a softmax router picks some for each token.
+pub struct SoftmaxExperts {
+    norm: Norm,
+    router: Matrix,
+    gate_up: ExpertGateUp,
+    down: Stack,
+    used: usize,
+}
+
+impl SoftmaxExperts {
+    pub fn load(weights: &mut Weights, keys: &Keys, t: &Transformer, layer: usize) -> Result<Self> {
+        let name = |what: &str| format!("blk.{layer}.{what}.weight");
+        let (experts, used) = (keys.size("expert_count")?, keys.size("expert_used_count")?);
+        if used > experts || experts > 1024 {
+            return Err(keys.error("expert_used_count", used, format!("of {experts} experts; at most 1024 are supported")));
+        }
+        let ff = keys.size("expert_feed_forward_length")?;
+        Ok(SoftmaxExperts {
+            norm: t.norm(weights, &name("ffn_norm"), t.hidden)?,
+            router: weights.matrix(&name("ffn_gate_inp"), experts, t.hidden)?,
+            gate_up: weights.expert_gate_up(&name("ffn_gate_exps"), &name("ffn_up_exps"), experts, ff, t.hidden)?,
+            down: weights.stack(&name("ffn_down_exps"), experts, t.hidden, ff)?,
+            used,
+        })
+    }
+
+    /// x += sum over the chosen experts of weight * mlp(norm(x)), the weights renormalised to 1.   x: [tokens, hidden]
+    pub fn record(&self, step: &mut Step, x: &Tensor) -> Result<()> {
+        let logits = step.norm_linear("router logits", x, &self.norm, &self.router)?;
+        let routing = step.route_softmax(&logits, self.used, true)?;
+        Ok(step.norm_experts(x, &self.norm, &routing, &self.gate_up, &self.down)?)
+    }
+}

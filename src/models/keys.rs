@@ -1,0 +1,71 @@
+//! Hyperparameters of an architecture, each checked where it is read.
+
+use super::{Error, Result};
+use crate::gguf::{Gguf, Metadata};
+use std::fmt::Display;
+
+/// The metadata keys under an architecture's name.
+pub struct Keys<'a> {
+    file: &'a str,
+    architecture: &'a str,
+    metadata: &'a Metadata,
+}
+
+/// No dimension of a model is larger: products of two stay far below 2^63.
+const LARGEST: u64 = 1 << 24;
+
+impl<'a> Keys<'a> {
+    pub fn new(gguf: &'a Gguf, architecture: &'a str) -> Self {
+        Keys { file: gguf.name(), architecture, metadata: gguf.metadata() }
+    }
+
+    /// The full name of a key: `qwen3moe.expert_count`.
+    pub fn name(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture)
+    }
+
+    /// An error about a key's value.
+    pub fn error(&self, key: &str, value: impl Display, problem: impl Into<String>) -> Error {
+        Error::Key { file: self.file.into(), key: self.name(key), value: value.to_string(), problem: problem.into() }
+    }
+
+    /// A dimension or count: 1 to 2^24.
+    pub fn size(&self, key: &str) -> Result<usize> {
+        let value = self.metadata.require_u64(&self.name(key))?;
+        self.checked(key, value)
+    }
+
+    /// As [`Keys::size`], or `default` if the key is absent.
+    pub fn size_or(&self, key: &str, default: usize) -> Result<usize> {
+        match self.metadata.u64(&self.name(key))? {
+            Some(value) => self.checked(key, value),
+            None => Ok(default),
+        }
+    }
+
+    fn checked(&self, key: &str, value: u64) -> Result<usize> {
+        if (1..=LARGEST).contains(&value) {
+            return Ok(value as usize);
+        }
+        Err(self.error(key, value, format!("a number from 1 to {LARGEST} is needed")))
+    }
+
+    /// A finite, positive number, or `default` if the key is absent.
+    pub fn positive_or(&self, key: &str, default: f32) -> Result<f32> {
+        let value = self.metadata.f32(&self.name(key))?.unwrap_or(default);
+        if value.is_finite() && value > 0.0 {
+            return Ok(value);
+        }
+        Err(self.error(key, value, "a positive number is needed"))
+    }
+
+    /// A word, if the key is present.
+    pub fn word(&self, key: &str) -> Result<Option<&'a str>> {
+        Ok(self.metadata.str(&self.name(key))?)
+    }
+
+    /// Whether a flag is set, if the key is present.
+    pub fn flag(&self, key: &str) -> Result<Option<bool>> {
+        Ok(self.metadata.bool(&self.name(key))?)
+    }
+}

@@ -1,0 +1,56 @@
+//! Llama (arXiv 2407.21783): Llama 3.x, and models distilled into it. Rope on adjacent pairs.
+
+use super::blocks::{Ends, GatedMlp, SelfAttention, Transformer};
+use super::{Architecture, Keys, Result, Rope, Shape};
+use crate::gpu::View;
+use crate::memory::{KvCache, Weights};
+use crate::ops::{Matrix, Norm, RopePairs, Step, Tensor};
+
+struct Llama {
+    shape: Shape,
+    rope: Rope,
+    ends: Ends,
+    layers: Vec<(SelfAttention, GatedMlp)>,
+}
+
+pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>> {
+    let t = Transformer::read(weights, keys)?;
+    let ff = keys.size("feed_forward_length")?;
+    let ends = Ends::load(weights, &t)?;
+    // Llama 3's scaling of long contexts comes as one factor a pair.
+    let factors = match weights.has("rope_freqs.weight") {
+        true => Some(weights.host_vector("rope_freqs.weight", t.rope_dim / 2)?),
+        false => None,
+    };
+    let layers = (0..t.layers)
+        .map(|i| {
+            let attention = SelfAttention::load(weights, &t, i, RopePairs::Adjacent)?;
+            Ok((attention, GatedMlp::load(weights, &t, i, ff)?))
+        })
+        .collect::<Result<_>>()?;
+    Ok(Box::new(Llama { shape: t.shape(0), rope: Rope::new(keys, t.rope_dim, factors.as_deref())?, ends, layers }))
+}
+
+impl Architecture for Llama {
+    fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    fn rope(&self) -> &Rope {
+        &self.rope
+    }
+
+    fn forward(&self, step: &mut Step, cache: &KvCache, rope: &View) -> Result<Tensor> {
+        let x = step.embed(&self.ends.embedding, 1.0)?; // [tokens, hidden]
+        for (i, (attention, mlp)) in self.layers.iter().enumerate() {
+            step.enter_layer(i);
+            attention.record(step, &x, &cache.layers[i], rope)?;
+            mlp.record(step, &x)?;
+        }
+        Ok(x)
+    }
+
+    fn head(&self) -> (&Norm, &Matrix) {
+        (&self.ends.norm, &self.ends.output)
+    }
+}

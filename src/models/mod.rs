@@ -1,0 +1,85 @@
+//! Architectures: one file each, its hyperparameters, its tensors' names, its forward pass told in operators.
+
+mod blocks;
+mod keys;
+mod llama;
+mod qwen2;
+mod qwen3;
+mod qwen3moe;
+mod rope;
+
+pub use keys::Keys;
+pub use rope::Rope;
+
+use crate::gpu::View;
+use crate::memory::{self, KvCache, Weights};
+use crate::ops::{self, Matrix, Norm, Step, Tensor};
+use crate::{gguf, gpu};
+
+/// What makes a file no model that halogen can run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Gguf(#[from] gguf::Error),
+    #[error(transparent)]
+    Memory(#[from] memory::Error),
+    #[error(transparent)]
+    Gpu(#[from] gpu::Error),
+    #[error(transparent)]
+    Op(#[from] ops::Error),
+    #[error("{file}: architecture `{found}` is not supported; halogen runs {known}")]
+    UnknownArchitecture { file: String, found: String, known: String },
+    #[error("{file}: {key} = {value}: {problem}")]
+    Key { file: String, key: String, value: String, problem: String },
+}
+
+/// Result of reading or recording a model.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// The sizes of a model that a session must know.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub hidden: usize,
+    pub vocabulary: usize,
+    /// kv_heads * head_dim of each layer.
+    pub kv_widths: Vec<usize>,
+    /// Positions that the model was made for.
+    pub context: usize,
+    /// The widest row of activations that a token has in scratch, times 4 bytes, summed over all of them; about.
+    pub scratch_per_token: usize,
+}
+
+/// A model's forward pass.
+pub trait Architecture: Send + Sync {
+    fn shape(&self) -> &Shape;
+
+    fn rope(&self) -> &Rope;
+
+    /// Records all layers over the step's tokens. `rope` is the table of [`Rope::table`] on the device. The result is
+    /// the residual stream [tokens, hidden].
+    fn forward(&self, step: &mut Step, cache: &KvCache, rope: &View) -> Result<Tensor>;
+
+    /// The final norm and the output matrix [vocabulary, hidden].
+    fn head(&self) -> (&Norm, &Matrix);
+}
+
+type Load = fn(&mut Weights, &Keys) -> Result<Box<dyn Architecture>>;
+
+/// Every architecture by the name that GGUF files give it.
+const ARCHITECTURES: &[(&str, Load)] = &[
+    ("llama", llama::load),
+    ("qwen2", qwen2::load),
+    ("qwen3", qwen3::load),
+    ("qwen3moe", qwen3moe::load),
+];
+
+/// Reads the hyperparameters and loads the tensors of a model.
+pub fn load(weights: &mut Weights) -> Result<Box<dyn Architecture>> {
+    let gguf = weights.gguf;
+    let name = gguf.architecture()?;
+    let Some((_, load)) = ARCHITECTURES.iter().find(|(n, _)| *n == name) else {
+        let known = ARCHITECTURES.iter().map(|(n, _)| *n).collect::<Vec<_>>().join(", ");
+        return Err(Error::UnknownArchitecture { file: gguf.name().into(), found: name.into(), known });
+    };
+    load(weights, &Keys::new(gguf, name))
+}

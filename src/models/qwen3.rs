@@ -1,0 +1,51 @@
+//! Qwen3 (arXiv 2505.09388): 4B to 32B. As Qwen2, with a norm per head on q and k in place of the biases.
+
+use super::blocks::{Ends, GatedMlp, SelfAttention, Transformer};
+use super::{Architecture, Keys, Result, Rope, Shape};
+use crate::gpu::View;
+use crate::memory::{KvCache, Weights};
+use crate::ops::{Matrix, Norm, RopePairs, Step, Tensor};
+
+struct Qwen3 {
+    shape: Shape,
+    rope: Rope,
+    ends: Ends,
+    layers: Vec<(SelfAttention, GatedMlp)>,
+}
+
+pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>> {
+    let t = Transformer::read(weights, keys)?;
+    let ff = keys.size("feed_forward_length")?;
+    let ends = Ends::load(weights, &t)?;
+    let layers = (0..t.layers)
+        .map(|i| {
+            let attention = SelfAttention::load(weights, &t, i, RopePairs::HalfSplit)?;
+            Ok((attention, GatedMlp::load(weights, &t, i, ff)?))
+        })
+        .collect::<Result<_>>()?;
+    Ok(Box::new(Qwen3 { shape: t.shape(0), rope: Rope::new(keys, t.rope_dim, None)?, ends, layers }))
+}
+
+impl Architecture for Qwen3 {
+    fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    fn rope(&self) -> &Rope {
+        &self.rope
+    }
+
+    fn forward(&self, step: &mut Step, cache: &KvCache, rope: &View) -> Result<Tensor> {
+        let x = step.embed(&self.ends.embedding, 1.0)?; // [tokens, hidden]
+        for (i, (attention, mlp)) in self.layers.iter().enumerate() {
+            step.enter_layer(i);
+            attention.record(step, &x, &cache.layers[i], rope)?;
+            mlp.record(step, &x)?;
+        }
+        Ok(x)
+    }
+
+    fn head(&self) -> (&Norm, &Matrix) {
+        (&self.ends.norm, &self.ends.output)
+    }
+}
