@@ -6,4 +6,5 @@ pub mod gpu;
 pub mod memory;
 pub mod models;
 pub mod ops;
+pub mod session;
 pub mod tokenizer;

@@ -58,13 +58,16 @@ impl Transformer {
         Ok(Norm { weight: weights.vector(name, columns)?, columns, eps: self.eps })
     }
 
-    pub fn shape(&self, scratch_per_token: usize) -> super::Shape {
+    /// The model's sizes; `ff` are the floats of the feed-forward that live at once for each token.
+    pub fn shape(&self, ff: usize) -> super::Shape {
+        // x and its norm; q, k, v; rotated q and attention's result.
+        let floats = 2 * self.hidden + (3 * self.heads + 2 * self.kv_heads) * self.head_dim + ff;
         super::Shape {
             hidden: self.hidden,
             vocabulary: self.vocabulary,
             kv_widths: vec![self.kv_heads * self.head_dim; self.layers],
             context: self.context,
-            scratch_per_token,
+            scratch_per_token: 4 * floats as u64,
         }
     }
 }
@@ -202,6 +205,12 @@ impl SoftmaxExperts {
             down: weights.stack(&name("ffn_down_exps"), experts, t.hidden, ff)?,
             used,
         })
+    }
+
+    /// Floats that live at once for each token: the experts' inner and outer rows.
+    pub fn floats_per_token(keys: &Keys, t: &Transformer) -> Result<usize> {
+        let inner = keys.size("expert_feed_forward_length")?;
+        Ok(keys.size("expert_used_count")? * (inner + t.hidden) + keys.size("expert_count")?)
     }
 
     /// x += sum over the chosen experts of weight * mlp(norm(x)), the weights renormalised to 1.   x: [tokens, hidden]

@@ -28,7 +28,7 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
             Ok((attention, GatedMlp::load(weights, &t, i, ff)?))
         })
         .collect::<Result<_>>()?;
-    Ok(Box::new(Llama { shape: t.shape(0), rope: Rope::new(keys, t.rope_dim, factors.as_deref())?, ends, layers }))
+    Ok(Box::new(Llama { shape: t.shape(ff), rope: Rope::new(keys, t.rope_dim, factors.as_deref())?, ends, layers }))
 }
 
 impl Architecture for Llama {

@@ -45,8 +45,8 @@ pub struct Shape {
     pub kv_widths: Vec<usize>,
     /// Positions that the model was made for.
     pub context: usize,
-    /// The widest row of activations that a token has in scratch, times 4 bytes, summed over all of them; about.
-    pub scratch_per_token: usize,
+    /// Bytes of activations that each token of a step takes, the logits apart.
+    pub scratch_per_token: u64,
 }
 
 /// A model's forward pass.

@@ -23,7 +23,7 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
             Ok((attention, GatedMlp::load(weights, &t, i, ff)?))
         })
         .collect::<Result<_>>()?;
-    Ok(Box::new(Qwen2 { shape: t.shape(0), rope: Rope::new(keys, t.rope_dim, None)?, ends, layers }))
+    Ok(Box::new(Qwen2 { shape: t.shape(ff), rope: Rope::new(keys, t.rope_dim, None)?, ends, layers }))
 }
 
 impl Architecture for Qwen2 {

@@ -22,7 +22,8 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
             Ok((attention, SoftmaxExperts::load(weights, keys, &t, i)?))
         })
         .collect::<Result<_>>()?;
-    Ok(Box::new(Qwen3Moe { shape: t.shape(0), rope: Rope::new(keys, t.rope_dim, None)?, ends, layers }))
+    let shape = t.shape(SoftmaxExperts::floats_per_token(keys, &t)?);
+    Ok(Box::new(Qwen3Moe { shape, rope: Rope::new(keys, t.rope_dim, None)?, ends, layers }))
 }
 
 impl Architecture for Qwen3Moe {

@@ -96,8 +96,9 @@ impl Step<'_> {
 
     /// y = W norm(x), y [rows of x, rows of W].
     pub fn norm_linear(&mut self, name: &'static str, x: &Tensor, norm: &Norm, matrix: &Matrix) -> Result<Tensor> {
-        let y = self.tensor(name, matrix.rows)?;
-        let y = Tensor { rows: x.rows, ..y };
+        let bytes = (x.rows * matrix.rows * 4) as u64;
+        let view = self.scratch.bytes(self.recorder.gpu(), name, bytes)?;
+        let y = Tensor { view, first_row: 0, rows: x.rows, columns: matrix.rows };
         let (x, norm) = self.norm_for(x, norm)?;
         self.linear(&x, &y, Linear { matrix, norm, bias: None, epilogue: Epilogue::Store, at: 0 })?;
         Ok(y)
@@ -114,6 +115,7 @@ impl Step<'_> {
             format!("x has {} columns (a multiple of 4 is needed), the matrix {}", x.columns, m.columns)
         })?;
         let outputs = if op.epilogue == Epilogue::Swiglu { m.rows / 2 } else { m.rows };
+        ensure(y.first_row == 0 && (x.first_row == 0 || x.rows == 1), "linear", || "rows that start late".into())?;
         ensure(op.at + outputs <= y.columns && x.rows == y.rows, "linear", || {
             format!("outputs {}..{} of {} rows into [{}, {}]", op.at, op.at + outputs, x.rows, y.rows, y.columns)
         })?;
@@ -148,6 +150,7 @@ impl Step<'_> {
                 columns: m.columns as u32,
                 row_words: m.row_words(),
                 tail_words: m.tail_words(),
+                x_base: (x.first_row * m.columns / 4) as u32,
                 y_base: (op.at + shard.first) as u32,
                 eps: op.norm.map_or(0.0, |n| n.eps),
                 ..Default::default()

@@ -121,7 +121,7 @@ impl<'a> Step<'a> {
     pub fn tensor(&mut self, name: &'static str, columns: usize) -> Result<Tensor> {
         let bytes = (self.scratch.max_tokens * columns * 4) as u64;
         let view = self.scratch.bytes(self.recorder.gpu(), name, bytes)?;
-        Ok(Tensor { view, rows: self.tokens, columns })
+        Ok(Tensor { view, first_row: 0, rows: self.tokens, columns })
     }
 
     /// The recorded step.

@@ -15,7 +15,7 @@ pub struct Norm {
 impl Step<'_> {
     /// y = x / sqrt(mean(x^2) + eps) * weight, row by row.
     pub fn rms_norm(&mut self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
-        ensure(x.columns == norm.columns && x.columns.is_multiple_of(4), "rms_norm", || {
+        ensure(x.first_row == 0 && x.columns == norm.columns && x.columns.is_multiple_of(4), "rms_norm", || {
             format!("x has {} columns (a multiple of 4 is needed), the norm {}", x.columns, norm.columns)
         })?;
         let y = self.tensor("normed", x.columns)?;

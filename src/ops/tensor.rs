@@ -3,10 +3,11 @@
 use crate::formats::Format;
 use crate::gpu::View;
 
-/// Activations, f32 [rows, columns], row-major.
+/// Activations, f32 [rows, columns], row-major, from row `first_row` of the view on.
 #[derive(Clone)]
 pub struct Tensor {
     pub view: View,
+    pub first_row: usize,
     pub rows: usize,
     pub columns: usize,
 }

@@ -1,0 +1,274 @@
+//! The engine of a session: buffers, recordings by length, and what runs on them.
+
+use super::state::State;
+use super::{Error, Model, Result};
+use crate::gpu::{Gpu, Readback, Recording, Tier, View};
+use crate::memory::{KvCache, KvFormat, Needs};
+use crate::ops::{SampleBuffers, Scratch, Step, Tensor, sample_bytes};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// How a session is set up.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// Positions of the KV cache; `None`: the smaller of the model's and 8192.
+    pub context: Option<usize>,
+    /// Kernels take the best variant not above this; `None`: the device's best.
+    pub tier: Option<Tier>,
+    pub kv: KvFormat,
+    /// Most tokens of a prefill step.
+    pub chunk: usize,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        SessionOptions { context: None, tier: None, kv: KvFormat::F16, chunk: 512 }
+    }
+}
+
+/// What a recorded step ends with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Ending {
+    /// Keys and values only.
+    Nothing,
+    /// The next token.
+    Sample,
+    /// Logits of every token.
+    Logits,
+}
+
+struct Recorded {
+    recording: Recording,
+    logits: Option<View>,
+}
+
+/// A conversation on a model. It owns its cache and scratch memory; several may run on one device.
+pub struct Session {
+    model: Arc<Model>,
+    tier: Tier,
+    chunk: usize,
+    cache: KvCache,
+    scratch: Scratch,
+    state: View,
+    token_ids: View,
+    sample: SampleBuffers,
+    rope: View,
+    /// Positions that the rope table holds so far.
+    rope_filled: usize,
+    recordings: HashMap<(usize, Ending), Recorded>,
+    /// Tokens whose keys and values are in the cache, as far as the host knows.
+    history: Vec<u32>,
+}
+
+/// Positions by which the rope table grows.
+const ROPE_STEP: usize = 1024;
+
+impl Session {
+    /// Bytes that a session with these options takes beside the weights.
+    pub fn needs(shape: &crate::models::Shape, options: &SessionOptions) -> Needs {
+        let context = Self::context_of(shape, options);
+        let chunk = options.chunk.min(context) as u64;
+        Needs {
+            weights: 0,
+            kv: KvCache::bytes(&shape.kv_widths, context, options.kv),
+            scratch: shape.scratch_per_token * chunk + 4 * shape.vocabulary as u64 + sample_bytes(shape.vocabulary),
+            context,
+        }
+    }
+
+    fn context_of(shape: &crate::models::Shape, options: &SessionOptions) -> usize {
+        options.context.unwrap_or(shape.context.min(8192)).max(1)
+    }
+
+    /// A session with an empty cache. The decode step is recorded, so its kernels are compiled.
+    ///
+    /// # Errors
+    /// A tier that the device lacks, or no memory for the cache.
+    pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Session> {
+        let gpu = &model.gpu;
+        let tier = options.tier.unwrap_or(gpu.caps().tier);
+        gpu.require(tier)?;
+        let shape = model.shape();
+        Session::needs(shape, options).check(gpu)?;
+        let context = Self::context_of(shape, options);
+        let chunk = options.chunk.clamp(1, context);
+        let usage = wgpu::BufferUsages::UNIFORM
+            | wgpu::BufferUsages::STORAGE
+            | wgpu::BufferUsages::COPY_DST
+            | wgpu::BufferUsages::COPY_SRC;
+        let pairs = model.architecture.rope().frequencies.len();
+        let mut session = Session {
+            model: model.clone(),
+            tier,
+            chunk,
+            cache: KvCache::new(gpu, &shape.kv_widths, context, options.kv)?,
+            scratch: Scratch::new(chunk),
+            state: gpu.buffer_with("state", size_of::<State>() as u64, usage)?,
+            // One more than the context: the last token is sampled, never processed.
+            token_ids: gpu.buffer("token ids", (context as u64 + 1) * 4)?,
+            sample: SampleBuffers::new(gpu, shape.vocabulary)?,
+            rope: gpu.buffer("rope", (context * pairs * 8) as u64)?,
+            rope_filled: 0,
+            recordings: HashMap::new(),
+            history: Vec::new(),
+        };
+        session.record(1, Ending::Sample)?;
+        Ok(session)
+    }
+
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Positions that the cache holds.
+    pub fn context(&self) -> usize {
+        self.cache.positions
+    }
+
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// Tokens whose keys and values are cached.
+    pub fn history(&self) -> &[u32] {
+        &self.history
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.history.clear();
+    }
+
+    pub(super) fn gpu(&self) -> &Gpu {
+        &self.model.gpu
+    }
+
+    /// The recording of one decode step.
+    pub fn decode_recording(&self) -> &Recording {
+        &self.recordings[&(1, Ending::Sample)].recording
+    }
+
+    fn record(&mut self, tokens: usize, ending: Ending) -> Result<()> {
+        if self.recordings.contains_key(&(tokens, ending)) {
+            return Ok(());
+        }
+        let architecture = &self.model.architecture;
+        let gpu = &self.model.gpu;
+        let mut step = Step::new(gpu, self.tier, tokens, &self.state, &self.token_ids, &mut self.scratch)?;
+        let x = architecture.forward(&mut step, &self.cache, &self.rope)?;
+        let (norm, output) = architecture.head();
+        step.enter_layer(self.cache.layers.len());
+        let mut logits = None;
+        match ending {
+            Ending::Nothing => {}
+            Ending::Sample => {
+                let last = Tensor { first_row: tokens - 1, rows: 1, ..x };
+                let row = step.norm_linear("logits", &last, norm, output)?;
+                step.sample(&row, &self.sample)?;
+            }
+            Ending::Logits => logits = Some(step.norm_linear("all logits", &x, norm, output)?.view),
+        }
+        let recording = step.finish()?;
+        self.recordings.insert((tokens, ending), Recorded { recording, logits });
+        Ok(())
+    }
+
+    pub(super) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
+        let vocabulary = self.model.shape().vocabulary;
+        match tokens.iter().find(|id| **id as usize >= vocabulary) {
+            Some(id) => Err(Error::TokenRange { id: *id, vocabulary }),
+            None => Ok(()),
+        }
+    }
+
+    /// Fills the rope table for positions below `end`.
+    pub(super) fn fill_rope(&mut self, end: usize) {
+        let end = end.next_multiple_of(ROPE_STEP).min(self.cache.positions);
+        if end > self.rope_filled {
+            let rope = self.model.architecture.rope();
+            let bytes = rope.frequencies.len() as u64 * 8;
+            let table = rope.table(self.rope_filled..end);
+            self.model.gpu.write(&self.rope, self.rope_filled as u64 * bytes, bytemuck::cast_slice(&table));
+            self.rope_filled = end;
+        }
+    }
+
+    pub(super) fn write_state(&self, state: &State) {
+        self.gpu().write(&self.state, 0, bytemuck::bytes_of(state));
+    }
+
+    /// Submits the prompt's tokens that are not cached yet, in chunks; the last chunk samples. `state` is that of the
+    /// first chunk but for the position. Gives how many tokens were cached already, and the state's way back.
+    pub(super) fn prefill(&mut self, prompt: &[u32], state: State) -> Result<(usize, Readback)> {
+        let context = self.cache.positions;
+        if prompt.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        if prompt.len() > context {
+            return Err(Error::ContextOverflow { prompt: prompt.len(), context });
+        }
+        self.check_tokens(prompt)?;
+        // The last token is always processed: its logits give the next.
+        let common = self.history.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
+        // Until the new keys and values are known to be there, only the common ones are.
+        self.history.truncate(common);
+        self.fill_rope(prompt.len() + 1);
+        self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(prompt));
+        let mut at = common;
+        loop {
+            let tokens = self.chunk.min(prompt.len() - at);
+            let last = at + tokens == prompt.len();
+            let ending = if last { Ending::Sample } else { Ending::Nothing };
+            self.record(tokens, ending)?;
+            self.write_state(&State { position: at as u32, ..state });
+            let recorded = &self.recordings[&(tokens, ending)].recording;
+            let read: &[&View] = if last { &[&self.state] } else { &[] };
+            let mut readbacks = self.gpu().submit(recorded, 0..recorded.dispatches.len(), read)?;
+            at += tokens;
+            if let Some(readback) = readbacks.pop() {
+                return Ok((common, readback));
+            }
+        }
+    }
+
+    /// Submits one decode step, whose token is the one sampled last.
+    pub(super) fn decode(&mut self) -> Result<Readback> {
+        let recording = self.decode_recording();
+        Ok(self.gpu().submit(recording, 0..recording.dispatches.len(), &[&self.state])?.remove(0))
+    }
+
+    /// Tokens `tokens` are now in the cache.
+    pub(super) fn extend_history(&mut self, tokens: impl IntoIterator<Item = u32>) {
+        self.history.extend(tokens);
+    }
+
+    /// Logits of every token, f32 [tokens, vocabulary], from an empty cache, `chunk` tokens a step.
+    ///
+    /// # Errors
+    /// Token ids out of range, or more tokens than the context.
+    pub fn blocking_logits(&mut self, tokens: &[u32], chunk: usize) -> Result<Vec<f32>> {
+        let context = self.cache.positions;
+        if tokens.len() > context {
+            return Err(Error::ContextOverflow { prompt: tokens.len(), context });
+        }
+        self.check_tokens(tokens)?;
+        self.clear();
+        self.fill_rope(tokens.len());
+        self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(tokens));
+        let chunk = chunk.clamp(1, self.chunk);
+        let mut logits = Vec::with_capacity(tokens.len() * self.model.shape().vocabulary);
+        for start in (0..tokens.len()).step_by(chunk) {
+            let count = chunk.min(tokens.len() - start);
+            self.record(count, Ending::Logits)?;
+            self.write_state(&State { position: start as u32, context: context as u32, ..State::default() });
+            let Recorded { recording, logits: view } = &self.recordings[&(count, Ending::Logits)];
+            let view = view.as_ref().expect("recorded with logits");
+            let bytes = self.gpu().submit(recording, 0..recording.dispatches.len(), &[view])?.remove(0);
+            let row = count * self.model.shape().vocabulary;
+            let bytes = bytes.blocking_take(self.gpu())?;
+            logits.extend_from_slice(&bytemuck::pod_collect_to_vec::<u8, f32>(&bytes)[..row]);
+        }
+        self.extend_history(tokens.iter().copied());
+        Ok(logits)
+    }
+}

@@ -1,0 +1,91 @@
+//! A conversation: its cache, its recordings, prefill, decode and the stream of tokens.
+
+mod engine;
+mod generate;
+mod model;
+mod state;
+
+pub use engine::{Session, SessionOptions};
+pub use generate::{Generation, Stats, Token};
+pub use model::{LoadStats, Model};
+pub use state::{MAX_STOPS, StopReason};
+
+use crate::{gguf, gpu, memory, models, ops, tokenizer};
+
+/// What can go wrong from the file to the last token.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Gguf(#[from] gguf::Error),
+    #[error(transparent)]
+    Gpu(#[from] gpu::Error),
+    #[error(transparent)]
+    Memory(#[from] memory::Error),
+    #[error(transparent)]
+    Model(#[from] models::Error),
+    #[error(transparent)]
+    Op(#[from] ops::Error),
+    #[error(transparent)]
+    Tokenizer(#[from] tokenizer::Error),
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    #[error("token id {id} is out of range; the vocabulary has {vocabulary} tokens")]
+    TokenRange { id: u32, vocabulary: usize },
+    #[error("the prompt has {prompt} tokens, the context holds {context}; a larger -c would help")]
+    ContextOverflow { prompt: usize, context: usize },
+    #[error("sampling: {name} = {value}: {problem}")]
+    Sampling { name: &'static str, value: String, problem: &'static str },
+    #[error("{count} stop tokens; at most {MAX_STOPS} are supported")]
+    TooManyStops { count: usize },
+}
+
+/// Result of a session's work.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// How tokens are picked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0: always the best token.
+    pub temperature: f32,
+    /// Only the best so many; 0: all.
+    pub top_k: u32,
+    /// Only the best that together have this probability; 1: all.
+    pub top_p: f32,
+    /// Only those at least this probable relative to the best; 0: all.
+    pub min_p: f32,
+    /// Divides the logits (multiplies negative ones) of the last 64 tokens; 1: none.
+    pub repeat_penalty: f32,
+    /// The same seed, prompt and device give the same text.
+    pub seed: u32,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Sampling { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, seed: 0 }
+    }
+}
+
+impl Sampling {
+    /// Always the best token.
+    pub fn greedy() -> Self {
+        Sampling { temperature: 0.0, ..Sampling::default() }
+    }
+
+    /// Fails on a value that no sampling can mean.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |name, value: f32, problem| Err(Error::Sampling { name, value: value.to_string(), problem });
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return wrong("temperature", self.temperature, "0 or a positive number is needed");
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return wrong("top-p", self.top_p, "a number above 0, at most 1, is needed");
+        }
+        if !(0.0..=1.0).contains(&self.min_p) {
+            return wrong("min-p", self.min_p, "a number from 0 to 1 is needed");
+        }
+        if !(self.repeat_penalty > 0.0 && self.repeat_penalty.is_finite()) {
+            return wrong("repeat-penalty", self.repeat_penalty, "a positive number is needed");
+        }
+        Ok(())
+    }
+}

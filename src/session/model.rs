@@ -1,0 +1,68 @@
+//! A model on a device: weights, tokenizer, chat template. Sessions share it.
+
+use super::Result;
+use crate::gguf::Gguf;
+use crate::gpu::Gpu;
+use crate::memory::{Progress, Weights};
+use crate::models::{self, Architecture};
+use crate::tokenizer::{ChatTemplate, Tokenizer};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What loading took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoadStats {
+    /// Bytes read from the file.
+    pub bytes: u64,
+    pub time: Duration,
+}
+
+/// A model whose weights lie on a device.
+pub struct Model {
+    pub(super) gpu: Gpu,
+    pub(super) architecture: Box<dyn Architecture>,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    load: LoadStats,
+}
+
+impl Model {
+    /// Loads a model's tensors onto a device. `progress` is told bytes read and to read; `false` cancels.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the file, by tensor or key; an adapter without room.
+    pub async fn load(gpu: &Gpu, gguf: &Gguf, mut progress: impl FnMut(Progress) -> bool) -> Result<Arc<Model>> {
+        let start = Instant::now();
+        let tokenizer = Tokenizer::from_metadata(gguf.metadata())?;
+        let template = ChatTemplate::from_metadata(gguf.metadata())?;
+        let mut weights = Weights::new(gguf, gpu, &mut progress);
+        let architecture = models::load(&mut weights)?;
+        let bytes = weights.bytes_read();
+        gpu.queue().submit([]);
+        gpu.blocking_wait()?;
+        let load = LoadStats { bytes, time: start.elapsed() };
+        Ok(Arc::new(Model { gpu: gpu.clone(), architecture, tokenizer, template, load }))
+    }
+
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The file's chat template, if it has one.
+    pub fn template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    /// What loading took.
+    pub fn load_stats(&self) -> LoadStats {
+        self.load
+    }
+
+    pub fn shape(&self) -> &models::Shape {
+        self.architecture.shape()
+    }
+}
