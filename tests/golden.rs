@@ -1,0 +1,75 @@
+//! Models against golden logits that other implementations computed (HALOGEN_GOLDEN names the folder).
+
+use halogen::gguf::Gguf;
+use halogen::gpu::{Gpu, Selector, Tier};
+use halogen::memory::KvFormat;
+use halogen::session::{Model, Session, SessionOptions};
+use libtest_mimic::{Arguments, Failed, Trial};
+use safetensors::SafeTensors;
+use std::path::{Path, PathBuf};
+
+/// NMSE of f32 paths, per position, the worst position counting.
+const BOUND: f64 = 1e-6;
+const MODELS: &[&str] = &["llama", "llama3-rope-scaled", "qwen2", "qwen3", "qwen3moe"];
+const FORMATS: &[&str] = &["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k"];
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let golden = std::env::var_os("HALOGEN_GOLDEN").map(PathBuf::from);
+    let gpu = pollster::block_on(Gpu::new(Selector::Best)).expect("an adapter");
+    let mut trials = Vec::new();
+    for (folder, names) in [("models", MODELS), ("formats", FORMATS)] {
+        for name in names {
+            for tier in [Tier::Core, Tier::Subgroup] {
+                for chunk in [512, 7, 1] {
+                    let gpu = gpu.clone();
+                    let file = golden.as_ref().map(|g| g.join(folder).join(name));
+                    let title = format!("{folder}/{name}/{tier}/chunk={chunk}");
+                    let ignored = if golden.is_none() {
+                        Some("HALOGEN_GOLDEN is not set")
+                    } else if gpu.require(tier).is_err() {
+                        Some("the adapter lacks the tier")
+                    } else {
+                        None
+                    };
+                    let trial = Trial::test(title, move || {
+                        check(&gpu, file.as_deref().ok_or("no golden folder")?, tier, chunk)
+                    });
+                    trials.push(match ignored {
+                        Some(reason) => trial.with_kind(reason).with_ignored_flag(true),
+                        None => trial,
+                    });
+                }
+            }
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn check(gpu: &Gpu, file: &Path, tier: Tier, chunk: usize) -> Result<(), Failed> {
+    let bytes = std::fs::read(file.with_extension("safetensors"))?;
+    let golden = SafeTensors::deserialize(&bytes)?;
+    let tokens: Vec<i32> = bytemuck::pod_collect_to_vec(golden.tensor("tokens")?.data());
+    let expected: Vec<f32> = bytemuck::pod_collect_to_vec(golden.tensor("logits")?.data());
+    let gguf = Gguf::open(&file.with_extension("gguf"))?;
+    let model = pollster::block_on(Model::load(gpu, &gguf, |_| true))?;
+    let options = SessionOptions { tier: Some(tier), kv: KvFormat::F32, ..SessionOptions::default() };
+    let mut session = Session::new(&model, &options)?;
+    let tokens: Vec<u32> = tokens.iter().map(|t| *t as u32).collect();
+    let logits = session.blocking_logits(&tokens, chunk)?;
+    let worst = expected
+        .chunks_exact(expected.len() / tokens.len())
+        .zip(logits.chunks_exact(logits.len() / tokens.len()))
+        .map(|(x, y)| nmse(x, y))
+        .fold(0.0, f64::max);
+    // Not `worst > BOUND`: a NaN must fail too.
+    if worst <= BOUND { Ok(()) } else { Err(format!("NMSE {worst:.3e} at the worst position, {BOUND:e} allowed").into()) }
+}
+
+/// Sum of (x - y)^2 over the sum of (x - mean x)^2.
+fn nmse(x: &[f32], y: &[f32]) -> f64 {
+    let mean = x.iter().map(|v| f64::from(*v)).sum::<f64>() / x.len() as f64;
+    let error: f64 = x.iter().zip(y).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    error / x.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>()
+}
