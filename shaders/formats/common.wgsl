@@ -1,13 +1,17 @@
 // What most formats share. All products below fit 24 bits: exact, with or without contraction to fma.
 
+// scale * byte + offset, for 4 unsigned bytes.
+fn scale_bytes4(bytes: u32, scale: f32, offset: f32) -> vec4<f32> {
+    return vec4<f32>(unpack4xU8(bytes)) * scale + vec4<f32>(offset);
+}
+
 // scale * byte + offset, for 16 unsigned bytes.
 fn scale_bytes(bytes: vec4<u32>, scale: f32, offset: f32) -> mat4x4<f32> {
-    let o = vec4<f32>(offset);
     return mat4x4<f32>(
-        vec4<f32>(unpack4xU8(bytes.x)) * scale + o,
-        vec4<f32>(unpack4xU8(bytes.y)) * scale + o,
-        vec4<f32>(unpack4xU8(bytes.z)) * scale + o,
-        vec4<f32>(unpack4xU8(bytes.w)) * scale + o,
+        scale_bytes4(bytes.x, scale, offset),
+        scale_bytes4(bytes.y, scale, offset),
+        scale_bytes4(bytes.z, scale, offset),
+        scale_bytes4(bytes.w, scale, offset),
     );
 }
 
