@@ -1,4 +1,4 @@
-// What most formats share. All products below fit 24 bits: exact, with or without contraction to fma.
+// What most formats share; every format is composed with it. All products below fit 24 bits: exact, with or without contraction to fma.
 
 // scale * byte + offset, for 4 unsigned bytes.
 fn scale_bytes4(bytes: u32, scale: f32, offset: f32) -> vec4<f32> {

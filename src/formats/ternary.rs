@@ -13,9 +13,9 @@ fn trit(byte: u8, k: usize) -> f32 {
 pub fn tq1_0(bytes: &[u8], out: &mut [f32]) {
     each(bytes, out, |b: &[u8; 54], y: &mut [f32; 256]| {
         let d = half(b, 52);
-        let digits = [(0, 32, 5), (32, 16, 5), (48, 4, 4)].into_iter().flat_map(|(first, bytes, digits)| {
-            (0..digits * bytes).map(move |i| (first + i % bytes, i / bytes))
-        });
+        let digits = [(0, 32, 5), (32, 16, 5), (48, 4, 4)]
+            .into_iter()
+            .flat_map(|(first, bytes, digits)| (0..digits * bytes).map(move |i| (first + i % bytes, i / bytes)));
         for (y, (byte, k)) in y.iter_mut().zip(digits) {
             *y = d * trit(b[byte], k);
         }
