@@ -1,4 +1,5 @@
-// An entry is 8 values of -1, 0, 1, each plus 1 in a nibble: values 0..3 in the low nibbles of the bytes, 4..7 in the high.
+// An entry is 8 values of -1, 0, 1, each plus 1 in a nibble: values 0..3 in the low nibbles of the bytes, 4..7 in the
+// high ones.
 @group(0) @binding(9) var<storage, read> codebook: array<u32>; // [2048]
 
 // scale (value + delta) for two entries; `negative` says whether an entry's delta is -1/8 or 1/8.

@@ -1,4 +1,5 @@
-// iq1_m, ggml's block_iq1_m: 16 sub-blocks of 16 values d (2 scale + 1) (codebook value + delta). As in the file, 14 words:
+// iq1_m, ggml's block_iq1_m: 16 sub-blocks of 16 values d (2 scale + 1) (codebook value + delta).
+// As in the file, 14 words:
 // words 0..7: bytes, the lower 8 bits of the index of 8 values
 // words 8..11: nibbles, one for 8 values: 3 upper index bits, sign of delta
 // words 12..13: 4 u16: four scales of 3 bits, then a nibble of d f16, the lowest first

@@ -1,5 +1,5 @@
-// An entry is 8 magnitudes among 8, 25, 43, which differ in bits 0, 1, 4 and 5. A nibble holds these bits: values 0..3 in
-// the low nibbles of the bytes, 4..7 in the high.
+// An entry is 8 magnitudes among 8, 25, 43, which differ in bits 0, 1, 4 and 5. A nibble holds these bits: values 0..3
+// in the low nibbles of the bytes, 4..7 in the high ones.
 @group(0) @binding(9) var<storage, read> codebook: array<u32>; // [256], [512] or [1024]
 
 // The magnitudes of two entries, a byte each.

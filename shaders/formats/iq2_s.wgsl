@@ -19,5 +19,5 @@ fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
     let d = weight_f16(tail, block) * f32(scale * 2u + 1u) * 0.125;
     let a = (low & 255u) | ((high & 3u) << 8u);
     let b = ((low >> 8u) & 255u) | ((high & 12u) << 6u);
-    return signed_bytes(iq2_magnitudes(a, b), d, signs);
+    return scale_signed(iq2_magnitudes(a, b), d, signs);
 }

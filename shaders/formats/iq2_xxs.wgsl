@@ -11,5 +11,5 @@ fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
     let entries = q.x >> ((run & 1u) * 16u);
     let d = weight_f16(tail, run >> 4u) * f32((q.y >> 28u) * 2u + 1u) * 0.125;
     let magnitudes = iq2_magnitudes(entries & 255u, (entries >> 8u) & 255u);
-    return signed_bytes(magnitudes, d, even_signs(q.y >> ((run & 1u) * 14u)));
+    return scale_signed(magnitudes, d, even_signs(q.y >> ((run & 1u) * 14u)));
 }

@@ -18,5 +18,5 @@ fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
     let scale = (weight_word(body + 26u) >> ((j >> 1u) * 4u)) & 15u;
     let d = weight_f16(tail, block) * f32(scale * 2u + 1u);
     let magnitudes = vec4<u32>(codebook[entries.x], codebook[entries.y], codebook[entries.z], codebook[entries.w]);
-    return signed_bytes(magnitudes, d, signs);
+    return scale_signed(magnitudes, d, signs);
 }

@@ -7,10 +7,10 @@
 const BLOCK: u32 = 256u;
 const BODY_WORDS: u32 = 13u;
 
-// The next digit, after bytes times `power` (3^k) have shifted digit k behind the point. Two bytes at once, in 16 bits each.
+// Digit k of each byte, where power = 3^k shifts it behind the point and 3 before it. Two bytes at once, 16 bits each.
 fn base3_digit(bytes: vec4<u32>, power: vec4<u32>) -> vec4<u32> {
     let even = ((((bytes & vec4<u32>(0x00ff00ffu)) * power) & vec4<u32>(0x00ff00ffu)) * 3u) >> vec4<u32>(8u);
-    let odd = (((((bytes >> vec4<u32>(8u)) & vec4<u32>(0x00ff00ffu)) * power) & vec4<u32>(0x00ff00ffu)) * 3u);
+    let odd = ((((bytes >> vec4<u32>(8u)) & vec4<u32>(0x00ff00ffu)) * power) & vec4<u32>(0x00ff00ffu)) * 3u;
     return (even & vec4<u32>(0x00030003u)) | (odd & vec4<u32>(0x03000300u));
 }
 
@@ -21,10 +21,16 @@ fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
     let last = j == 15u;
     let at = row + block * 13u + select(select(8u, (j & 1u) * 4u, j < 10u), 12u, last);
     let step = select(1u, 0u, last);
-    let bytes = vec4<u32>(weight_word(at), weight_word(at + step), weight_word(at + 2u * step), weight_word(at + 3u * step));
+    let bytes = vec4<u32>(
+        weight_word(at),
+        weight_word(at + step),
+        weight_word(at + 2u * step),
+        weight_word(at + 3u * step),
+    );
     // 3^k: 1, 3, 9, 27 are the bytes of one word, 81 has none.
     let k = select(j - 10u, j >> 1u, j < 10u);
-    let power = select(vec4<u32>(select((0x1b090301u >> (k * 8u)) & 255u, 81u, k == 4u)), vec4<u32>(1u, 3u, 9u, 27u), last);
+    let same = vec4<u32>(select((0x1b090301u >> (k * 8u)) & 255u, 81u, k == 4u));
+    let power = select(same, vec4<u32>(1u, 3u, 9u, 27u), last);
     let d = weight_f16(tail, block);
     return scale_bytes(base3_digit(bytes, power), d, -d);
 }

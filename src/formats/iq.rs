@@ -42,8 +42,8 @@ fn iq2(entry: u16, d: f32, signs: u32, y: &mut [f32]) {
     }
 }
 
-/// `block_iq1_s`: 32 bytes of index, then a u16 for each 32 values: 3 more index bits for each 8, a 3 bit scale, and the
-/// sign of the shift.
+/// `block_iq1_s`: 32 bytes of index, then a u16 for each 32 values: 3 more index bits for each 8, a 3 bit scale, and
+/// the sign of the shift.
 pub fn iq1_s(bytes: &[u8], out: &mut [f32]) {
     each(bytes, out, |b: &[u8; 50], y: &mut [f32; 256]| {
         for (i, y) in y.chunks_exact_mut(8).enumerate() {
@@ -93,8 +93,8 @@ pub fn iq2_xs(bytes: &[u8], out: &mut [f32]) {
     });
 }
 
-/// `block_iq2_s`: for each 8 values a byte of index, then a byte of sign, then 2 more index bits; then a nibble of scale
-/// for each 16.
+/// `block_iq2_s`: for each 8 values a byte of index, then a byte of sign, then 2 more index bits; then a nibble of
+/// scale for each 16.
 pub fn iq2_s(bytes: &[u8], out: &mut [f32]) {
     each(bytes, out, |b: &[u8; 82], y: &mut [f32; 256]| {
         for (i, y) in y.chunks_exact_mut(8).enumerate() {

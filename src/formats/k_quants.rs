@@ -17,9 +17,9 @@ pub fn q2_k(bytes: &[u8], out: &mut [f32]) {
     });
 }
 
-/// `block_q3_K`: 32 bytes, bit j of byte i being the upper bit of value 32 j + i, 64 bytes of lower bit pairs as in q2_k,
-/// 12 bytes of 16 scales, d f16. Values are 4 too large, scales 32: their low nibbles are the low, then the high nibbles
-/// of 8 bytes, their upper bit pairs are pairs 0 to 3 of the last 4 bytes.
+/// `block_q3_K`: 32 bytes, bit j of byte i being the upper bit of value 32 j + i, 64 bytes of lower bit pairs as in
+/// q2_k, 12 bytes of 16 scales, d f16. Values are 4 too large, scales 32: their low nibbles are the low, then the high
+/// nibbles of 8 bytes, their upper bit pairs are pairs 0 to 3 of the last 4 bytes.
 pub fn q3_k(bytes: &[u8], out: &mut [f32]) {
     each(bytes, out, |b: &[u8; 110], y: &mut [f32; 256]| {
         let d = half(b, 108);

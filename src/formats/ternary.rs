@@ -5,7 +5,7 @@ use super::{each, half};
 /// Digit `k` of the base 3 fraction byte / 256, less one.
 fn trit(byte: u8, k: usize) -> f32 {
     let shifted = byte.wrapping_mul([1, 3, 9, 27, 81][k]);
-    (shifted as u32 * 3 >> 8) as f32 - 1.0
+    ((shifted as u32 * 3) >> 8) as f32 - 1.0
 }
 
 /// `block_tq1_0`: 48 bytes of five digits, 4 bytes of four, d f16. Digit k of the first 32 bytes is values 32 k to
