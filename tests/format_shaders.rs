@@ -182,12 +182,14 @@ fn every_back_end_of_naga_translates_the_shaders() {
             .validate(&module)
             .unwrap_or_else(|e| panic!("{format}: {}", e.emit_to_string(&source)));
 
-        spv::write_vec(&module, &info, &spv::Options::default(), None).expect(format.name());
+        spv::write_vec(&module, &info, &spv::Options::default(), None)
+            .unwrap_or_else(|e| panic!("{format}: SPIR-V: {e}"));
         let options = msl::Options { fake_missing_bindings: true, ..Default::default() };
-        msl::write_string(&module, &info, &options, &Default::default()).expect(format.name());
+        msl::write_string(&module, &info, &options, &Default::default())
+            .unwrap_or_else(|e| panic!("{format}: MSL: {e}"));
         let options = hlsl::Options { fake_missing_bindings: true, ..Default::default() };
         hlsl::Writer::new(&mut String::new(), &options, &Default::default())
             .write(&module, &info, None)
-            .expect(format.name());
+            .unwrap_or_else(|e| panic!("{format}: HLSL: {e}"));
     }
 }
