@@ -1,5 +1,6 @@
 // Scale and minimum of sub-block j of 8, in q4_k and q5_k. header: d and dmin f16, then three words of 6-bit numbers:
-// scales 0..3, minima 0..3, and nibbles of scales and minima 4..7, whose upper bits are the free ones of the words before.
+// scales 0..3, minima 0..3, and nibbles of scales and minima 4..7, whose upper bits are the free ones of the words
+// before.
 fn k_scale_min(header: vec4<u32>, j: u32) -> vec2<f32> {
     let s = header.yzw >> vec3<u32>((j & 3u) * 8u);
     let first = s.xy & vec2<u32>(63u);

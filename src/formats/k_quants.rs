@@ -3,6 +3,37 @@
 
 use super::{each, half};
 
+/// `block_q2_K`: 16 bytes, scale (low nibble) and minimum of a sub-block of 16, 64 bytes of bit pairs, d f16, dmin f16.
+/// Each half of the block is 32 bytes, pair k of which is values 32 k to 32 k + 31.
+pub fn q2_k(bytes: &[u8], out: &mut [f32]) {
+    each(bytes, out, |b: &[u8; 84], y: &mut [f32; 256]| {
+        let (d, dmin) = (half(b, 80), half(b, 82));
+        for (j, y) in y.chunks_exact_mut(16).enumerate() {
+            let (d, min) = (d * (b[j] & 15) as f32, dmin * (b[j] >> 4) as f32);
+            for (y, q) in y.iter_mut().zip(&b[16 + j / 8 * 32 + j % 2 * 16..]) {
+                *y = d * (q >> (j / 2 % 4 * 2) & 3) as f32 - min;
+            }
+        }
+    });
+}
+
+/// `block_q3_K`: 32 bytes, bit j of byte i being the upper bit of value 32 j + i, 64 bytes of lower bit pairs as in
+/// q2_k, 12 bytes of 16 scales, d f16. Values are 4 too large, scales 32: their low nibbles are the low, then the high
+/// nibbles of 8 bytes, their upper bit pairs are pairs 0 to 3 of the last 4 bytes.
+pub fn q3_k(bytes: &[u8], out: &mut [f32]) {
+    each(bytes, out, |b: &[u8; 110], y: &mut [f32; 256]| {
+        let d = half(b, 108);
+        for (j, y) in y.chunks_exact_mut(16).enumerate() {
+            let scale = b[96 + j % 8] >> (j / 8 * 4) & 15 | (b[104 + j % 4] >> (j / 4 * 2) & 3) << 4;
+            let d = d * (scale as f32 - 32.0);
+            let i = j % 2 * 16;
+            for ((y, q), h) in y.iter_mut().zip(&b[32 + j / 8 * 32 + i..]).zip(&b[i..]) {
+                *y = d * ((q >> (j / 2 % 4 * 2) & 3 | (h >> (j / 2) & 1) << 2) as f32 - 4.0);
+            }
+        }
+    });
+}
+
 /// Scale and minimum of sub-block `j` of 8, 6 bits each: 12 bytes hold the first four scales, the first four minima,
 /// then a nibble of each of the last four, whose upper bits are the two free bits of the bytes before.
 fn scale_min(s: &[u8], j: usize) -> (f32, f32) {

@@ -6,10 +6,16 @@
 //! is rounded at most once, whatever the order of the factors and whether or not a driver contracts to fma. Decoders
 //! and shaders thus agree bit for bit, the sign of a zero apart.
 
+mod codebooks;
 mod float;
+mod fp4;
+mod iq;
 mod k_quants;
 mod layout;
 mod legacy;
+mod ternary;
+
+use codebooks::device as codebook;
 
 /// Weights that a shader decodes at once, and that a row on the device is padded to.
 pub const RUN: usize = 16;
@@ -50,27 +56,46 @@ macro_rules! formats {
             block_bytes: $bytes,
             planes: &$planes,
             decode: $decode,
-            wgsl: formats!(@shaders $shaders),
+            wgsl: formats!(@shaders $name $shaders),
             codebook: formats!(@codebook $($codebook)?),
         }),*];
     };
-    (@shaders [$($file:literal)*]) => {
-        concat!($(include_str!(concat!("../../shaders/formats/", $file, ".wgsl"))),*)
+    (@shaders $name:literal [$($more:literal)*]) => {
+        concat!(formats!(@shader "common"), $(formats!(@shader $more),)* formats!(@shader $name))
     };
+    (@shader $file:literal) => { include_str!(concat!("../../shaders/formats/", $file, ".wgsl")) };
     (@codebook) => { None };
     (@codebook $codebook:path) => { Some(&$codebook) };
 }
 
 formats! {
-    // ggml's number, name, [values, bytes] a block, planes on the device, decoder, shader files, codebook
-    F32    0 "f32"    [1, 4]     [(0, 4)]                      float::f32,      ["f32"];
-    F16    1 "f16"    [1, 2]     [(0, 2)]                      float::f16,      ["f16"];
-    BF16  30 "bf16"   [1, 2]     [(0, 2)]                      float::bf16,     ["bf16"];
-    Q4_0   2 "q4_0"   [32, 18]   [(2, 16), (0, 2)]             legacy::q4_0,    ["common" "q4_0"];
-    Q8_0   8 "q8_0"   [32, 34]   [(2, 32), (0, 2)]             legacy::q8_0,    ["common" "q8_0"];
-    Q4K   12 "q4_k"   [256, 144] [(0, 144)]                    k_quants::q4_k,  ["common" "k_scales" "q4_k"];
-    Q5K   13 "q5_k"   [256, 176] [(0, 176)]                    k_quants::q5_k,  ["common" "k_scales" "q5_k"];
-    Q6K   14 "q6_k"   [256, 210] [(0, 208), (208, 2)]          k_quants::q6_k,  ["common" "q6_k"];
+    // ggml's number, name, [values, bytes] a block, planes on the device, decoder, more shader files, codebook
+    F32     0 "f32"     [1, 4]     [(0, 4)]                      float::f32,     [];
+    F16     1 "f16"     [1, 2]     [(0, 2)]                      float::f16,     [];
+    BF16   30 "bf16"    [1, 2]     [(0, 2)]                      float::bf16,    [];
+    Q4_0    2 "q4_0"    [32, 18]   [(2, 16), (0, 2)]             legacy::q4_0,   [];
+    Q4_1    3 "q4_1"    [32, 20]   [(4, 16), (0, 4)]             legacy::q4_1,   [];
+    Q5_0    6 "q5_0"    [32, 22]   [(6, 16), (2, 4), (0, 2)]     legacy::q5_0,   [];
+    Q5_1    7 "q5_1"    [32, 24]   [(8, 16), (0, 8)]             legacy::q5_1,   [];
+    Q8_0    8 "q8_0"    [32, 34]   [(2, 32), (0, 2)]             legacy::q8_0,   [];
+    Q2K    10 "q2_k"    [256, 84]  [(0, 80), (80, 4)]            k_quants::q2_k, [];
+    Q3K    11 "q3_k"    [256, 110] [(0, 96), (96, 12), (108, 2)] k_quants::q3_k, [];
+    Q4K    12 "q4_k"    [256, 144] [(0, 144)]                    k_quants::q4_k, ["k_scales"];
+    Q5K    13 "q5_k"    [256, 176] [(0, 176)]                    k_quants::q5_k, ["k_scales"];
+    Q6K    14 "q6_k"    [256, 210] [(0, 208), (208, 2)]          k_quants::q6_k, [];
+    IQ1S   19 "iq1_s"   [256, 50]  [(2, 48), (0, 2)]             iq::iq1_s,      ["iq1"], codebook::IQ1;
+    IQ1M   29 "iq1_m"   [256, 56]  [(0, 56)]                     iq::iq1_m,      ["iq1"], codebook::IQ1;
+    IQ2XXS 16 "iq2_xxs" [256, 66]  [(2, 64), (0, 2)]             iq::iq2_xxs,    ["signs" "iq2"], codebook::IQ2_XXS;
+    IQ2XS  17 "iq2_xs"  [256, 74]  [(2, 72), (0, 2)]             iq::iq2_xs,     ["signs" "iq2"], codebook::IQ2_XS;
+    IQ2S   22 "iq2_s"   [256, 82]  [(2, 80), (0, 2)]             iq::iq2_s,      ["signs" "iq2"], codebook::IQ2_S;
+    IQ3XXS 18 "iq3_xxs" [256, 98]  [(2, 96), (0, 2)]             iq::iq3_xxs,    ["signs" "iq3"], codebook::IQ3_XXS;
+    IQ3S   21 "iq3_s"   [256, 110] [(2, 108), (0, 2)]            iq::iq3_s,      ["signs" "iq3"], codebook::IQ3_S;
+    IQ4NL  20 "iq4_nl"  [32, 18]   [(2, 16), (0, 2)]             iq::iq4_nl,     ["iq4"], codebook::IQ4;
+    IQ4XS  23 "iq4_xs"  [256, 136] [(8, 128), (0, 8)]            iq::iq4_xs,     ["iq4"], codebook::IQ4;
+    MXFP4  39 "mxfp4"   [32, 17]   [(1, 16), (0, 1)]             fp4::mxfp4,     ["e2m1"];
+    NVFP4  40 "nvfp4"   [64, 36]   [(4, 32), (0, 4)]             fp4::nvfp4,     ["e2m1"];
+    TQ1_0  34 "tq1_0"   [256, 54]  [(0, 52), (52, 2)]            ternary::tq1_0, [];
+    TQ2_0  35 "tq2_0"   [256, 66]  [(0, 64), (64, 2)]            ternary::tq2_0, [];
 }
 
 impl Format {
