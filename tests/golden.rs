@@ -1,5 +1,6 @@
 //! Models against golden logits that other implementations computed (HALOGEN_GOLDEN names the folder).
 
+use halogen::formats::Format;
 use halogen::gguf::Gguf;
 use halogen::gpu::{Gpu, Selector, Tier};
 use halogen::memory::KvFormat;
@@ -11,7 +12,6 @@ use std::path::{Path, PathBuf};
 /// NMSE of f32 paths, per position, the worst position counting.
 const BOUND: f64 = 1e-6;
 const MODELS: &[&str] = &["llama", "llama3-rope-scaled", "qwen2", "qwen3", "qwen3moe"];
-const FORMATS: &[&str] = &["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k"];
 
 fn main() {
     let mut arguments = Arguments::from_args();
@@ -19,7 +19,8 @@ fn main() {
     let golden = std::env::var_os("HALOGEN_GOLDEN").map(PathBuf::from);
     let gpu = pollster::block_on(Gpu::new(Selector::Best)).expect("an adapter");
     let mut trials = Vec::new();
-    for (folder, names) in [("models", MODELS), ("formats", FORMATS)] {
+    let formats: Vec<&str> = Format::ALL.iter().map(|f| f.name()).collect();
+    for (folder, names) in [("models", MODELS), ("formats", &formats)] {
         for name in names {
             for tier in [Tier::Core, Tier::Subgroup] {
                 for chunk in [512, 7, 1] {
@@ -64,7 +65,11 @@ fn check(gpu: &Gpu, file: &Path, tier: Tier, chunk: usize) -> Result<(), Failed>
         .map(|(x, y)| nmse(x, y))
         .fold(0.0, f64::max);
     // Not `worst > BOUND`: a NaN must fail too.
-    if worst <= BOUND { Ok(()) } else { Err(format!("NMSE {worst:.3e} at the worst position, {BOUND:e} allowed").into()) }
+    if worst <= BOUND {
+        Ok(())
+    } else {
+        Err(format!("NMSE {worst:.3e} at the worst position, {BOUND:e} allowed").into())
+    }
 }
 
 /// Sum of (x - y)^2 over the sum of (x - mean x)^2.

@@ -178,13 +178,19 @@ impl<'a> Weights<'a> {
             let (gate, up) = (self.stack(gate, experts, ff, columns)?, self.stack(up, experts, ff, columns)?);
             return Ok(ExpertGateUp::Split { gate, up });
         }
-        let parts: Vec<Rows> = (0..experts)
-            .flat_map(|e| [g, u].map(|tensor| Rows { tensor, first: e * ff, count: ff }))
-            .collect();
+        let parts: Vec<Rows> =
+            (0..experts).flat_map(|e| [g, u].map(|tensor| Rows { tensor, first: e * ff, count: ff })).collect();
         Ok(ExpertGateUp::Joined(self.place_stack(gate, experts, columns, &parts, 2 * ff)?))
     }
 
-    fn place_stack(&mut self, name: &str, experts: usize, columns: usize, parts: &[Rows], rows: usize) -> Result<Stack> {
+    fn place_stack(
+        &mut self,
+        name: &str,
+        experts: usize,
+        columns: usize,
+        parts: &[Rows],
+        rows: usize,
+    ) -> Result<Stack> {
         let format = self.format(parts[0].tensor)?;
         let shards = self.place(name, format, columns, parts, rows)?;
         let mut table = Vec::with_capacity(experts);
@@ -202,14 +208,7 @@ impl<'a> Weights<'a> {
     }
 
     /// Places rows one after another in shards, each a multiple of `unit` rows. A shard counts in units.
-    fn place(
-        &mut self,
-        name: &str,
-        format: Format,
-        columns: usize,
-        parts: &[Rows],
-        unit: usize,
-    ) -> Result<Vec<Shard>> {
+    fn place(&mut self, name: &str, format: Format, columns: usize, parts: &[Rows], unit: usize) -> Result<Vec<Shard>> {
         let row_bytes = format.device_row_bytes(columns);
         let (unit_bytes, limit) = ((row_bytes * unit) as u64, self.limit());
         if unit_bytes > limit {

@@ -34,7 +34,9 @@ impl Needs {
 /// devices that share it. WebGPU itself does not say.
 pub fn available_bytes(kind: wgpu::DeviceType) -> Option<u64> {
     match kind {
-        wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu => mem_available(&std::fs::read_to_string("/proc/meminfo").ok()?),
+        wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu => {
+            mem_available(&std::fs::read_to_string("/proc/meminfo").ok()?)
+        }
         _ => None,
     }
 }

@@ -195,7 +195,11 @@ impl SoftmaxExperts {
         let name = |what: &str| format!("blk.{layer}.{what}.weight");
         let (experts, used) = (keys.size("expert_count")?, keys.size("expert_used_count")?);
         if used > experts || experts > 1024 {
-            return Err(keys.error("expert_used_count", used, format!("of {experts} experts; at most 1024 are supported")));
+            return Err(keys.error(
+                "expert_used_count",
+                used,
+                format!("of {experts} experts; at most 1024 are supported"),
+            ));
         }
         let ff = keys.size("expert_feed_forward_length")?;
         Ok(SoftmaxExperts {

@@ -66,12 +66,8 @@ pub trait Architecture: Send + Sync {
 type Load = fn(&mut Weights, &Keys) -> Result<Box<dyn Architecture>>;
 
 /// Every architecture by the name that GGUF files give it.
-const ARCHITECTURES: &[(&str, Load)] = &[
-    ("llama", llama::load),
-    ("qwen2", qwen2::load),
-    ("qwen3", qwen3::load),
-    ("qwen3moe", qwen3moe::load),
-];
+const ARCHITECTURES: &[(&str, Load)] =
+    &[("llama", llama::load), ("qwen2", qwen2::load), ("qwen3", qwen3::load), ("qwen3moe", qwen3moe::load)];
 
 /// Reads the hyperparameters and loads the tensors of a model.
 pub fn load(weights: &mut Weights) -> Result<Box<dyn Architecture>> {
