@@ -17,6 +17,18 @@ pub struct Attention {
 }
 
 impl Step<'_> {
+    /// Keys and values are read once for every tile of rows.
+    fn attention_cost(&self, a: &Attention, cache: &KvLayer, tile_rows: usize) -> Cost {
+        let rows = self.tokens * (a.heads / a.kv_heads);
+        let row_bytes = 2 * a.kv_heads * a.head_dim * if cache.f16 { 2 } else { 4 };
+        Cost {
+            other_bytes: (2 * self.tokens * a.heads * a.head_dim * 4) as u64,
+            position_bytes: (rows.div_ceil(tile_rows) * row_bytes) as u64,
+            position_flops: (4 * self.tokens * a.heads * a.head_dim) as u64,
+            ..Cost::default()
+        }
+    }
+
     /// softmax(scale q k^T) v per head, each token over the positions up to its own. q and the result are
     /// [tokens, heads * head_dim].
     pub fn attention(&mut self, q: &Tensor, a: &Attention, cache: &KvLayer) -> Result<Tensor> {
@@ -61,8 +73,7 @@ impl Step<'_> {
                 scale: a.scale,
             },
             grid: Grid::linear(rows.div_ceil(tile_rows as usize) as u64, a.kv_heads as u64 * u64::from(splits)),
-            // The keys and values that it reads grow with the position: session/stats.rs counts them.
-            cost: Cost { other_bytes: (2 * rows * a.kv_heads * a.head_dim * 4) as u64, ..Cost::default() },
+            cost: self.attention_cost(a, cache, tile_rows as usize),
         })?;
         if let (Some(sums), Some(stats)) = (sums, stats) {
             self.recorder.call(Call {

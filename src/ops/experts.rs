@@ -310,5 +310,6 @@ fn expert_cost(stack: &Stack, shard: &Shard, experts: usize, rows: usize) -> Cos
         weight_bytes: stack.expert_bytes() * share(experts),
         other_bytes: share(rows) * ((stack.rows + stack.columns) * 4) as u64,
         flops: share(rows) * (2 * stack.rows * stack.columns) as u64,
+        ..Cost::default()
     }
 }

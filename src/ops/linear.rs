@@ -205,5 +205,6 @@ fn linear_cost(m: &Matrix, shard: &Shard, tokens: usize) -> Cost {
         weight_bytes: (m.format.device_row_bytes(m.columns) * shard.count) as u64,
         other_bytes: ((m.columns + shard.count) * tokens * 4) as u64,
         flops: 2 * (m.columns * shard.count * tokens) as u64,
+        ..Cost::default()
     }
 }
