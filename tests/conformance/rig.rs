@@ -103,6 +103,11 @@ impl<'s> Rig<'s> {
 
     /// Records operators and runs them.
     pub fn run(&mut self, record: impl FnOnce(&mut Step) -> ops::Result<()>) -> Outcome {
+        self.run_times(1, record)
+    }
+
+    /// Records operators once and runs them `times` times.
+    pub fn run_times(&mut self, times: usize, record: impl FnOnce(&mut Step) -> ops::Result<()>) -> Outcome {
         let Setup { gpu, tier, class } = self.setup;
         let mut step = Step::new(gpu, *tier, self.tokens, &self.state, &self.history, &mut self.scratch)
             .map_err(|e| e.to_string())?;
@@ -110,7 +115,8 @@ impl<'s> Rig<'s> {
         record(&mut step).map_err(|e| e.to_string())?;
         let recording = step.finish().map_err(|e| e.to_string())?;
         let all = 0..recording.dispatches.len();
-        gpu.submit(&recording, all, &[]).map_err(|e| e.to_string())?;
+        let parts = vec![(&recording, all); times];
+        gpu.submit_all(&parts, &[]).map_err(|e| e.to_string())?;
         Ok(())
     }
 
