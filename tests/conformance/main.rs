@@ -6,6 +6,7 @@
 
 mod attention;
 mod experts;
+mod halted;
 mod heads;
 mod linear;
 mod rig;
@@ -29,7 +30,9 @@ fn main() {
     let gpu = open();
     let full = std::env::var_os("HALOGEN_FULL").is_some();
     let mut cases = Vec::new();
-    for add in [linear::cases, rows::cases, heads::cases, attention::cases, experts::cases, sampling::cases] {
+    for add in
+        [linear::cases, rows::cases, heads::cases, attention::cases, experts::cases, sampling::cases, halted::cases]
+    {
         add(&mut cases);
     }
     let mut trials = Vec::new();

@@ -77,7 +77,13 @@ pub struct Rig<'s> {
     pub state: View,
     pub history: View,
     scratch: Scratch,
+    watched: Vec<View>,
+    /// What the watched buffers held before the last run.
+    pub before: Words,
 }
+
+/// Contents of several buffers.
+pub type Words = Vec<Vec<u32>>;
 
 impl<'s> Rig<'s> {
     /// For steps of `tokens` tokens, of which `history` holds the ids.
@@ -88,7 +94,7 @@ impl<'s> Rig<'s> {
         let mut ids = history.to_vec();
         ids.resize(state.context as usize + 1, 0);
         let history = setup.gpu.upload("history", &ids).unwrap();
-        Rig { setup, tokens, state: view, history, scratch: Scratch::new(tokens) }
+        Rig { setup, tokens, state: view, history, scratch: Scratch::new(tokens), watched: vec![], before: vec![] }
     }
 
     pub fn gpu(&self) -> &'s Gpu {
@@ -99,6 +105,17 @@ impl<'s> Rig<'s> {
     pub fn poison(&mut self, name: &'static str, len: usize) {
         let view = self.scratch.bytes(&self.setup.gpu, name, ((len + GUARD) * 4) as u64).unwrap();
         self.setup.gpu.write(&view, 0, bytemuck::cast_slice(&vec![POISON; view.size as usize / 4]));
+        self.watched.push(view);
+    }
+
+    /// Adds to the buffers of [`Rig::snapshot`]; poisoned ones are there already.
+    pub fn watch(&mut self, view: &View) {
+        self.watched.push(view.clone());
+    }
+
+    /// What the watched buffers hold.
+    pub fn snapshot(&self) -> Words {
+        self.watched.iter().map(|view| self.setup.gpu.blocking_read(view).unwrap()).collect()
     }
 
     /// Records operators and runs them.
@@ -108,6 +125,7 @@ impl<'s> Rig<'s> {
 
     /// Records operators once and runs them `times` times.
     pub fn run_times(&mut self, times: usize, record: impl FnOnce(&mut Step) -> ops::Result<()>) -> Outcome {
+        self.before = self.snapshot();
         let Setup { gpu, tier, class } = self.setup;
         let mut step = Step::new(gpu, *tier, self.tokens, &self.state, &self.history, &mut self.scratch)
             .map_err(|e| e.to_string())?;
@@ -133,11 +151,6 @@ impl<'s> Rig<'s> {
 
     pub fn read_state(&self) -> State {
         self.gpu().blocking_read::<State>(&self.state).unwrap()[0]
-    }
-
-    /// The row of halted cases: none of the named buffers may have been written.
-    pub fn untouched(&self, names: &[&str]) -> Outcome {
-        names.iter().try_for_each(|name| self.words(name, 0).map(|_| ()))
     }
 }
 
