@@ -65,7 +65,7 @@ impl Step<'_> {
         let gates = self.tensor("gates", ranks)?.view;
         self.recorder.call(Call {
             spec: KernelSpec::new("router")
-                .size("WG", self.tuning.row)
+                .size("WG", self.tuning.wide.min(experts.next_power_of_two() as u32))
                 .size("EXPERTS", experts.next_power_of_two() as u32)
                 .flag("RENORMALISE", renormalise),
             bind: &[("logits", &logits.view), ("routed", &routed), ("gates", &gates)],

@@ -112,6 +112,11 @@ impl<'a> Step<'a> {
         self.tokens
     }
 
+    /// Other sizes than those of the device's kind, for operators recorded from here on: for tests and measurements.
+    pub fn set_tuning(&mut self, tuning: &'static Tuning) {
+        self.tuning = tuning;
+    }
+
     /// Dispatches that follow belong to `layer`.
     pub fn enter_layer(&mut self, layer: usize) {
         self.recorder.enter_layer(layer as u32);
