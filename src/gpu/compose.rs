@@ -31,6 +31,7 @@ shaders![
     "router",
     "sample",
     "sample_slices",
+    "stream",
 ];
 
 /// What makes one kernel: an operator's shader, the format composed into it, flags and sizes.

@@ -5,6 +5,7 @@ mod caps;
 mod compose;
 mod device;
 mod kernel;
+mod profile;
 mod recording;
 mod submit;
 
@@ -13,6 +14,7 @@ pub use caps::{Caps, DeviceClass, Tier};
 pub use compose::{Composed, KernelSpec, SHADERS, compose};
 pub use device::{AdapterReport, Gpu, Selector, adapters};
 pub use kernel::{Binding, BindingKind, Kernel, reflect};
+pub use profile::DeviceProfile;
 pub(crate) use recording::params;
 pub use recording::{Call, Cost, Dispatch, Grid, Params, Recorder, Recording};
 pub use submit::{DispatchTime, Readback};

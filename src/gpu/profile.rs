@@ -1,0 +1,129 @@
+//! The device's measured limits, against which every speed is told.
+
+use super::{Call, Cost, DeviceClass, Error, Gpu, Grid, KernelSpec, Recorder, Recording, Result, View, params};
+use std::time::{Duration, Instant};
+
+params!(StreamParams { quads: u32, per_group: u32 });
+
+/// What a device reaches at best: the two terms that bound a decode step.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct DeviceProfile {
+    /// Bytes a second of a kernel that only reads.
+    pub stream_bytes_per_second: f64,
+    /// Seconds that a dispatch takes on the device which only waits for the one before it.
+    pub dispatch_seconds: f64,
+}
+
+/// Time spent on each of the two measurements.
+const BUDGET: Duration = Duration::from_millis(250);
+
+impl Gpu {
+    /// Measures the device, within about a second. Wants the device idle, and 256 MiB of it (32 MiB of a software
+    /// device).
+    ///
+    /// # Errors
+    /// A device that is lost, or that computes a wrong sum.
+    pub fn blocking_measure(&self) -> Result<DeviceProfile> {
+        Ok(DeviceProfile {
+            stream_bytes_per_second: self.measure_stream()?,
+            dispatch_seconds: self.measure_dispatch()?,
+        })
+    }
+
+    fn measure_stream(&self) -> Result<f64> {
+        // A software device runs a workgroup on one core: few and long ones suit it, of its subgroup's size.
+        let cpu = self.caps().class == DeviceClass::Cpu;
+        let (most, wg) = if cpu { (32 << 20, 8) } else { (256 << 20, 256) };
+        let bytes = self.caps().max_binding.min(self.caps().max_buffer).min(most) / 16 * 16;
+        let words = self.buffer("stream", bytes)?;
+        let quads = bytes / 16;
+        let per_group = if cpu { quads.div_ceil(64) } else { wg * 16 };
+        let groups = quads.div_ceil(per_group);
+        let sums = self.buffer("stream sums", groups * 4)?;
+        let params = StreamParams { quads: quads as u32, per_group: per_group as u32 };
+        let grid = Grid::linear(groups, 1);
+        let spec = KernelSpec::new("stream").size("WG", wg as u32);
+        let fill = spec.clone().flag("FILL", true);
+        let mut recorder = Recorder::new(self, sums.clone());
+        recorder.call(Call { spec: fill, bind: &[("words", &words)], params, grid, cost: Cost::default() })?;
+        let bind: &[(&str, &View)] = &[("words", &words), ("sums", &sums)];
+        recorder.call(Call { spec: spec.clone(), bind, params, grid, cost: Cost::default() })?;
+        let checked = recorder.finish()?;
+        self.submit(&checked, 0..2, &[])?;
+        let sum = self.blocking_read::<u32>(&sums)?.iter().take(groups as usize).fold(0u32, |a, b| a.wrapping_add(*b));
+        let expected = (0..(quads * 4) as u32).fold(0u32, |a, i| a.wrapping_add(i.wrapping_mul(2_654_435_761)));
+        self.expect("the sum of a stream", sum, expected)?;
+
+        let seconds = self.slope(|count| {
+            let mut recorder = Recorder::new(self, sums.clone());
+            for _ in 0..count {
+                recorder.call(Call { spec: spec.clone(), bind, params, grid, cost: Cost::default() })?;
+            }
+            Ok(recorder.finish()?)
+        })?;
+        Ok(bytes as f64 / seconds)
+    }
+
+    fn measure_dispatch(&self) -> Result<f64> {
+        let counter = self.buffer("counter", 4)?;
+        let mut asked = 0;
+        let seconds = self.slope(|count| {
+            // Each recording runs once.
+            asked += count as u32;
+            let mut recorder = Recorder::new(self, counter.clone());
+            for _ in 0..count {
+                let params = StreamParams { quads: 1, per_group: 0 };
+                let spec = KernelSpec::new("stream").flag("TICK", true);
+                let grid = Grid([1, 1, 1]);
+                recorder.call(Call { spec, bind: &[("sums", &counter)], params, grid, cost: Cost::default() })?;
+            }
+            Ok(recorder.finish()?)
+        })?;
+        self.expect("a count of dependent dispatches", self.blocking_read::<u32>(&counter)?[0], asked)?;
+        Ok(seconds)
+    }
+
+    fn expect(&self, what: &str, found: u32, expected: u32) -> Result<()> {
+        if found == expected {
+            return Ok(());
+        }
+        let message = format!("{what} is {found} instead of {expected}; the driver computes wrongly");
+        Err(Error::Rejected { what: "measuring".into(), message })
+    }
+
+    /// Seconds of one repetition: the least difference between 2n and n of them over n, so that what a submit costs
+    /// once drops out. n doubles until the budget is spent.
+    fn slope(&self, mut record: impl FnMut(usize) -> Result<Recording>) -> Result<f64> {
+        let start = Instant::now();
+        let mut count = 2;
+        self.timed(&record(count)?)?;
+        loop {
+            let single = self.timed(&record(count)?)?;
+            let double = self.timed(&record(2 * count)?)?;
+            let seconds = double.saturating_sub(single).as_secs_f64() / count as f64;
+            let spent = start.elapsed();
+            if seconds > 0.0 && (spent * 3 > BUDGET || count >= 1 << 12) {
+                return Ok(seconds);
+            }
+            if spent > 4 * BUDGET {
+                // Too noisy for a difference: the whole of the longer run.
+                return Ok(double.as_secs_f64() / (2 * count) as f64);
+            }
+            count *= 2;
+        }
+    }
+
+    /// Wall time from the submit of an encoded recording to its end.
+    fn timed(&self, recording: &Recording) -> Result<Duration> {
+        let commands = self.scoped("measure", |device| {
+            let mut encoder = device.create_command_encoder(&Default::default());
+            recording.encode(0..recording.dispatches.len(), &mut encoder.begin_compute_pass(&Default::default()));
+            encoder.finish()
+        })?;
+        self.blocking_wait()?;
+        let start = Instant::now();
+        self.queue().submit([commands]);
+        self.blocking_wait()?;
+        Ok(start.elapsed())
+    }
+}
