@@ -1,0 +1,71 @@
+//! MODEL, for every command that takes one: the embedded model or a file, opened and loaded.
+
+use super::human;
+use anyhow::{Result, bail};
+use halogen::gguf::Gguf;
+use halogen::gpu::Gpu;
+use halogen::memory::Progress;
+use halogen::session::Model;
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The word that names the embedded model.
+pub const DEMO: &str = "demo";
+
+#[cfg(feature = "demo-model")]
+static DEMO_MODEL: &[u8] = include_bytes!("../../assets/rust-docs-moe-q4_k_m.gguf");
+
+/// Opens MODEL: a path, or the embedded model.
+pub fn open(model: Option<&str>) -> Result<Gguf> {
+    match model.unwrap_or(DEMO) {
+        DEMO => open_demo(),
+        path if !Path::new(path).exists() => {
+            bail!("{path}: no such file; MODEL is the path of a .gguf file, or `{DEMO}`")
+        }
+        path => Ok(Gguf::open(Path::new(path))?),
+    }
+}
+
+#[cfg(feature = "demo-model")]
+fn open_demo() -> Result<Gguf> {
+    Ok(Gguf::from_static(DEMO, DEMO_MODEL)?)
+}
+
+#[cfg(not(feature = "demo-model"))]
+fn open_demo() -> Result<Gguf> {
+    bail!("this halogen was built without the embedded model; name a .gguf file")
+}
+
+/// Loads a model's weights, with a progress bar on stderr where that is a terminal. `interrupted` cancels.
+pub fn load(gpu: &Gpu, gguf: &Gguf, interrupted: impl Fn() -> bool) -> Result<Arc<Model>> {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    bar.set_style(style(Instant::now()));
+    bar.set_message(gguf.name().to_string());
+    let progress = |progress: Progress| {
+        bar.set_length(progress.total);
+        bar.set_position(progress.bytes);
+        !interrupted()
+    };
+    let model = pollster::block_on(Model::load(gpu, gguf, progress));
+    bar.finish_and_clear();
+    Ok(model?)
+}
+
+fn style(start: Instant) -> ProgressStyle {
+    let bytes = |state: &ProgressState, out: &mut dyn Write| {
+        let (at, all) = (human::bytes(state.pos()), human::bytes(state.len().unwrap_or(0)));
+        let _ = write!(out, "{at} of {all}");
+    };
+    let rate = move |state: &ProgressState, out: &mut dyn Write| {
+        let rate = state.pos() as f64 / start.elapsed().as_secs_f64().max(1e-3) / 1e9;
+        let _ = write!(out, "{rate:.2} GB/s, {:#} left", HumanDuration(state.eta()));
+    };
+    ProgressStyle::with_template("{msg} [{bar:32}] {size}, {rate}")
+        .expect("a template of our own")
+        .with_key("size", bytes)
+        .with_key("rate", rate)
+        .progress_chars("=> ")
+}

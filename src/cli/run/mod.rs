@@ -1,0 +1,81 @@
+//! `halogen run`: one answer, or a chat.
+
+mod answer;
+mod options;
+mod prompt;
+mod setup;
+mod stats;
+
+use super::{output, usage};
+use answer::{Answer, Sink};
+use anyhow::Result;
+pub use options::Args;
+use prompt::Task;
+use setup::Runner;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Set by Ctrl-C, taken by the answer that it stops.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// What a shell reports of a program that SIGINT ended.
+const INTERRUPTED_EXIT: u8 = 130;
+
+pub fn run(args: Args, verbose: bool) -> Result<ExitCode> {
+    let task = prompt::read(&args)?;
+    let mut runner = Runner::new(&args, task.model.as_deref(), verbose)?;
+    one_answer(&mut runner, &args, &task)
+}
+
+fn one_answer(runner: &mut Runner, args: &Args, task: &Task) -> Result<ExitCode> {
+    catch_interrupts();
+    let prompt = runner.prompt(&task.messages(args))?;
+    let sink = if args.json { Sink::Nowhere } else { Sink::stdout() };
+    let answer = runner.answer(&prompt, sink)?;
+    let stats = runner.stats(&answer);
+    if args.json {
+        output::print_json(&Report::new(runner, &answer, stats))?;
+    } else {
+        output::note(stats);
+    }
+    Ok(if INTERRUPTED.load(Ordering::Relaxed) { ExitCode::from(INTERRUPTED_EXIT) } else { ExitCode::SUCCESS })
+}
+
+/// The first Ctrl-C ends the answer, the second the program.
+fn catch_interrupts() {
+    // It fails only where a handler is set already.
+    let _ = ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED_EXIT.into());
+        }
+    });
+}
+
+/// What `--json` prints.
+#[derive(serde::Serialize)]
+struct Report<'a> {
+    model: &'a str,
+    text: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning: Option<&'a str>,
+    tokens: &'a [u32],
+    stop_reason: answer::Stop,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_string: Option<&'a str>,
+    seed: u32,
+    stats: stats::Stats,
+}
+
+impl<'a> Report<'a> {
+    fn new(runner: &'a Runner, answer: &'a Answer, stats: stats::Stats) -> Self {
+        Report {
+            model: &runner.name,
+            text: &answer.text,
+            reasoning: answer.reasoning.as_deref(),
+            tokens: &answer.tokens,
+            stop_reason: answer.stop,
+            stop_string: answer.stop_string.as_deref(),
+            seed: runner.sampling.seed,
+            stats,
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The options of `halogen run`.
+
+use crate::cli::device::DeviceArgs;
+use anyhow::Result;
+use halogen::gguf::Metadata;
+use halogen::session::Sampling;
+use std::hash::{BuildHasher, Hasher};
+
+/// Answer a prompt, or chat
+#[derive(clap::Args)]
+#[command(after_help = "\
+Without a prompt it is a chat. Text piped to stdin is the prompt, or follows on it.
+Sampling options that are not given come from the file (general.sampling.*), if it has them.
+The answer goes to stdout, all else to stderr.")]
+pub struct Args {
+    /// A .gguf file, or `demo`: the embedded model (also where none is named)
+    pub model: Option<String>,
+
+    /// What to answer
+    #[arg(value_name = "PROMPT", conflicts_with = "prompt")]
+    pub words: Option<String>,
+
+    /// What to answer
+    #[arg(short, long)]
+    pub prompt: Option<String>,
+
+    /// What the model is told before the conversation
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+
+    /// Give the prompt to the model as it is, without the chat template; control tokens in it count
+    #[arg(long)]
+    pub raw: bool,
+
+    /// Ask the model to reason before it answers, or not to, where its template knows how
+    #[arg(long, value_name = "on|off")]
+    pub think: Option<Switch>,
+
+    /// Most tokens of an answer
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tokens: Option<u32>,
+
+    /// Tokens that the context holds [default: the model's, at most 8192]
+    #[arg(short, long, visible_alias = "ctx-size", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+
+    /// End the answer before this text; may be given several times
+    #[arg(long, value_name = "STRING")]
+    pub stop: Vec<String>,
+
+    #[command(flatten, next_help_heading = "Sampling")]
+    pub sampling: SamplingArgs,
+
+    #[command(flatten, next_help_heading = "Device")]
+    pub device: DeviceArgs,
+
+    /// Print one JSON object: text, token ids, stop reason, stats
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+#[derive(clap::Args)]
+pub struct SamplingArgs {
+    /// Temperature; 0: always the best token [default: 0.8]
+    #[arg(long, value_name = "T", alias = "temperature")]
+    pub temp: Option<f32>,
+
+    /// Only the K best tokens; 0: all [default: 40]
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<u32>,
+
+    /// Only the best tokens that together have probability P [default: 0.95]
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f32>,
+
+    /// Only tokens at least P times as probable as the best [default: 0.05]
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f32>,
+
+    /// Make the last 64 tokens less likely; 1: do not [default: 1]
+    #[arg(long, value_name = "X")]
+    pub repeat_penalty: Option<f32>,
+
+    /// The same seed, prompt and device give the same text [default: a random one]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u32>,
+}
+
+impl SamplingArgs {
+    /// What is given here, else what the file recommends (llama.cpp's keys), else halogen's defaults.
+    pub fn resolve(&self, metadata: &Metadata) -> Result<Sampling> {
+        let float = |name: &str| metadata.f32(&format!("general.sampling.{name}"));
+        let default = Sampling::default();
+        let top_k = metadata.u32("general.sampling.top_k")?;
+        let sampling = Sampling {
+            temperature: self.temp.or(float("temp")?).unwrap_or(default.temperature),
+            top_k: self.top_k.or(top_k).unwrap_or(default.top_k),
+            top_p: self.top_p.or(float("top_p")?).unwrap_or(default.top_p),
+            min_p: self.min_p.or(float("min_p")?).unwrap_or(default.min_p),
+            repeat_penalty: self.repeat_penalty.or(float("penalty_repeat")?).unwrap_or(default.repeat_penalty),
+            seed: self.seed.unwrap_or_else(random_seed),
+        };
+        sampling.check()?;
+        Ok(sampling)
+    }
+}
+
+/// std keys its hash maps with the system's randomness.
+fn random_seed() -> u32 {
+    std::hash::RandomState::new().build_hasher().finish() as u32
+}
