@@ -29,7 +29,10 @@ pub struct SessionOptions {
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        SessionOptions { context: None, tier: None, kv: KvFormat::F16,
+        SessionOptions {
+            context: None,
+            tier: None,
+            kv: KvFormat::F16,
             chunk: 512,
             submit: Duration::from_millis(200),
             limits: None,

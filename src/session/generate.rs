@@ -27,9 +27,8 @@ pub struct Stats {
     pub prefill: Duration,
     /// From the first token to the last.
     pub decode: Duration,
-    /// Host time spent encoding and submitting `host_steps` of the decode steps: those after the first token.
+    /// Host time spent encoding decode steps, up to the driver's submit.
     pub decode_host: Duration,
-    pub host_steps: usize,
     /// Decode steps submitted, of which each is read back once.
     pub decode_steps: usize,
     pub dispatches_per_token: usize,
@@ -138,14 +137,10 @@ impl Generation<'_> {
             if steps >= self.limit || self.prompt.len() + steps > self.session.context() {
                 break;
             }
-            let start = Instant::now();
+            let before = self.session.gpu().encode_time();
             self.session.fill_rope(self.prompt.len() + steps);
             let (readback, submits) = self.session.decode(self.prompt.len() + steps)?;
-            // While the prompt is still being computed a driver may hold submits up.
-            if self.first.is_some() {
-                self.stats.host_steps += 1;
-                self.stats.decode_host += start.elapsed();
-            }
+            self.stats.decode_host += self.session.gpu().encode_time() - before;
             self.stats.decode_steps += 1;
             self.stats.decode_submits += submits;
             self.queued.push_back(readback);

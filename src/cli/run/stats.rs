@@ -36,8 +36,8 @@ impl Stats {
             prefill_tokens_per_second: speed(computed, stats.prefill.as_secs_f64()),
             decode_tokens_per_second: speed(stats.generated_tokens.saturating_sub(1), stats.decode.as_secs_f64()),
             dispatches_per_token: stats.dispatches_per_token,
-            submits_per_token: per_step(stats.submits.saturating_sub(1)),
-            readbacks_per_token: per_step(stats.readbacks.saturating_sub(1)),
+            submits_per_token: per_step(stats.decode_submits),
+            readbacks_per_token: per_step(stats.decode_steps),
             host_microseconds_per_token: per_step(1) * stats.decode_host.as_secs_f64() * 1e6,
             weight_bytes_per_token: runner.session.decode_recording().cost().weight_bytes,
         }
