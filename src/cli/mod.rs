@@ -2,10 +2,14 @@
 
 mod completions;
 mod device;
+mod devices;
 mod human;
+mod logits;
 mod model;
 mod output;
+mod profile;
 mod run;
+mod show;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -38,6 +42,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Args),
+    Devices(devices::Args),
+    Show(show::Args),
+    Logits(logits::Args),
     Completions(completions::Args),
 }
 
@@ -53,6 +60,9 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Run(args) => run::run(args, cli.verbose),
+        Command::Devices(args) => devices::run(args),
+        Command::Show(args) => show::run(args),
+        Command::Logits(args) => logits::run(args),
         Command::Completions(args) => completions::run(args),
     };
     match done {

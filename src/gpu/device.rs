@@ -38,6 +38,16 @@ pub enum Selector {
     Name(String),
 }
 
+impl std::fmt::Display for Selector {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Selector::Best => f.write_str("the best"),
+            Selector::Index(i) => write!(f, "{i}"),
+            Selector::Name(name) => f.write_str(name),
+        }
+    }
+}
+
 impl From<&str> for Selector {
     fn from(s: &str) -> Self {
         s.parse().map_or_else(|_| Selector::Name(s.into()), Selector::Index)
@@ -119,7 +129,8 @@ impl Gpu {
     /// No adapter, none that matches, one that lacks what halogen needs, or a driver that refuses.
     pub async fn new(selector: Selector) -> Result<Gpu> {
         let mut reports = adapters().await;
-        let names = reports.iter().map(|r| r.info.name.clone()).collect::<Vec<_>>().join(", ");
+        let names =
+            reports.iter().enumerate().map(|(i, r)| format!("{i} {}", r.info.name)).collect::<Vec<_>>().join(", ");
         if reports.is_empty() {
             return Err(Error::NoAdapter);
         }
@@ -131,7 +142,7 @@ impl Gpu {
                 reports.iter().position(|r| r.info.name.to_lowercase().contains(&name))
             }
         };
-        let index = index.ok_or_else(|| Error::NoSuchAdapter { wanted: format!("{selector:?}"), found: names })?;
+        let index = index.ok_or_else(|| Error::NoSuchAdapter { wanted: selector.to_string(), found: names })?;
         let adapter = reports.swap_remove(index).adapter;
         let mut descriptor = wgpu::DeviceDescriptor { label: Some("halogen"), ..Default::default() };
         Gpu::extend(&adapter, &mut descriptor);

@@ -1,6 +1,7 @@
 //! What several architectures are built of: grouped-query attention, a gated MLP, a mixture of such MLPs.
 
 use super::{Keys, Result};
+use crate::gguf::Gguf;
 use crate::gpu::View;
 use crate::memory::Weights;
 use crate::ops::{
@@ -22,7 +23,7 @@ pub struct Transformer {
 }
 
 impl Transformer {
-    pub fn read(weights: &Weights, keys: &Keys) -> Result<Self> {
+    pub fn read(gguf: &Gguf, keys: &Keys) -> Result<Self> {
         let (hidden, heads) = (keys.size("embedding_length")?, keys.size("attention.head_count")?);
         let head_dim = keys.size_or("attention.key_length", (hidden / heads).max(1))?;
         let value_dim = keys.size_or("attention.value_length", head_dim)?;
@@ -39,7 +40,7 @@ impl Transformer {
             return Err(keys.error("rope.dimension_count", rope_dim, format!("an even number up to {head_dim}")));
         }
         // The table's own shape says how many tokens there are; its columns are checked when it is loaded.
-        let table = weights.gguf.tensor("token_embd.weight");
+        let table = gguf.tensor("token_embd.weight");
         let vocabulary = table.and_then(|t| t.dims.get(1).copied()).unwrap_or(1) as usize;
         Ok(Transformer {
             layers: keys.size("block_count")?,
@@ -70,6 +71,17 @@ impl Transformer {
             scratch_per_token: 4 * floats as u64,
         }
     }
+}
+
+/// The sizes of a model whose layers are all dense.
+pub fn dense_shape(gguf: &Gguf, keys: &Keys) -> Result<super::Shape> {
+    Ok(Transformer::read(gguf, keys)?.shape(keys.size("feed_forward_length")?))
+}
+
+/// The sizes of a model whose layers are all mixtures.
+pub fn mixture_shape(gguf: &Gguf, keys: &Keys) -> Result<super::Shape> {
+    let t = Transformer::read(gguf, keys)?;
+    Ok(t.shape(SoftmaxExperts::floats_per_token(keys, &t)?))
 }
 
 /// The embedding table, and the final norm with the output matrix; the table itself where the file has none.
