@@ -6,7 +6,7 @@ use super::{Result, Shard, Stack, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
 params!(RouterParams { tokens: u32, experts: u32, ranks: u32 });
-params!(GroupParams { rows: u32, experts: u32, tiles: u32 });
+params!(GroupParams { rows: u32, tiles: u32 });
 params!(ExpertDownParams {
     rows: u32,
     columns: u32,
@@ -216,7 +216,7 @@ impl Step<'_> {
                 .size("BN", bn as u32)
                 .size("EXPERTS", routing.experts as u32),
             bind: &[("routed", &routing.routed), ("order", &order), ("tiles", &tiles)],
-            params: GroupParams { rows: rows as u32, experts: routing.experts as u32, tiles: count as u32 },
+            params: GroupParams { rows: rows as u32, tiles: count as u32 },
             grid: Grid([1, 1, 1]),
             cost: Cost { other_bytes: (rows * 8) as u64, ..Cost::default() },
         })?;
