@@ -61,6 +61,7 @@ impl Step<'_> {
         ensure(ranks >= 1 && ranks <= experts && experts <= 1024, "router", || {
             format!("{ranks} of {experts} experts: at least 1 of at most 1024 are supported")
         })?;
+        ensure(logits.rows == self.tokens, "router", || format!("{} rows of {} tokens", logits.rows, self.tokens))?;
         let routed = self.tensor("routed", ranks)?.view;
         let gates = self.tensor("gates", ranks)?.view;
         self.recorder.call(Call {
@@ -91,8 +92,18 @@ impl Step<'_> {
         ensure(stack.experts == routing.experts && down.experts == routing.experts, "experts", || {
             format!("router of {}, stacks of {} and {} experts", routing.experts, stack.experts, down.experts)
         })?;
-        ensure(stack.columns == y.columns && down.rows == y.columns && ff.is_multiple_of(4), "experts", || {
+        let whole = stack.columns == y.columns && down.rows == y.columns && y.rows == self.tokens;
+        ensure(whole && y.columns.is_multiple_of(4) && ff.is_multiple_of(4), "experts", || {
             format!("hidden {}, gate columns {}, down [{}, {ff}]", y.columns, stack.columns, down.rows)
+        })?;
+        let (rows, same) = match gate_up {
+            ExpertGateUp::Joined(both) => (both.rows / 2, both.rows.is_multiple_of(2)),
+            ExpertGateUp::Split { gate, up } => {
+                (gate.rows, (up.experts, up.rows, up.columns) == (gate.experts, gate.rows, gate.columns))
+            }
+        };
+        ensure(rows == ff && same, "experts", || {
+            format!("{rows} gate rows, or up rows that differ; down has {ff} columns")
         })?;
         let h = self.scratch.bytes(
             self.recorder.gpu(),
