@@ -38,6 +38,12 @@ impl Step<'_> {
         ensure(a.head_dim.is_multiple_of(4) && a.head_dim <= 256, "attention", || {
             format!("head size {}: a multiple of 4 up to 256 is needed", a.head_dim)
         })?;
+        ensure(q.rows == self.tokens && q.columns == a.heads * a.head_dim, "attention", || {
+            format!(
+                "q is [{}, {}], of {} tokens and {} heads of {}",
+                q.rows, q.columns, self.tokens, a.heads, a.head_dim
+            )
+        })?;
         let out = self.tensor("attended", a.heads * a.head_dim)?;
         let (wg, most_rows) = self.tuning.attention;
         let sharing = a.heads / a.kv_heads;

@@ -22,6 +22,8 @@ pub fn cases(cases: &mut Vec<Case>) {
         (256, 8, 1, 1024),
         (64, 3, 2, 1025),
         (20, 2, 1, 40),
+        (128, 8, 1, 4096),
+        (256, 2, 1, 16384),
     ] {
         for f16 in [true, false] {
             add(cases, Geometry { head_dim, groups, kv_heads, tokens: 1, position: length - 1, f16 });
@@ -41,6 +43,8 @@ pub fn cases(cases: &mut Vec<Case>) {
         (256, 1, 1, 2, 1),
         (64, 8, 2, 7, 1017),
         (36, 5, 1, 9, 3),
+        (128, 8, 1, 2, 4090),
+        (256, 2, 1, 2, 8190),
     ] {
         for f16 in [true, false] {
             add(cases, Geometry { head_dim, groups, kv_heads, tokens, position, f16 });
