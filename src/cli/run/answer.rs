@@ -1,10 +1,11 @@
 //! An answer as it is made: tokens to text, reasoning told from the answer proper, stop strings found, all shown at once.
 
 use super::INTERRUPTED;
-use crate::cli::output::Style;
+use crate::cli::output::{Style, note};
 use anyhow::Result;
 use halogen::session::{Generation, Stats, StopReason};
 use halogen::tokenizer::{Control, Decoder, Markers, Reasoning, Segment, SegmentKind, Special, StopStrings, Tokenizer};
+use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::Ordering;
@@ -40,6 +41,24 @@ pub struct Answer {
     pub stop: Stop,
     pub stop_string: Option<String>,
     pub stats: Stats,
+}
+
+impl Answer {
+    /// As a message of the conversation. Templates decide what becomes of reasoning.
+    pub fn message(&self) -> Value {
+        let mut message = json!({ "role": "assistant", "content": self.text });
+        if let Some(reasoning) = &self.reasoning {
+            message["reasoning_content"] = reasoning.as_str().into();
+        }
+        message
+    }
+
+    /// Says so where an answer was cut short by what the user did not ask for.
+    pub fn explain_stop(&self) {
+        if self.stop == Stop::ContextFull {
+            note("note: the context is full; a larger -c would help");
+        }
+    }
 }
 
 /// Where an answer is shown while it is made.
