@@ -2,10 +2,11 @@
 
 use super::caps::missing;
 use super::kernel::KernelCache;
+use super::submit::Spares;
 use super::{Caps, Error, Kernel, KernelSpec, Result, Tier, View};
 use crate::formats::Format;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use wgpu::Features;
@@ -24,6 +25,7 @@ struct Inner {
     kernels: KernelCache,
     codebooks: Mutex<HashMap<Format, View>>,
     encode_nanos: AtomicU64,
+    spares: Spares,
 }
 
 /// Which adapter [`Gpu::new`] opens.
@@ -190,6 +192,7 @@ impl Gpu {
                 kernels: KernelCache::default(),
                 codebooks: Mutex::default(),
                 encode_nanos: AtomicU64::new(0),
+                spares: Spares::default(),
             }),
         })
     }
@@ -224,6 +227,27 @@ impl Gpu {
         self.inner.kernels.get(self, spec)
     }
 
+    /// Compiles kernels before they are needed, several at a time.
+    pub fn compile(&self, specs: impl IntoIterator<Item = KernelSpec>) -> Result<()> {
+        let specs: Vec<KernelSpec> = specs.into_iter().collect();
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(specs.len());
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<()> {
+            while let Some(spec) = specs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.kernel(spec)?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mut result = work();
+            for worker in workers {
+                result = result.and(worker.join().expect("compiling does not panic"));
+            }
+            result
+        })
+    }
+
     /// The table from which a format's shader looks weights up, uploaded on first use.
     pub(super) fn codebook(&self, spec: &KernelSpec) -> Result<View> {
         let missing = || Error::Unbound { kernel: spec.to_string(), name: "codebook".into() };
@@ -241,6 +265,10 @@ impl Gpu {
     /// Host time spent encoding submits so far, up to the driver's own submit: a software device computes inside that.
     pub fn encode_time(&self) -> Duration {
         Duration::from_nanos(self.inner.encode_nanos.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn spares(&self) -> &Spares {
+        &self.inner.spares
     }
 
     pub(super) fn add_encode_time(&self, time: Duration) {

@@ -1,6 +1,7 @@
 //! A recording: an ordered list of dispatches, as data. Made once, printed, counted, cut and replayed.
 
 use super::{BindingKind, DeviceProfile, Error, Gpu, Kernel, KernelSpec, Result, View};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -131,6 +132,7 @@ pub struct Recorder<'g> {
     layer: u32,
     pending: Vec<Pending>,
     arena: Vec<u8>,
+    survey: Option<BTreeSet<KernelSpec>>,
 }
 
 struct Pending {
@@ -145,7 +147,7 @@ struct Pending {
 impl<'g> Recorder<'g> {
     /// `state` is bound wherever a shader names it.
     pub fn new(gpu: &'g Gpu, state: View) -> Self {
-        Recorder { gpu, state, layer: 0, pending: Vec::new(), arena: Vec::new() }
+        Recorder { gpu, state, layer: 0, pending: Vec::new(), arena: Vec::new(), survey: None }
     }
 
     pub fn gpu(&self) -> &'g Gpu {
@@ -157,8 +159,22 @@ impl<'g> Recorder<'g> {
         self.layer = layer;
     }
 
+    /// From here on dispatches are not recorded: only which kernels they need is noted.
+    pub fn survey(&mut self) {
+        self.survey = Some(BTreeSet::new());
+    }
+
+    /// The kernels noted since [`Recorder::survey`].
+    pub fn surveyed(self) -> BTreeSet<KernelSpec> {
+        self.survey.unwrap_or_default()
+    }
+
     /// Adds one dispatch.
     pub fn call<P: Params>(&mut self, call: Call<P>) -> Result<()> {
+        if let Some(specs) = &mut self.survey {
+            specs.insert(call.spec);
+            return Ok(());
+        }
         let kernel = self.gpu.kernel(&call.spec)?;
         check_params::<P>(&kernel)?;
         for (name, _) in call.bind {

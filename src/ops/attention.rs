@@ -48,7 +48,8 @@ impl Step<'_> {
         let (wg, most_rows) = self.tuning.attention;
         let sharing = a.heads / a.kv_heads;
         let rows = self.tokens * sharing;
-        let tile_rows = (rows as u32).next_power_of_two().min(most_rows);
+        // Of prefill one variant serves all lengths, so that none is compiled on the way.
+        let tile_rows = if self.tokens == 1 { (sharing as u32).next_power_of_two().min(most_rows) } else { most_rows };
         let row_bytes = (a.kv_heads * a.head_dim * if cache.f16 { 2 } else { 4 }) as u64;
         let splits = if self.tokens == 1 { self.tuning.splits_for((cache.k.size / row_bytes) as usize) } else { 1 };
         let split = splits > 1;

@@ -20,7 +20,7 @@ pub use tensor::{GateUp, Joint, Matrix, Part, Shard, Stack, Tensor};
 pub use tuning::{MatmulTile, Tuning};
 
 use crate::gpu::{self, Gpu, KernelSpec, Recorder, Recording, Tier, View};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// What an operator refuses.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +128,17 @@ impl<'a> Step<'a> {
         let bytes = (self.scratch.max_tokens * columns * 4) as u64;
         let view = self.scratch.bytes(self.recorder.gpu(), name, bytes)?;
         Ok(Tensor { view, first_row: 0, rows: self.tokens, columns })
+    }
+
+    /// From here on only the kernels that the step needs are noted, for [`Step::surveyed`].
+    pub fn survey(mut self) -> Self {
+        self.recorder.survey();
+        self
+    }
+
+    /// The kernels that a surveyed step needs.
+    pub fn surveyed(self) -> BTreeSet<KernelSpec> {
+        self.recorder.surveyed()
     }
 
     /// The recorded step.

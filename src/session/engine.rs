@@ -5,7 +5,7 @@ use super::{Error, Model, Result};
 use crate::gpu::{DeviceProfile, Gpu, Readback, Recording, Tier, View};
 use crate::memory::{KvCache, KvFormat, Needs};
 use crate::ops::{SampleBuffers, Scratch, Step, Tensor, sample_bytes};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,7 +105,7 @@ impl Session {
         options.context.unwrap_or(shape.context.min(8192)).max(1)
     }
 
-    /// A session with an empty cache. The decode step is recorded, so its kernels are compiled.
+    /// A session with an empty cache. All kernels that it can need are compiled.
     ///
     /// # Errors
     /// A tier that the device lacks, or no memory for the cache.
@@ -140,6 +140,7 @@ impl Session {
             recordings: HashMap::new(),
             history: Vec::new(),
         };
+        session.warm_up()?;
         session.record(1, Ending::Sample)?;
         Ok(session)
     }
@@ -176,13 +177,39 @@ impl Session {
         &self.recordings[&(1, Ending::Sample)].recording
     }
 
+    /// Compiles what decode and prefill of any length need.
+    fn warm_up(&mut self) -> Result<()> {
+        let mut specs = BTreeSet::new();
+        for tokens in [1, 2] {
+            if tokens <= self.chunk {
+                let (step, _) = self.step(tokens, Ending::Sample, |step| step.survey())?;
+                specs.append(&mut step.surveyed());
+            }
+        }
+        Ok(self.model.gpu.compile(specs)?)
+    }
+
     fn record(&mut self, tokens: usize, ending: Ending) -> Result<()> {
         if self.recordings.contains_key(&(tokens, ending)) {
             return Ok(());
         }
+        let (step, logits) = self.step(tokens, ending, |step| step)?;
+        let recording = step.finish()?;
+        self.recordings.insert((tokens, ending), Recorded { recording, logits });
+        Ok(())
+    }
+
+    /// A whole step, and its logits where it ends with those of every token.
+    fn step(
+        &mut self,
+        tokens: usize,
+        ending: Ending,
+        prepare: impl for<'a> FnOnce(Step<'a>) -> Step<'a>,
+    ) -> Result<(Step<'_>, Option<View>)> {
         let architecture = &self.model.architecture;
         let gpu = &self.model.gpu;
-        let mut step = Step::new(gpu, self.tier, tokens, &self.state, &self.token_ids, &mut self.scratch)?;
+        let step = Step::new(gpu, self.tier, tokens, &self.state, &self.token_ids, &mut self.scratch)?;
+        let mut step = prepare(step);
         let x = architecture.forward(&mut step, &self.cache, &self.rope)?;
         let (norm, output) = architecture.head();
         step.enter_layer(self.cache.layers.len());
@@ -196,9 +223,7 @@ impl Session {
             }
             Ending::Logits => logits = Some(step.norm_linear("all logits", &x, norm, output)?.view),
         }
-        let recording = step.finish()?;
-        self.recordings.insert((tokens, ending), Recorded { recording, logits });
-        Ok(())
+        Ok((step, logits))
     }
 
     pub(super) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
