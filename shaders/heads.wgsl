@@ -56,15 +56,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>,
     let position = state.position + token;
     let is_q = head < params.heads;
     let is_v = head >= params.heads + params.kv_heads;
-    var start = token * params.stride;
+    var source = token * params.stride;
     if is_q {
-        start += params.q_at + head * HEAD_DIM;
+        source += params.q_at + head * HEAD_DIM;
     } else {
         let kv_head = (head - params.heads) % params.kv_heads;
-        start += select(params.k_at, params.v_at, is_v) + kv_head * HEAD_DIM;
+        source += select(params.k_at, params.v_at, is_v) + kv_head * HEAD_DIM;
     }
     for (var i = tid; i < HEAD_DIM; i += WG) {
-        rotated[i] = qkv[start + i];
+        rotated[i] = qkv[source + i];
     }
 #if QK_NORM
     for (var i = tid; i < HEAD_DIM; i += WG) {

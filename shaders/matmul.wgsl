@@ -18,6 +18,7 @@ struct Params {
     tokens: u32,         // rows of X
     y_stride: u32,       // from one token's outputs to the next's
     y_base: u32,
+    bias_base: u32,      // of BIAS
     expert_words: u32,   // of GROUPED
     shard: u32,          // of GROUPED
     ranks: u32,          // of GATHER
@@ -26,7 +27,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;         // [tokens, columns]
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;         // [tokens, y_stride]
 #if BIAS
-@group(0) @binding(5) var<storage, read> bias: array<f32>;            // [outputs]
+@group(0) @binding(5) var<storage, read> bias: array<f32>;            // [rows of all shards]
 #endif
 #if GROUPED
 @group(0) @binding(6) var<storage, read> order: array<u32>;           // [tokens * ranks]: rows, sorted by expert
@@ -145,7 +146,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             value = silu(value) * sums[(i + TM / 2u) * TN + j];
 #endif
 #if BIAS
-            value += bias[output];
+            value += bias[params.bias_base + output];
 #endif
             let at = token * params.y_stride + params.y_base + output;
 #if SILU_MUL

@@ -28,6 +28,7 @@ struct Params {
     tail_words: u32,     // from a row's start to its tails
     x_base: u32,         // first quad of x
     y_base: u32,
+    bias_base: u32,      // of BIAS
     eps: f32,            // of NORM
     expert_words: u32,   // of EXPERT: words an expert
     shard: u32,          // of EXPERT: which shard is bound
@@ -39,7 +40,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read> norm: array<vec4<f32>>;      // [columns]
 #endif
 #if BIAS
-@group(0) @binding(6) var<storage, read> bias: array<f32>;            // [outputs]
+@group(0) @binding(6) var<storage, read> bias: array<f32>;            // [rows of all shards]
 #endif
 #if EXPERT
 @group(0) @binding(7) var<storage, read> routed: array<u32>;          // [ranks]
@@ -132,7 +133,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     value = silu(value) * (total(OUT + tid) * scale);
 #endif
 #if BIAS
-    value += bias[output];
+    value += bias[params.bias_base + output];
 #endif
     let at = params.y_base + group.z * params.outputs + output;
 #if SILU_MUL

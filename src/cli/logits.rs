@@ -56,6 +56,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         tier: Some(tier),
         kv: if tier.is_f32() { KvFormat::F32 } else { KvFormat::F16 },
         chunk,
+        ..SessionOptions::default()
     };
     Needs { weights: gguf.data_bytes(), ..Session::needs(&shape, &options) }.check(&gpu)?;
     let model = model::load(&gpu, &gguf, || false)?;

@@ -5,7 +5,9 @@ use super::kernel::KernelCache;
 use super::{Caps, Error, Kernel, KernelSpec, Result, Tier, View};
 use crate::formats::Format;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use wgpu::Features;
 
 /// A device that halogen computes on. Cloning shares it.
@@ -21,6 +23,7 @@ struct Inner {
     caps: Caps,
     kernels: KernelCache,
     codebooks: Mutex<HashMap<Format, View>>,
+    encode_nanos: AtomicU64,
 }
 
 /// Which adapter [`Gpu::new`] opens.
@@ -186,6 +189,7 @@ impl Gpu {
                 caps,
                 kernels: KernelCache::default(),
                 codebooks: Mutex::default(),
+                encode_nanos: AtomicU64::new(0),
             }),
         })
     }
@@ -232,6 +236,15 @@ impl Gpu {
         let view = self.upload(&format!("codebook of {format}"), words)?;
         codebooks.insert(format, view.clone());
         Ok(view)
+    }
+
+    /// Host time spent encoding submits so far, up to the driver's own submit: a software device computes inside that.
+    pub fn encode_time(&self) -> Duration {
+        Duration::from_nanos(self.inner.encode_nanos.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn add_encode_time(&self, time: Duration) {
+        self.inner.encode_nanos.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// How many kernels have been compiled so far.

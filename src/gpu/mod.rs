@@ -16,7 +16,7 @@ pub use device::{AdapterReport, Gpu, Selector, adapters};
 pub use kernel::{Binding, BindingKind, Kernel, reflect};
 pub use profile::DeviceProfile;
 pub(crate) use recording::params;
-pub use recording::{Call, Cost, Dispatch, Grid, Params, Recorder, Recording};
+pub use recording::{Call, Cost, Dispatch, Grid, Params, Recorder, Recording, cut};
 pub use submit::{DispatchTime, Readback};
 
 /// What can go wrong between the host and the device.

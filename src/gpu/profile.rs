@@ -5,16 +5,18 @@ use std::time::{Duration, Instant};
 
 params!(StreamParams { quads: u32, per_group: u32 });
 
-/// What a device reaches at best: the two terms that bound a decode step.
+/// What a device reaches at best: the terms that bound every kernel.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct DeviceProfile {
     /// Bytes a second of a kernel that only reads.
     pub stream_bytes_per_second: f64,
+    /// f32 operations a second of a kernel that only multiplies and adds, counted as two.
+    pub flops_per_second: f64,
     /// Seconds that a dispatch takes on the device which only waits for the one before it.
     pub dispatch_seconds: f64,
 }
 
-/// Time spent on each of the two measurements.
+/// Time spent on each measurement.
 const BUDGET: Duration = Duration::from_millis(250);
 
 impl Gpu {
@@ -26,8 +28,18 @@ impl Gpu {
     pub fn blocking_measure(&self) -> Result<DeviceProfile> {
         Ok(DeviceProfile {
             stream_bytes_per_second: self.measure_stream()?,
+            flops_per_second: self.measure_flops()?,
             dispatch_seconds: self.measure_dispatch()?,
         })
+    }
+
+    /// Limits to plan with until the device is measured: low ones, so that submits come out short.
+    pub fn assumed_limits(&self) -> DeviceProfile {
+        let (stream_bytes_per_second, flops_per_second, dispatch_seconds) = match self.caps().class {
+            DeviceClass::Gpu => (50e9, 500e9, 10e-6),
+            DeviceClass::Cpu => (1e9, 5e9, 50e-6),
+        };
+        DeviceProfile { stream_bytes_per_second, flops_per_second, dispatch_seconds }
     }
 
     fn measure_stream(&self) -> Result<f64> {
@@ -59,9 +71,30 @@ impl Gpu {
             for _ in 0..count {
                 recorder.call(Call { spec: spec.clone(), bind, params, grid, cost: Cost::default() })?;
             }
-            Ok(recorder.finish()?)
+            recorder.finish()
         })?;
         Ok(bytes as f64 / seconds)
+    }
+
+    fn measure_flops(&self) -> Result<f64> {
+        let cpu = self.caps().class == DeviceClass::Cpu;
+        let (groups, wg) = if cpu { (64, 8) } else { (4096, 256) };
+        let sums = self.buffer("multiply-add", groups * 4)?;
+        let spec = KernelSpec::new("stream").size("WG", wg).flag("MULTIPLY_ADD", true);
+        // x = x / 2 + 1 from 0, so often that it is 2 to the last bit.
+        let params = StreamParams { quads: 1024, per_group: 0 };
+        let record = |count| {
+            let mut recorder = Recorder::new(self, sums.clone());
+            for _ in 0..count {
+                let (spec, grid) = (spec.clone(), Grid::linear(groups, 1));
+                recorder.call(Call { spec, bind: &[("sums", &sums)], params, grid, cost: Cost::default() })?;
+            }
+            recorder.finish()
+        };
+        let seconds = self.slope(record)?;
+        // 16 lanes of 2.0 an invocation.
+        self.expect("a sum of multiply-adds", self.blocking_read::<u32>(&sums)?[0], 32 * wg)?;
+        Ok(f64::from(params.quads) * 32.0 * f64::from(wg) * groups as f64 / seconds)
     }
 
     fn measure_dispatch(&self) -> Result<f64> {
@@ -77,7 +110,7 @@ impl Gpu {
                 let grid = Grid([1, 1, 1]);
                 recorder.call(Call { spec, bind: &[("sums", &counter)], params, grid, cost: Cost::default() })?;
             }
-            Ok(recorder.finish()?)
+            recorder.finish()
         })?;
         self.expect("a count of dependent dispatches", self.blocking_read::<u32>(&counter)?[0], asked)?;
         Ok(seconds)

@@ -4,7 +4,7 @@ use super::{Error, Gpu, Recording, Result, View};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A buffer on its way back to the host.
 pub struct Readback {
@@ -33,6 +33,7 @@ impl Gpu {
     /// Submits parts of recordings in order, in one submit, then copies of views to read-back buffers.
     pub fn submit_all(&self, parts: &[(&Recording, Range<usize>)], read: &[&View]) -> Result<Vec<Readback>> {
         self.scoped("submit", |device| {
+            let start = Instant::now();
             let mut encoder = device.create_command_encoder(&Default::default());
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -40,13 +41,15 @@ impl Gpu {
                     recording.encode(range.clone(), &mut pass);
                 }
             }
-            self.finish_submit(encoder, read)
+            self.finish_submit(encoder, read, start)
         })
     }
 
     /// Copies views to the host, after all that was submitted before.
     pub fn read(&self, views: &[&View]) -> Result<Vec<Readback>> {
-        self.scoped("read", |device| self.finish_submit(device.create_command_encoder(&Default::default()), views))
+        self.scoped("read", |device| {
+            self.finish_submit(device.create_command_encoder(&Default::default()), views, Instant::now())
+        })
     }
 
     /// Copies a view to the host and waits for it. `T` divides the view's bytes.
@@ -55,7 +58,7 @@ impl Gpu {
         Ok(bytemuck::pod_collect_to_vec(&readback.blocking_take(self)?))
     }
 
-    fn finish_submit(&self, mut encoder: wgpu::CommandEncoder, read: &[&View]) -> Vec<Readback> {
+    fn finish_submit(&self, mut encoder: wgpu::CommandEncoder, read: &[&View], start: Instant) -> Vec<Readback> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let mut readbacks: Vec<Readback> = read
             .iter()
@@ -71,7 +74,9 @@ impl Gpu {
                 Readback { buffer, status: Arc::new(AtomicU8::new(WAITING)), submission: None }
             })
             .collect();
-        let submission = self.queue().submit([encoder.finish()]);
+        let commands = encoder.finish();
+        self.add_encode_time(start.elapsed());
+        let submission = self.queue().submit([commands]);
         for readback in &mut readbacks {
             readback.submission = Some(submission.clone());
             let status = readback.status.clone();
@@ -128,7 +133,7 @@ impl Gpu {
                 dispatch.encode(&mut pass, false);
             }
             encoder.resolve_query_set(&queries, 0..count, &resolved.buffer, 0);
-            self.finish_submit(encoder, &[&resolved]).remove(0)
+            self.finish_submit(encoder, &[&resolved], Instant::now()).remove(0)
         })?;
         let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&readback.blocking_take(self)?);
         let nanos = f64::from(self.queue().get_timestamp_period());
@@ -162,9 +167,11 @@ impl Readback {
 
     /// Waits for the submission that fills this read-back, and takes its bytes.
     pub fn blocking_take(self, gpu: &Gpu) -> Result<Vec<u8>> {
-        if !self.is_ready() {
+        while !self.is_ready() {
             let wait = wgpu::PollType::Wait { submission_index: self.submission.clone(), timeout: None };
             gpu.device().poll(wait).map_err(|e| Error::Lost(e.to_string()))?;
+            // Another thread's poll may have taken the callback and not called it yet.
+            std::thread::yield_now();
         }
         self.take()
     }

@@ -1,4 +1,4 @@
-//! Causal attention over the cache: one kernel, as prefill or as decode split over the keys.
+//! Causal attention over the cache: one kernel, in decode over a long cache split over the keys.
 
 use super::heads::KvLayer;
 use super::{Result, Step, Tensor, ensure};
@@ -17,6 +17,18 @@ pub struct Attention {
 }
 
 impl Step<'_> {
+    /// Keys and values are read once for every tile of rows.
+    fn attention_cost(&self, a: &Attention, cache: &KvLayer, tile_rows: usize) -> Cost {
+        let rows = self.tokens * (a.heads / a.kv_heads);
+        let row_bytes = 2 * a.kv_heads * a.head_dim * if cache.f16 { 2 } else { 4 };
+        Cost {
+            other_bytes: (2 * self.tokens * a.heads * a.head_dim * 4) as u64,
+            position_bytes: (rows.div_ceil(tile_rows) * row_bytes) as u64,
+            position_flops: (4 * self.tokens * a.heads * a.head_dim) as u64,
+            ..Cost::default()
+        }
+    }
+
     /// softmax(scale q k^T) v per head, each token over the positions up to its own. q and the result are
     /// [tokens, heads * head_dim].
     pub fn attention(&mut self, q: &Tensor, a: &Attention, cache: &KvLayer) -> Result<Tensor> {
@@ -26,21 +38,28 @@ impl Step<'_> {
         ensure(a.head_dim.is_multiple_of(4) && a.head_dim <= 256, "attention", || {
             format!("head size {}: a multiple of 4 up to 256 is needed", a.head_dim)
         })?;
+        ensure(q.rows == self.tokens && q.columns == a.heads * a.head_dim, "attention", || {
+            format!(
+                "q is [{}, {}], of {} tokens and {} heads of {}",
+                q.rows, q.columns, self.tokens, a.heads, a.head_dim
+            )
+        })?;
         let out = self.tensor("attended", a.heads * a.head_dim)?;
         let (wg, most_rows) = self.tuning.attention;
         let sharing = a.heads / a.kv_heads;
         let rows = self.tokens * sharing;
         let tile_rows = (rows as u32).next_power_of_two().min(most_rows);
-        let decode = self.tokens == 1;
-        let splits = if decode { self.tuning.splits } else { 1 };
+        let row_bytes = (a.kv_heads * a.head_dim * if cache.f16 { 2 } else { 4 }) as u64;
+        let splits = if self.tokens == 1 { self.tuning.splits_for((cache.k.size / row_bytes) as usize) } else { 1 };
+        let split = splits > 1;
         let spec = KernelSpec::new("attention")
             .size("WG", wg)
             .size("ROWS", tile_rows)
             .size("HEAD_DIM", a.head_dim as u32)
             .flag("KV_F16", cache.f16)
-            .flag("SPLIT", decode);
+            .flag("SPLIT", split);
         let mut bind = vec![("q", &q.view), ("k_cache", &cache.k), ("v_cache", &cache.v)];
-        let (sums, stats) = if decode {
+        let (sums, stats) = if split {
             let per_split = (a.heads * 4) as u64 * u64::from(splits);
             let gpu = self.recorder.gpu();
             let sums = self.scratch.bytes(gpu, "split sums", per_split * a.head_dim as u64)?;
@@ -61,8 +80,7 @@ impl Step<'_> {
                 scale: a.scale,
             },
             grid: Grid::linear(rows.div_ceil(tile_rows as usize) as u64, a.kv_heads as u64 * u64::from(splits)),
-            // The keys and values that it reads grow with the position: session/stats.rs counts them.
-            cost: Cost { other_bytes: (2 * rows * a.kv_heads * a.head_dim * 4) as u64, ..Cost::default() },
+            cost: self.attention_cost(a, cache, tile_rows as usize),
         })?;
         if let (Some(sums), Some(stats)) = (sums, stats) {
             self.recorder.call(Call {

@@ -27,7 +27,7 @@ impl Step<'_> {
                 cost: Cost {
                     weight_bytes: (table.format.device_row_bytes(table.columns) * self.tokens) as u64,
                     other_bytes: (x.columns * self.tokens * 4) as u64,
-                    flops: 0,
+                    ..Cost::default()
                 },
             })?;
         }

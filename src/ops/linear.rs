@@ -10,6 +10,7 @@ params!(MatvecParams {
     tail_words: u32,
     x_base: u32,
     y_base: u32,
+    bias_base: u32,
     eps: f32,
     expert_words: u32,
     shard: u32,
@@ -23,6 +24,7 @@ params!(MatmulParams {
     tokens: u32,
     y_stride: u32,
     y_base: u32,
+    bias_base: u32,
     expert_words: u32,
     shard: u32,
     ranks: u32,
@@ -82,6 +84,7 @@ impl Step<'_> {
         match gate_up {
             GateUp::Joined(matrix) => apply(matrix, Epilogue::Swiglu)?,
             GateUp::Split { gate, up } => {
+                ensure(gate.rows == up.rows, "linear", || format!("{} gate rows, {} up rows", gate.rows, up.rows))?;
                 apply(up, Epilogue::Store)?;
                 apply(gate, Epilogue::SiluMul)?;
             }
@@ -119,6 +122,12 @@ impl Step<'_> {
         ensure(op.at + outputs <= y.columns && x.rows == y.rows, "linear", || {
             format!("outputs {}..{} of {} rows into [{}, {}]", op.at, op.at + outputs, x.rows, y.rows, y.columns)
         })?;
+        ensure(op.norm.is_none_or(|n| n.columns == m.columns), "linear", || {
+            format!("a norm of {:?} columns before a matrix of {}", op.norm.map(|n| n.columns), m.columns)
+        })?;
+        ensure(op.bias.is_none_or(|b| b.size >= m.rows as u64 * 4), "linear", || {
+            format!("a bias of {:?} bytes for {} rows", op.bias.map(|b| b.size), m.rows)
+        })?;
         ensure(op.epilogue != Epilogue::Swiglu || m.shards.len() == 1, "linear", || {
             "gate and up of several shards must be split".into()
         })?;
@@ -138,10 +147,9 @@ impl Step<'_> {
             .flag("NORM", op.norm.is_some())
             .flag("BIAS", op.bias.is_some())
             .flag("RAGGED", !m.columns.is_multiple_of(16));
-        let bias = op.bias.map(|b| b.slice(shard.first as u64 * 4, b.size - shard.first as u64 * 4));
         let mut bind = vec![("weights", &shard.view), ("x", &x.view), ("y", &y.view)];
         bind.extend(op.norm.map(|n| ("norm", &n.weight)));
-        bind.extend(bias.as_ref().map(|b| ("bias", b)));
+        bind.extend(op.bias.map(|b| ("bias", b)));
         self.recorder.call(Call {
             spec,
             bind: &bind,
@@ -152,6 +160,7 @@ impl Step<'_> {
                 tail_words: m.tail_words(),
                 x_base: (x.first_row * m.columns / 4) as u32,
                 y_base: (op.at + shard.first) as u32,
+                bias_base: shard.first as u32,
                 eps: op.norm.map_or(0.0, |n| n.eps),
                 ..Default::default()
             },
@@ -165,9 +174,8 @@ impl Step<'_> {
         let m = op.matrix;
         let swiglu = op.epilogue == Epilogue::Swiglu;
         let outputs = if swiglu { m.rows / 2 } else { shard.count };
-        let bias = op.bias.map(|b| b.slice(shard.first as u64 * 4, b.size - shard.first as u64 * 4));
         let mut bind = vec![("weights", &shard.view), ("x", &x.view), ("y", &y.view)];
-        bind.extend(bias.as_ref().map(|b| ("bias", b)));
+        bind.extend(op.bias.map(|b| ("bias", b)));
         let spec = op.epilogue.flags(self.matmul_spec().format(m.format)).flag("BIAS", op.bias.is_some());
         self.recorder.call(Call {
             spec,
@@ -180,6 +188,7 @@ impl Step<'_> {
                 tokens: x.rows as u32,
                 y_stride: y.columns as u32,
                 y_base: (op.at + shard.first) as u32,
+                bias_base: shard.first as u32,
                 ..Default::default()
             },
             grid: self.matmul_grid(outputs, swiglu, x.rows.div_ceil(self.tuning.matmul.bn as usize)),
@@ -205,5 +214,6 @@ fn linear_cost(m: &Matrix, shard: &Shard, tokens: usize) -> Cost {
         weight_bytes: (m.format.device_row_bytes(m.columns) * shard.count) as u64,
         other_bytes: ((m.columns + shard.count) * tokens * 4) as u64,
         flops: 2 * (m.columns * shard.count * tokens) as u64,
+        ..Cost::default()
     }
 }

@@ -95,8 +95,9 @@ impl<'a> Step<'a> {
         scratch: &'a mut Scratch,
     ) -> Result<Self> {
         gpu.require(tier)?;
-        ensure(tokens >= 1 && tokens <= scratch.max_tokens, "step", || {
-            format!("{tokens} tokens; the scratch buffers hold 1 to {}", scratch.max_tokens)
+        // Kernels that work on a token a workgroup do not test a folded grid's end.
+        ensure(tokens >= 1 && tokens <= scratch.max_tokens.min(65_535), "step", || {
+            format!("{tokens} tokens; the scratch buffers hold 1 to {}, a grid 65,535", scratch.max_tokens)
         })?;
         Ok(Step {
             recorder: Recorder::new(gpu, state.clone()),
@@ -110,6 +111,11 @@ impl<'a> Step<'a> {
 
     pub fn tokens(&self) -> usize {
         self.tokens
+    }
+
+    /// Other sizes than those of the device's kind, for operators recorded from here on: for tests and measurements.
+    pub fn set_tuning(&mut self, tuning: &'static Tuning) {
+        self.tuning = tuning;
     }
 
     /// Dispatches that follow belong to `layer`.

@@ -11,8 +11,8 @@ pub struct Tuning {
     pub row: u32,
     /// Invocations of an attention workgroup (and keys of its tile), and most query rows that share a reading of them.
     pub attention: (u32, u32),
-    /// Parts into which decode cuts the keys.
-    pub splits: u32,
+    /// Parts into which decode cuts the keys at most, and positions that each part is worth.
+    pub splits: (u32, u32),
     pub matmul: MatmulTile,
     /// Invocations of workgroups that sort, group or sample.
     pub wide: u32,
@@ -30,6 +30,12 @@ pub struct MatmulTile {
 }
 
 impl Tuning {
+    /// Parts into which decode cuts the keys of a cache that holds `positions`; 1 needs no combine.
+    pub fn splits_for(&self, positions: usize) -> u32 {
+        let (most, worth) = self.splits;
+        positions.div_ceil(worth as usize).clamp(1, most as usize) as u32
+    }
+
     /// The row of the table for a kind of device.
     pub fn of(class: DeviceClass) -> &'static Tuning {
         match class {
@@ -37,7 +43,7 @@ impl Tuning {
                 matvec: (64, 4),
                 row: 64,
                 attention: (64, 8),
-                splits: 16,
+                splits: (16, 256),
                 matmul: MatmulTile { bm: 64, bn: 64, tm: 4, tn: 4, runs: 2 },
                 wide: 256,
             },
@@ -45,7 +51,7 @@ impl Tuning {
                 matvec: (8, 4),
                 row: 8,
                 attention: (8, 4),
-                splits: 2,
+                splits: (4, 1024),
                 matmul: MatmulTile { bm: 32, bn: 16, tm: 8, tn: 4, runs: 2 },
                 wide: 64,
             },

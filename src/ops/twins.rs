@@ -1,1 +1,285 @@
-//! Twins
+//! The twins: what every kernel computes, as plain Rust that sums in f64 and rounds once, at the end. Tests hold each
+//! kernel against the function of its name here, in all of its variants; who wants to know the maths reads this file.
+//!
+//! Weights come in decoded, all arrays are row-major, and shapes stand as in the kernels' own declarations.
+
+use super::RopePairs;
+
+/// What becomes of a product W x before it is written.
+#[derive(Clone, Copy, Debug)]
+pub enum Epilogue<'a> {
+    Store,
+    /// y + W x, where y is what the output held.
+    Residual(&'a [f32]),
+    /// W is [2 * outputs, columns], gate rows first: silu(gate x) * (up x).
+    Swiglu,
+    /// silu(W x) * y, where y is what the output held.
+    SiluMul(&'a [f32]),
+}
+
+/// How one token is drawn. Zero turns off `top_k` and `min_p`, one `top_p` and `repeat_penalty`.
+#[derive(Clone, Copy, Debug)]
+pub struct Sampling {
+    /// 0: the likeliest token.
+    pub temperature: f32,
+    pub top_k: u32,
+    pub top_p: f32,
+    pub min_p: f32,
+    pub repeat_penalty: f32,
+    /// Tokens that the penalty looks back.
+    pub repeat_last: usize,
+}
+
+/// scale * row `t` of the table [rows, columns] for each token t: [tokens, columns].
+pub fn embed(table: &[f32], columns: usize, tokens: &[u32], scale: f32) -> Vec<f32> {
+    let rows = tokens.iter().map(|&t| &table[t as usize * columns..][..columns]);
+    rows.flatten().map(|w| scale * w).collect()
+}
+
+/// x / sqrt(mean(x^2) + eps) * weight for each row of x [rows, columns]; weight [columns] (arXiv 1910.07467).
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let row = |x: &[f32]| -> Vec<f32> {
+        let squares: f64 = x.iter().map(|x| f64::from(*x).powi(2)).sum();
+        let inverse = 1.0 / (squares / x.len() as f64 + f64::from(eps)).sqrt();
+        x.iter().zip(weight).map(|(x, w)| (f64::from(*x) * inverse * f64::from(*w)) as f32).collect()
+    };
+    x.chunks_exact(weight.len()).flat_map(row).collect()
+}
+
+/// x / (1 + e^-x)
+pub fn silu(x: f64) -> f64 {
+    x / (1.0 + (-x).exp())
+}
+
+/// sum of a * b
+pub fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}
+
+/// Row `i` of a matrix.
+fn row(matrix: &[f32], i: usize, columns: usize) -> &[f32] {
+    &matrix[i * columns..][..columns]
+}
+
+/// W x + bias for each token: x [tokens, columns], W [rows, columns], bias [outputs], the result [tokens, outputs].
+/// The twin of both `matvec` and `matmul`.
+pub fn linear(x: &[f32], w: &[f32], columns: usize, bias: Option<&[f32]>, epilogue: Epilogue) -> Vec<f32> {
+    let rows = w.len() / columns;
+    let outputs = if matches!(epilogue, Epilogue::Swiglu) { rows / 2 } else { rows };
+    let mut y = Vec::with_capacity(x.len() / columns * outputs);
+    for x in x.chunks_exact(columns) {
+        for o in 0..outputs {
+            let mut value = dot(row(w, o, columns), x);
+            if let Epilogue::Swiglu = epilogue {
+                value = silu(value) * dot(row(w, outputs + o, columns), x);
+            }
+            value += bias.map_or(0.0, |b| f64::from(b[o]));
+            y.push(match epilogue {
+                Epilogue::Residual(held) => f64::from(held[y.len()]) + value,
+                Epilogue::SiluMul(held) => silu(value) * f64::from(held[y.len()]),
+                Epilogue::Store | Epilogue::Swiglu => value,
+            } as f32);
+        }
+    }
+    y
+}
+
+/// One head's part of `heads`: RMSNorm if there is one, then the rotation of the first 2 * turns.len() elements by the
+/// angles whose (cos, sin) `turns` holds (arXiv 2104.09864).
+pub fn head(x: &[f32], norm: Option<(&[f32], f32)>, turns: &[[f32; 2]], pairs: RopePairs) -> Vec<f32> {
+    let mut y = norm.map_or_else(|| x.to_vec(), |(weight, eps)| rms_norm(x, weight, eps));
+    for (i, turn) in turns.iter().enumerate() {
+        let (a, b) = match pairs {
+            RopePairs::Adjacent => (2 * i, 2 * i + 1),
+            RopePairs::HalfSplit => (i, i + turns.len()),
+        };
+        let [cos, sin] = turn.map(f64::from);
+        let (u, v) = (f64::from(y[a]), f64::from(y[b]));
+        y[a] = (u * cos - v * sin) as f32;
+        y[b] = (u * sin + v * cos) as f32;
+    }
+    y
+}
+
+/// What an f16 cache keeps of `x`.
+pub fn round_f16(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|x| half::f16::from_f32(*x).to_f32()).collect()
+}
+
+/// softmax(scale q k^T) v per head, token t over positions 0 ..= position + t. q and the result are
+/// [tokens, heads, head_dim], k and v [positions, kv_heads, head_dim]; heads / kv_heads query heads share a KV head.
+#[allow(clippy::too_many_arguments)]
+pub fn attention(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    scale: f32,
+    position: usize,
+) -> Vec<f32> {
+    let mut out = Vec::with_capacity(q.len());
+    for (i, q) in q.chunks_exact(head_dim).enumerate() {
+        let (token, head) = (i / heads, i % heads);
+        let kv_head = head / (heads / kv_heads);
+        let scores: Vec<f64> = (0..=position + token)
+            .map(|p| f64::from(scale) * dot(q, row(k, p * kv_heads + kv_head, head_dim)))
+            .collect();
+        let high = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|s| (s - high).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let mut sum = vec![0.0; head_dim];
+        for (p, w) in weights.iter().enumerate() {
+            sum.iter_mut()
+                .zip(row(v, p * kv_heads + kv_head, head_dim))
+                .for_each(|(s, v)| *s += w / total * f64::from(*v));
+        }
+        out.extend(sum.iter().map(|s| *s as f32));
+    }
+    out
+}
+
+/// The `ranks` best experts of each token, best first, ties to the lower index, and their softmax weights: over all
+/// logits [tokens, experts], or over the chosen ones only (`renormalise`).
+pub fn router(logits: &[f32], experts: usize, ranks: usize, renormalise: bool) -> (Vec<u32>, Vec<f32>) {
+    let (mut routed, mut gates) = (Vec::new(), Vec::new());
+    for logits in logits.chunks_exact(experts) {
+        let mut order: Vec<usize> = (0..experts).collect();
+        order.sort_by(|a, b| logits[*b].partial_cmp(&logits[*a]).expect("no NaN")); // stable
+        let weight = |e: &usize| (f64::from(logits[*e]) - f64::from(logits[order[0]])).exp();
+        let total: f64 = order[..if renormalise { ranks } else { experts }].iter().map(weight).sum();
+        routed.extend(order[..ranks].iter().map(|e| *e as u32));
+        gates.extend(order[..ranks].iter().map(|e| (weight(e) / total) as f32));
+    }
+    (routed, gates)
+}
+
+/// The rows of `routed` sorted by expert, stably, and tiles [expert, first in the order, count, 0] of at most `bn` rows
+/// of one expert.
+pub fn expert_group(routed: &[u32], bn: usize) -> (Vec<u32>, Vec<[u32; 4]>) {
+    let mut order: Vec<u32> = (0..routed.len() as u32).collect();
+    order.sort_by_key(|row| routed[*row as usize]);
+    let mut tiles: Vec<[u32; 4]> = Vec::new();
+    for (at, row) in order.iter().enumerate() {
+        let expert = routed[*row as usize];
+        match tiles.last_mut() {
+            Some(tile) if tile[0] == expert && (tile[2] as usize) < bn => tile[2] += 1,
+            _ => tiles.push([expert, at as u32, 1, 0]),
+        }
+    }
+    (order, tiles)
+}
+
+/// Weights of all experts, decoded: gate and up [experts, ff, hidden], down [experts, hidden, ff].
+pub struct Experts<'a> {
+    pub gate: &'a [f32],
+    pub up: &'a [f32],
+    pub down: &'a [f32],
+    pub hidden: usize,
+    pub ff: usize,
+}
+
+/// y + sum over ranks of gates * down(silu(gate x) * (up x)), for x and y [tokens, hidden], routed and gates
+/// [tokens, ranks]. The twin of the expert mat-vecs, and of the grouped matmuls with `expert_combine`.
+pub fn experts(y: &[f32], x: &[f32], e: &Experts, routed: &[u32], gates: &[f32]) -> Vec<f32> {
+    let (hidden, ff, ranks) = (e.hidden, e.ff, routed.len() * e.hidden / x.len());
+    let mut out = Vec::with_capacity(y.len());
+    for (t, x) in x.chunks_exact(hidden).enumerate() {
+        let mut sum: Vec<f64> = y[t * hidden..][..hidden].iter().map(|y| f64::from(*y)).collect();
+        for r in t * ranks..(t + 1) * ranks {
+            let first = routed[r] as usize * ff;
+            let h = |i| silu(dot(row(e.gate, first + i, hidden), x)) * dot(row(e.up, first + i, hidden), x);
+            let h: Vec<f32> = (0..ff).map(|i| h(i) as f32).collect();
+            for (o, sum) in sum.iter_mut().enumerate() {
+                *sum += f64::from(gates[r]) * dot(row(e.down, routed[r] as usize * hidden + o, ff), &h);
+            }
+        }
+        out.extend(sum.iter().map(|s| *s as f32));
+    }
+    out
+}
+
+/// The logits after the repetition penalty: those of tokens among the last of `history` are divided by it, or
+/// multiplied if negative (arXiv 1909.05858, section 4.1, with the sign kept).
+pub fn penalise(logits: &[f32], history: &[u32], s: &Sampling) -> Vec<f32> {
+    let mut logits = logits.to_vec();
+    let mut recent = history[history.len().saturating_sub(s.repeat_last)..].to_vec();
+    recent.sort();
+    recent.dedup();
+    for token in recent {
+        if let Some(l) = logits.get_mut(token as usize) {
+            *l = if *l > 0.0 { *l / s.repeat_penalty } else { *l * s.repeat_penalty };
+        }
+    }
+    logits
+}
+
+/// The tokens that stay, of penalised logits: the likeliest alone at temperature 0; else top-k, then top-p of what stays
+/// of that, then min-p, in llama.cpp's order. A filter that ends within equal logits keeps them all. Rising indices.
+pub fn candidates(logits: &[f32], s: &Sampling) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    let at = |t: u32| logits[t as usize];
+    order.sort_by(|a, b| at(*b).partial_cmp(&at(*a)).expect("no NaN")); // stable: ties to the lower index
+    let high = at(order[0]);
+    if s.temperature == 0.0 {
+        return vec![order[0]];
+    }
+    let mut lowest = f32::NEG_INFINITY;
+    if s.top_k > 0 && (s.top_k as usize) < order.len() {
+        lowest = at(order[s.top_k as usize - 1]);
+    }
+    order.retain(|t| at(*t) >= lowest);
+    if s.top_p < 1.0 {
+        let weight = |t: u32| (f64::from(at(t)) - f64::from(high)).exp();
+        let wanted = f64::from(s.top_p) * order.iter().map(|t| weight(*t)).sum::<f64>();
+        let mut mass = 0.0;
+        let last = order.iter().find(|t| {
+            mass += weight(**t);
+            mass >= wanted
+        });
+        lowest = last.map_or(lowest, |t| at(*t));
+    }
+    if s.min_p > 0.0 {
+        lowest = lowest.max((f64::from(high) + f64::from(s.min_p).ln()) as f32);
+    }
+    order.retain(|t| at(*t) >= lowest.min(high));
+    order.sort();
+    order
+}
+
+/// The number in 0 .. 1 that draws the token at `position`: PCG-RXS-M-XS 32 (O'Neill 2014) of the two words.
+pub fn random(seed: u32, position: u32) -> f32 {
+    let step = |s: u32| {
+        let s = s.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+        let s = ((s >> ((s >> 28) + 4)) ^ s).wrapping_mul(277_803_737);
+        (s >> 22) ^ s
+    };
+    let s = step(seed ^ position.wrapping_mul(0x9e37_79b9));
+    (step(s ^ position) >> 8) as f32 / 16_777_216.0
+}
+
+/// Each candidate with its probability at the asked temperature, in the order in which a draw walks them: slices of
+/// 1,024 tokens, in each the likeliest first.
+pub fn distribution(logits: &[f32], s: &Sampling) -> Vec<(u32, f64)> {
+    let mut tokens = candidates(logits, s);
+    let at = |t: u32| logits[t as usize];
+    tokens.sort_by(|a, b| (a / 1024).cmp(&(b / 1024)).then(at(*b).total_cmp(&at(*a))));
+    let high = tokens.iter().map(|t| at(*t)).fold(f32::NEG_INFINITY, f32::max);
+    let weight = |t: u32| ((f64::from(at(t)) - f64::from(high)) / f64::from(s.temperature)).exp();
+    let total: f64 = tokens.iter().map(|t| weight(*t)).sum();
+    if s.temperature == 0.0 {
+        return vec![(tokens[0], 1.0)];
+    }
+    tokens.into_iter().map(|t| (t, weight(t) / total)).collect()
+}
+
+/// The token that `u` in 0 .. 1 draws: the first whose running probability exceeds it.
+pub fn draw(distribution: &[(u32, f64)], u: f32) -> u32 {
+    let mut left = f64::from(u);
+    let hit = distribution.iter().find(|(_, p)| {
+        left -= p;
+        left < 0.0
+    });
+    hit.unwrap_or(&distribution[distribution.len() - 1]).0
+}

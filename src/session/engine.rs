@@ -2,11 +2,12 @@
 
 use super::state::State;
 use super::{Error, Model, Result};
-use crate::gpu::{Gpu, Readback, Recording, Tier, View};
+use crate::gpu::{DeviceProfile, Gpu, Readback, Recording, Tier, View};
 use crate::memory::{KvCache, KvFormat, Needs};
 use crate::ops::{SampleBuffers, Scratch, Step, Tensor, sample_bytes};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How a session is set up.
 #[derive(Clone, Debug)]
@@ -18,11 +19,25 @@ pub struct SessionOptions {
     pub kv: KvFormat,
     /// Most tokens of a prefill step.
     pub chunk: usize,
+    /// Estimated GPU time that one submit may take.
+    pub submit: Duration,
+    /// The device's measured limits, for the estimates; `None`: low ones are assumed.
+    pub limits: Option<DeviceProfile>,
+    /// Decode steps queued ahead of the token that the host has seen; `None`: about 50 ms of them.
+    pub run_ahead: Option<usize>,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        SessionOptions { context: None, tier: None, kv: KvFormat::F16, chunk: 512 }
+        SessionOptions {
+            context: None,
+            tier: None,
+            kv: KvFormat::F16,
+            chunk: 512,
+            submit: Duration::from_millis(200),
+            limits: None,
+            run_ahead: None,
+        }
     }
 }
 
@@ -42,11 +57,21 @@ struct Recorded {
     logits: Option<View>,
 }
 
+/// What a prefill submitted.
+pub(super) struct Submitted {
+    /// Tokens that were cached already.
+    pub cached: usize,
+    pub submits: usize,
+}
+
 /// A conversation on a model. It owns its cache and scratch memory; several may run on one device.
 pub struct Session {
     model: Arc<Model>,
     tier: Tier,
     chunk: usize,
+    submit: Duration,
+    limits: DeviceProfile,
+    pub(super) run_ahead: Option<usize>,
     cache: KvCache,
     scratch: Scratch,
     state: View,
@@ -101,6 +126,9 @@ impl Session {
             model: model.clone(),
             tier,
             chunk,
+            submit: options.submit,
+            limits: options.limits.unwrap_or_else(|| gpu.assumed_limits()),
+            run_ahead: options.run_ahead,
             cache: KvCache::new(gpu, &shape.kv_widths, context, options.kv)?,
             scratch: Scratch::new(chunk),
             state: gpu.buffer_with("state", size_of::<State>() as u64, usage)?,
@@ -198,8 +226,8 @@ impl Session {
     }
 
     /// Submits the prompt's tokens that are not cached yet, in chunks; the last chunk samples. `state` is that of the
-    /// first chunk but for the position. Gives how many tokens were cached already, and the state's way back.
-    pub(super) fn prefill(&mut self, prompt: &[u32], state: State) -> Result<(usize, Readback)> {
+    /// first chunk but for the position. Gives the state's way back.
+    pub(super) fn prefill(&mut self, prompt: &[u32], state: State) -> Result<(Submitted, Readback)> {
         let context = self.cache.positions;
         if prompt.is_empty() {
             return Err(Error::EmptyPrompt);
@@ -214,27 +242,41 @@ impl Session {
         self.history.truncate(common);
         self.fill_rope(prompt.len() + 1);
         self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(prompt));
-        let mut at = common;
+        let (mut at, mut submits) = (common, 0);
         loop {
             let tokens = self.chunk.min(prompt.len() - at);
             let last = at + tokens == prompt.len();
             let ending = if last { Ending::Sample } else { Ending::Nothing };
             self.record(tokens, ending)?;
             self.write_state(&State { position: at as u32, ..state });
-            let recorded = &self.recordings[&(tokens, ending)].recording;
+            let recording = &self.recordings[&(tokens, ending)].recording;
             let read: &[&View] = if last { &[&self.state] } else { &[] };
-            let mut readbacks = self.gpu().submit(recorded, 0..recorded.dispatches.len(), read)?;
+            let (readback, parts) = self.submit(recording, at + tokens, read)?;
             at += tokens;
-            if let Some(readback) = readbacks.pop() {
-                return Ok((common, readback));
+            submits += parts;
+            if let Some(readback) = readback {
+                return Ok((Submitted { cached: common, submits }, readback));
             }
         }
     }
 
-    /// Submits one decode step, whose token is the one sampled last.
-    pub(super) fn decode(&mut self) -> Result<Readback> {
-        let recording = self.decode_recording();
-        Ok(self.gpu().submit(recording, 0..recording.dispatches.len(), &[&self.state])?.remove(0))
+    /// Submits a recording in parts that stay within the bound; `read` comes back after the last of them. Gives the
+    /// number of submits.
+    fn submit(&self, recording: &Recording, positions: usize, read: &[&View]) -> Result<(Option<Readback>, usize)> {
+        let parts = recording.cut(positions, &self.limits, self.submit.as_secs_f64());
+        let mut readback = None;
+        for (i, part) in parts.iter().enumerate() {
+            let read = if i + 1 == parts.len() { read } else { &[] };
+            readback = self.gpu().submit(recording, part.clone(), read)?.pop();
+        }
+        Ok((readback, parts.len()))
+    }
+
+    /// Submits one decode step, whose token is the one sampled last; `positions` are cached after it. Gives the number
+    /// of submits.
+    pub(super) fn decode(&mut self, positions: usize) -> Result<(Readback, usize)> {
+        let (readback, submits) = self.submit(self.decode_recording(), positions, &[&self.state])?;
+        Ok((readback.expect("the state is read"), submits))
     }
 
     /// Tokens `tokens` are now in the cache.
@@ -263,9 +305,9 @@ impl Session {
             self.write_state(&State { position: start as u32, context: context as u32, ..State::default() });
             let Recorded { recording, logits: view } = &self.recordings[&(count, Ending::Logits)];
             let view = view.as_ref().expect("recorded with logits");
-            let bytes = self.gpu().submit(recording, 0..recording.dispatches.len(), &[view])?.remove(0);
+            let (readback, _) = self.submit(recording, start + count, &[view])?;
             let row = count * self.model.shape().vocabulary;
-            let bytes = bytes.blocking_take(self.gpu())?;
+            let bytes = readback.expect("the logits are read").blocking_take(self.gpu())?;
             logits.extend_from_slice(&bytemuck::pod_collect_to_vec::<u8, f32>(&bytes)[..row]);
         }
         self.extend_history(tokens.iter().copied());

@@ -27,16 +27,19 @@ pub struct Stats {
     pub prefill: Duration,
     /// From the first token to the last.
     pub decode: Duration,
-    /// Host time spent recording and submitting decode steps.
+    /// Host time spent encoding decode steps, up to the driver's submit.
     pub decode_host: Duration,
+    /// Decode steps submitted, of which each is read back once.
     pub decode_steps: usize,
     pub dispatches_per_token: usize,
-    pub submits: usize,
-    pub readbacks: usize,
+    pub prefill_submits: usize,
+    /// Submits of all decode steps.
+    pub decode_submits: usize,
 }
 
-/// Least and most decode steps queued ahead of the token that the host has seen, and the GPU time they may span.
-const AHEAD: (usize, usize) = (2, 8);
+/// Decode steps queued ahead of the token that the host has seen, where the session does not say: what this time holds.
+const LEAST_AHEAD: usize = 2;
+const MOST_AHEAD: usize = 16;
 const AHEAD_TIME: Duration = Duration::from_millis(50);
 /// Tokens that the repetition penalty looks back.
 const REPEAT_LAST: u32 = 64;
@@ -89,13 +92,12 @@ impl Session {
         };
         state.stops[..stops.len()].copy_from_slice(stops);
         let start = Instant::now();
-        let (cached_tokens, first) = self.prefill(prompt, state)?;
+        let (submitted, first) = self.prefill(prompt, state)?;
         let stats = Stats {
             prompt_tokens: prompt.len(),
-            cached_tokens,
+            cached_tokens: submitted.cached,
+            prefill_submits: submitted.submits,
             dispatches_per_token: self.decode_recording().dispatches.len(),
-            submits: 1,
-            readbacks: 1,
             ..Stats::default()
         };
         let done = limit == 0;
@@ -114,16 +116,17 @@ impl Session {
 }
 
 impl Generation<'_> {
-    /// Steps to have in flight: about 50 ms of them, as measured so far.
+    /// Steps to have in flight behind the one that comes next.
     fn ahead(&self) -> usize {
         let seen = self.stats.generated_tokens;
-        match self.first {
-            Some(first) if seen > 1 => {
+        match (self.session.run_ahead, self.first) {
+            (Some(steps), _) => steps,
+            (None, Some(first)) if seen > 1 => {
                 let step = first.elapsed() / (seen as u32 - 1);
                 let fit = AHEAD_TIME.as_nanos() / step.as_nanos().max(1);
-                (fit as usize).clamp(AHEAD.0, AHEAD.1)
+                (fit as usize).clamp(LEAST_AHEAD, MOST_AHEAD)
             }
-            _ => AHEAD.0,
+            _ => LEAST_AHEAD,
         }
     }
 
@@ -134,13 +137,12 @@ impl Generation<'_> {
             if steps >= self.limit || self.prompt.len() + steps > self.session.context() {
                 break;
             }
-            let start = Instant::now();
+            let before = self.session.gpu().encode_time();
             self.session.fill_rope(self.prompt.len() + steps);
-            let readback = self.session.decode()?;
-            self.stats.decode_host += start.elapsed();
+            let (readback, submits) = self.session.decode(self.prompt.len() + steps)?;
+            self.stats.decode_host += self.session.gpu().encode_time() - before;
             self.stats.decode_steps += 1;
-            self.stats.submits += 1;
-            self.stats.readbacks += 1;
+            self.stats.decode_submits += submits;
             self.queued.push_back(readback);
         }
         Ok(())

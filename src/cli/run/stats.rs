@@ -61,9 +61,8 @@ impl Stats {
             prefill_tokens_per_second: speed(computed, stats.prefill.as_secs_f64()),
             decode_tokens_per_second: speed(stats.generated_tokens.saturating_sub(1), stats.decode.as_secs_f64()),
             dispatches_per_token: stats.dispatches_per_token,
-            // The prompt's own submit and read-back apart.
-            submits_per_token: per_step(stats.submits.saturating_sub(1) as f64),
-            readbacks_per_token: per_step(stats.readbacks.saturating_sub(1) as f64),
+            submits_per_token: per_step(stats.decode_submits as f64),
+            readbacks_per_token: per_step(stats.decode_steps as f64),
             host_microseconds_per_token: per_step(stats.decode_host.as_secs_f64() * 1e6),
             weight_bytes_per_token: decode.cost().weight_bytes,
             kv_bytes_per_token: KvCache::bytes(&runner.model.shape().kv_widths, mean_position, KvFormat::F16),

@@ -1,0 +1,110 @@
+//! Attention over the cache, as prefill and as split decode.
+
+use crate::rig::*;
+use halogen::ops::{Attention, KvLayer, twins};
+
+pub fn cases(cases: &mut Vec<Case>) {
+    // Decode: head size, groups and length.
+    for (head_dim, groups, kv_heads, length) in [
+        (16, 1, 1, 1),
+        (16, 2, 2, 113),
+        (32, 4, 1, 2),
+        (32, 1, 3, 7),
+        (64, 7, 2, 1),
+        (64, 7, 2, 512),
+        (64, 16, 1, 113),
+        (80, 1, 4, 7),
+        (80, 2, 2, 512),
+        (128, 8, 4, 1024),
+        (128, 4, 2, 113),
+        (128, 16, 1, 7),
+        (256, 1, 2, 113),
+        (256, 8, 1, 1024),
+        (64, 3, 2, 1025),
+        (20, 2, 1, 40),
+        (128, 8, 1, 4096),
+        (256, 2, 1, 16384),
+    ] {
+        for f16 in [true, false] {
+            add(cases, Geometry { head_dim, groups, kv_heads, tokens: 1, position: length - 1, f16 });
+        }
+    }
+    // Prefill, from the start and further on.
+    for (head_dim, groups, kv_heads, tokens, position) in [
+        (16, 1, 2, 2, 0),
+        (16, 4, 1, 33, 0),
+        (32, 2, 2, 7, 5),
+        (64, 7, 1, 33, 80),
+        (64, 16, 1, 3, 109),
+        (80, 1, 2, 129, 0),
+        (128, 8, 1, 33, 31),
+        (128, 4, 2, 7, 505),
+        (256, 2, 1, 33, 63),
+        (256, 1, 1, 2, 1),
+        (64, 8, 2, 7, 1017),
+        (36, 5, 1, 9, 3),
+        (128, 8, 1, 2, 4090),
+        (256, 2, 1, 2, 8190),
+    ] {
+        for f16 in [true, false] {
+            add(cases, Geometry { head_dim, groups, kv_heads, tokens, position, f16 });
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Geometry {
+    head_dim: usize,
+    groups: usize,
+    kv_heads: usize,
+    tokens: usize,
+    position: usize,
+    f16: bool,
+}
+
+fn add(cases: &mut Vec<Case>, g: Geometry) {
+    let kind = if g.tokens == 1 { "decode" } else { "prefill" };
+    let name = format!(
+        "attention/{kind}/dim={}/heads={}x{}/tokens={}/position={}/{}",
+        g.head_dim,
+        g.groups * g.kv_heads,
+        g.kv_heads,
+        g.tokens,
+        g.position,
+        if g.f16 { "f16" } else { "f32" },
+    );
+    cases.push(Case::new(name, move |setup| g.run(setup)));
+}
+
+impl Geometry {
+    fn run(self, setup: &Setup) -> Outcome {
+        let Geometry { head_dim, groups, kv_heads, tokens, position, f16 } = self;
+        let heads = groups * kv_heads;
+        let random = &mut Random::new((head_dim * groups + tokens + position) as u64);
+        let q = random.floats(tokens * heads * head_dim);
+        let positions = position + tokens;
+        let (k, v) = (random.floats(positions * kv_heads * head_dim), random.floats(positions * kv_heads * head_dim));
+        let mut rig = Rig::new(setup, tokens, State::at(position), &[]);
+        let gpu = rig.gpu();
+        // Positions not reached yet hold NaN; with many of them decode has splits without a key.
+        let spare = if position % 3 == 1 { 3000 } else { 100 };
+        let upload = |data: &[f32]| {
+            let mut words: Vec<u32> = if f16 {
+                let data: Vec<half::f16> = data.iter().map(|x| half::f16::from_f32(*x)).collect();
+                bytemuck::pod_collect_to_vec(&data)
+            } else {
+                bytemuck::pod_collect_to_vec(data)
+            };
+            words.resize(words.len() + spare * kv_heads * head_dim, 0x7fff_7fff);
+            gpu.upload("cache", &words).unwrap()
+        };
+        let kv = KvLayer { k: upload(&k), v: upload(&v), f16 };
+        let (k, v) = if f16 { (twins::round_f16(&k), twins::round_f16(&v)) } else { (k, v) };
+        rig.poison("attended", q.len());
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let qs = tensor(gpu, &q, heads * head_dim);
+        rig.run(|step| step.attention(&qs, &Attention { heads, kv_heads, head_dim, scale }, &kv).map(drop))?;
+        let want = twins::attention(&q, &k, &v, heads, kv_heads, head_dim, scale, position);
+        compare("out", &rig.floats("attended", q.len())?, &want, head_dim, 1e-7)
+    }
+}

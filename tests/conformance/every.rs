@@ -1,0 +1,194 @@
+//! What holds for every operator: halted, it writes nothing; the same input gives the same bits; and shapes that do not
+//! fit are refused.
+
+use crate::rig::*;
+use halogen::formats::Format;
+use halogen::gpu::View;
+use halogen::ops::{Attention, ExpertGateUp, GateUp, Heads, KvLayer, RopePairs, Routing, SampleBuffers};
+
+type Record = fn(&mut Rig, &mut Random, usize) -> Outcome;
+
+/// Every operator once; it gets one token and several.
+const OPERATORS: &[(&str, Record)] = &[
+    ("embed", |rig, random, tokens| {
+        rig.poison("x", tokens * 256);
+        let table = Weights::random(random, Format::Q4K, 8, 256).matrix(rig.gpu(), 2);
+        rig.run(|step| step.embed(&table, 1.0).map(drop))
+    }),
+    ("rms_norm", |rig, random, tokens| {
+        rig.poison("normed", tokens * 1000);
+        let (x, norm) = (tensor(rig.gpu(), &random.floats(tokens * 1000), 1000), norm(rig.gpu(), random, 1000).0);
+        rig.run(|step| step.rms_norm(&x, &norm).map(drop))
+    }),
+    ("norm_linear", |rig, random, tokens| {
+        rig.poison("normed", tokens * 512);
+        rig.poison("y", tokens * 70);
+        let (x, norm) = (tensor(rig.gpu(), &random.floats(tokens * 512), 512), norm(rig.gpu(), random, 512).0);
+        let matrix = Weights::random(random, Format::Q6K, 70, 512).matrix(rig.gpu(), 1);
+        rig.run(|step| step.norm_linear("y", &x, &norm, &matrix).map(drop))
+    }),
+    ("norm_gate_up", |rig, random, tokens| {
+        rig.poison("normed", tokens * 64);
+        rig.poison("h", tokens * 70);
+        let (x, norm) = (tensor(rig.gpu(), &random.floats(tokens * 64), 64), norm(rig.gpu(), random, 64).0);
+        let gate_up = GateUp::Joined(Weights::random(random, Format::Q8_0, 140, 64).matrix(rig.gpu(), 1));
+        rig.run(|step| step.norm_gate_up(&x, &norm, &gate_up).map(drop))
+    }),
+    ("add_linear", |rig, random, tokens| {
+        let x = tensor(rig.gpu(), &random.floats(tokens * 4096), 4096);
+        let y = tensor(rig.gpu(), &random.floats(tokens * 10), 10);
+        rig.watch(&y.view);
+        let matrix = Weights::random(random, Format::F16, 10, 4096).matrix(rig.gpu(), 1);
+        rig.run(|step| step.add_linear(&y, &x, &matrix))
+    }),
+    ("heads", |rig, random, tokens| {
+        let (heads, kv_heads, head_dim) = (4, 2, 64);
+        rig.poison("q", tokens * heads * head_dim);
+        let qkv = tensor(rig.gpu(), &random.floats(tokens * 512), 512);
+        let kv = cache(rig, &vec![POISON; 32 * kv_heads * head_dim / 2]);
+        let rope = rig.gpu().upload("rope", &vec![[0.6f32, 0.8]; 32 * 32]).unwrap();
+        let norm = norm(rig.gpu(), random, head_dim).0;
+        let qk_norm = Some((&norm, &norm));
+        let pairs = RopePairs::HalfSplit;
+        let h = Heads { heads, kv_heads, head_dim, at: [0, 256, 384], qk_norm, pairs, rope: &rope, rope_dim: head_dim };
+        rig.run(|step| step.heads(&qkv, &h, &kv).map(drop))
+    }),
+    ("attention", |rig, random, tokens| {
+        let a = Attention { heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125 };
+        rig.poison("attended", tokens * 256);
+        if tokens == 1 {
+            rig.poison("split sums", 16 * 256);
+            rig.poison("split stats", 16 * 8);
+        }
+        let q = tensor(rig.gpu(), &random.floats(tokens * 256), 256);
+        let kv =
+            cache(rig, &(0..32 * 64).map(|_| 0x3c00_3800 ^ random.word() as u32 & 0x83ff_83ff).collect::<Vec<_>>());
+        rig.run(|step| step.attention(&q, &a, &kv).map(drop))
+    }),
+    ("router", |rig, random, tokens| {
+        rig.poison("routed", tokens * 8);
+        rig.poison("gates", tokens * 8);
+        let logits = tensor(rig.gpu(), &random.floats(tokens * 128), 128);
+        rig.run(|step| step.route_softmax(&logits, 8, false).map(drop))
+    }),
+    ("experts", |rig, random, tokens| {
+        let (experts, ranks, hidden, ff) = (8, 4, 256, 64);
+        rig.poison("expert h", tokens * ranks * ff);
+        if tokens > 1 {
+            for (name, len) in [
+                ("expert rows", tokens * ranks * hidden),
+                ("expert order", tokens * ranks),
+                ("expert tiles", 4 * (tokens * ranks + experts)),
+                ("normed", tokens * hidden),
+            ] {
+                rig.poison(name, len);
+            }
+        }
+        let gpu = rig.gpu();
+        let y = tensor(gpu, &random.floats(tokens * hidden), hidden);
+        rig.watch(&y.view);
+        let norm = norm(gpu, random, hidden).0;
+        let routed: Vec<u32> = (0..tokens * ranks).map(|i| ((i * 3) % experts) as u32).collect();
+        let gates = gpu.upload("gates", &vec![0.25f32; tokens * ranks]).unwrap();
+        let routing = Routing { routed: gpu.upload("routed", &routed).unwrap(), gates, experts, ranks };
+        let gate = Weights::random(random, Format::Q4K, experts * ff, hidden).stack(gpu, experts, 2);
+        let up = Weights::random(random, Format::Q4K, experts * ff, hidden).stack(gpu, experts, 1);
+        let down = Weights::random(random, Format::Q8_0, experts * hidden, ff).stack(gpu, experts, 1);
+        rig.run(|step| step.norm_experts(&y, &norm, &routing, &ExpertGateUp::Split { gate, up }, &down))
+    }),
+    ("sample", |rig, random, tokens| {
+        let logits = tensor(rig.gpu(), &random.floats(tokens * 3000), 3000);
+        let buffers = SampleBuffers::new(rig.gpu(), 3000).map_err(|e| e.to_string())?;
+        let (state, history) = (rig.state.clone(), rig.history.clone());
+        rig.watch(&state);
+        rig.watch(&history);
+        rig.run(|step| step.sample(&logits, &buffers))
+    }),
+];
+
+pub fn cases(cases: &mut Vec<Case>) {
+    for &(name, record) in REFUSED {
+        cases.push(Case::new(format!("refused/{name}"), move |setup| {
+            let run = |tokens| record(&mut Rig::new(setup, tokens, State::at(0), &[]), &mut Random::new(1), tokens);
+            if run(1).is_ok() || run(2).is_ok() { Err("it was recorded".into()) } else { Ok(()) }
+        }));
+    }
+    for &(name, record) in OPERATORS {
+        for tokens in [1, 9] {
+            cases.push(Case::new(format!("halted/{name}/tokens={tokens}"), move |setup| {
+                let (before, after) = once(setup, record, tokens, 1)?;
+                if before == after { Ok(()) } else { Err("a halted kernel wrote".into()) }
+            }));
+            cases.push(Case::new(format!("repeats/{name}/tokens={tokens}"), move |setup| {
+                let (before, first) = once(setup, record, tokens, 0)?;
+                let (_, second) = once(setup, record, tokens, 0)?;
+                if before.iter().zip(&first).any(|(before, after)| before == after) && tokens > 1 {
+                    return Err("an output was not written at all".into());
+                }
+                if first == second { Ok(()) } else { Err("two runs differ".into()) }
+            }));
+        }
+    }
+}
+
+/// The watched buffers before and after one run.
+fn once(setup: &Setup, record: Record, tokens: usize, halt: u32) -> Result<(Words, Words), String> {
+    let state = State { halt, temperature: 1.0, top_k: 50, top_p: 0.9, seed: 9, ..State::at(7) };
+    let mut rig = Rig::new(setup, tokens, state, &[1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0]);
+    record(&mut rig, &mut Random::new(tokens as u64), tokens)?;
+    Ok((rig.before.clone(), rig.snapshot()))
+}
+
+/// A watched f16 cache of 32 positions.
+fn cache(rig: &mut Rig, words: &[u32]) -> KvLayer {
+    let upload = |rig: &mut Rig| -> View {
+        let view = rig.gpu().upload("cache", words).unwrap();
+        if words[0] == POISON {
+            rig.watch(&view);
+        }
+        view
+    };
+    KvLayer { k: upload(rig), v: upload(rig), f16: true }
+}
+
+/// Wrong shapes, which no shader may see.
+const REFUSED: &[(&str, Record)] = &[
+    ("linear/columns", |rig, random, tokens| {
+        let matrix = Weights::random(random, Format::F32, 8, 8).matrix(rig.gpu(), 1);
+        let (x, y) =
+            (tensor(rig.gpu(), &random.floats(tokens * 12), 12), tensor(rig.gpu(), &random.floats(tokens * 8), 8));
+        rig.run(|step| step.add_linear(&y, &x, &matrix))
+    }),
+    ("linear/outputs", |rig, random, tokens| {
+        let matrix = Weights::random(random, Format::F32, 9, 8).matrix(rig.gpu(), 1);
+        let (x, y) =
+            (tensor(rig.gpu(), &random.floats(tokens * 8), 8), tensor(rig.gpu(), &random.floats(tokens * 8), 8));
+        rig.run(|step| step.add_linear(&y, &x, &matrix))
+    }),
+    ("linear/norm", |rig, random, tokens| {
+        let matrix = Weights::random(random, Format::F32, 8, 16).matrix(rig.gpu(), 1);
+        let (x, norm) = (tensor(rig.gpu(), &random.floats(tokens * 16), 16), norm(rig.gpu(), random, 8).0);
+        rig.run(|step| step.norm_linear("y", &x, &norm, &matrix).map(drop))
+    }),
+    ("attention/q", |rig, random, tokens| {
+        let a = Attention { heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125 };
+        let q = tensor(rig.gpu(), &random.floats(tokens * 128), 128);
+        let kv = cache(rig, &[0; 4096]);
+        rig.run(|step| step.attention(&q, &a, &kv).map(drop))
+    }),
+    ("attention/groups", |rig, random, tokens| {
+        let a = Attention { heads: 3, kv_heads: 2, head_dim: 64, scale: 0.125 };
+        let q = tensor(rig.gpu(), &random.floats(tokens * 192), 192);
+        let kv = cache(rig, &[0; 4096]);
+        rig.run(|step| step.attention(&q, &a, &kv).map(drop))
+    }),
+    ("router/ranks", |rig, random, tokens| {
+        let logits = tensor(rig.gpu(), &random.floats(tokens * 4), 4);
+        rig.run(|step| step.route_softmax(&logits, 5, true).map(drop))
+    }),
+    ("sample/vocabulary", |rig, random, tokens| {
+        let logits = tensor(rig.gpu(), &random.floats(tokens * 1025), 1025);
+        let buffers = SampleBuffers::new(rig.gpu(), 1024).map_err(|e| e.to_string())?;
+        rig.run(|step| step.sample(&logits, &buffers))
+    }),
+];

@@ -1,0 +1,200 @@
+//! Mixtures of experts: one token by mat-vecs, many by grouping and tiled matmuls.
+
+use crate::rig::*;
+use halogen::formats::Format;
+use halogen::ops::{ExpertGateUp, Routing, Tuning, twins};
+
+/// Which experts tokens choose.
+#[derive(Clone, Copy, Debug)]
+enum Choice {
+    /// Any.
+    Spread,
+    /// All tokens the same ones: the last.
+    Same,
+    /// One expert is everybody's first, the others follow by token.
+    Crowd,
+}
+use Choice::*;
+
+#[derive(Clone, Copy)]
+struct Mixture {
+    experts: usize,
+    ranks: usize,
+    hidden: usize,
+    ff: usize,
+    tokens: usize,
+    joined: bool,
+    formats: [Format; 3],
+    shards: usize,
+    choice: Choice,
+}
+
+pub fn cases(cases: &mut Vec<Case>) {
+    use Format::*;
+    let small = Mixture {
+        experts: 8,
+        ranks: 2,
+        hidden: 64,
+        ff: 32,
+        tokens: 1,
+        joined: true,
+        formats: [Q8_0; 3],
+        shards: 1,
+        choice: Spread,
+    };
+    for tokens in [1, 2, 7, 33, 129] {
+        for joined in [true, false] {
+            for (choice, shards) in [(Spread, 1), (Same, 1), (Crowd, 2), (Spread, 2)] {
+                add(cases, Mixture { tokens, joined, choice, shards, ..small });
+            }
+        }
+        // Formats as files mix them.
+        let mixed = Mixture { hidden: 256, ff: 256, tokens, ..small };
+        add(cases, Mixture { formats: [Q4K, Q4K, Q6K], ..mixed });
+        add(cases, Mixture { formats: [Q4K, Q5K, Q6K], joined: false, shards: 2, ..mixed });
+        add(cases, Mixture { formats: [F16, F32, BF16], joined: false, hidden: 36, ff: 20, ..mixed });
+        add(cases, Mixture { formats: [F32; 3], hidden: 100, ff: 12, experts: 3, ranks: 3, ..mixed });
+    }
+    for &format in Format::ALL {
+        for tokens in [1, 5] {
+            add(cases, Mixture { formats: [format; 3], hidden: 256, ff: 256, experts: 4, tokens, ..small });
+        }
+    }
+    for (experts, ranks, tokens) in [(2, 1, 1), (2, 1, 3), (60, 4, 7), (128, 8, 1), (128, 8, 33), (512, 10, 5)] {
+        add(cases, Mixture { experts, ranks, tokens, ff: 64, ..small });
+    }
+    for (experts, ranks, tokens) in [(2, 1, 2), (8, 2, 7), (128, 8, 129), (512, 10, 33), (1, 1, 3), (512, 10, 512)] {
+        for choice in [Spread, Same, Crowd] {
+            group(cases, experts, ranks, tokens, choice);
+        }
+    }
+}
+
+impl Choice {
+    /// [tokens, ranks], distinct within a token.
+    fn route(self, random: &mut Random, tokens: usize, experts: usize, ranks: usize) -> Vec<u32> {
+        let mut routed = Vec::new();
+        for t in 0..tokens {
+            let mut left: Vec<u32> = (0..experts as u32).collect();
+            let pick = |random: &mut Random, left: &mut Vec<u32>, r: usize| match self {
+                Spread => left.remove(random.below(left.len())),
+                Same => left.pop().expect("ranks <= experts"),
+                Crowd => left.remove(if r == 0 { 0 } else { t % left.len() }),
+            };
+            routed.extend((0..ranks).map(|r| pick(random, &mut left, r)));
+        }
+        routed
+    }
+}
+
+fn routing(rig: &Rig, routed: &[u32], gates: &[f32], experts: usize, ranks: usize) -> Routing {
+    let gpu = rig.gpu();
+    Routing {
+        routed: gpu.upload("routed", routed).unwrap(),
+        gates: gpu.upload("gates", gates).unwrap(),
+        experts,
+        ranks,
+    }
+}
+
+fn add(cases: &mut Vec<Case>, m: Mixture) {
+    let formats = m.formats.map(|f| f.name()).join("+");
+    let name = format!(
+        "experts/{formats}/experts={}/ranks={}/hidden={}/ff={}/tokens={}/{}/{:?}{}",
+        m.experts,
+        m.ranks,
+        m.hidden,
+        m.ff,
+        m.tokens,
+        if m.joined { "joined" } else { "split" },
+        m.choice,
+        if m.shards > 1 { "/shards=2" } else { "" },
+    );
+    cases.push(Case::new(name.to_lowercase(), move |setup| m.run(setup)));
+}
+
+impl Mixture {
+    fn run(self, setup: &Setup) -> Outcome {
+        let Mixture { experts, ranks, hidden, ff, tokens, shards, .. } = self;
+        let random = &mut Random::new((experts * hidden + ff + tokens) as u64);
+        let [gate_format, up_format, down_format] = self.formats;
+        let (gate_up, gate, up) = if self.joined {
+            let both = Weights::random(random, gate_format, experts * 2 * ff, hidden);
+            let split = |half: usize| -> Vec<f32> {
+                both.values
+                    .chunks(2 * ff * hidden)
+                    .flat_map(|e| e[half * ff * hidden..][..ff * hidden].to_vec())
+                    .collect()
+            };
+            (ExpertGateUp::Joined(both.stack(&setup.gpu, experts, shards)), split(0), split(1))
+        } else {
+            let gate = Weights::random(random, gate_format, experts * ff, hidden);
+            let up = Weights::random(random, up_format, experts * ff, hidden);
+            let split = ExpertGateUp::Split {
+                gate: gate.stack(&setup.gpu, experts, shards),
+                up: up.stack(&setup.gpu, experts, 1),
+            };
+            (split, gate.values, up.values)
+        };
+        let down = Weights::random(random, down_format, experts * hidden, ff);
+        let down_stack = down.stack(&setup.gpu, experts, shards);
+        let routed = self.choice.route(random, tokens, experts, ranks);
+        let gates: Vec<f32> = random.floats(tokens * ranks).iter().map(|g| 0.05 + g.abs()).collect();
+        let x = random.floats(tokens * hidden);
+
+        let mut rig = Rig::new(setup, tokens, State::at(0), &[]);
+        let gpu = rig.gpu();
+        let routing = routing(&rig, &routed, &gates, experts, ranks);
+        let (norm, weight) = norm(gpu, random, hidden);
+        rig.poison("expert h", tokens * ranks * ff);
+        let many = tokens > 1;
+        if many {
+            rig.poison("expert rows", tokens * ranks * hidden);
+            rig.poison("expert order", tokens * ranks);
+        }
+        let y = tensor(gpu, &x, hidden);
+        rig.run(|step| step.norm_experts(&y, &norm, &routing, &gate_up, &down_stack))?;
+        rig.words("expert h", tokens * ranks * ff)?;
+        if many {
+            rig.words("expert rows", tokens * ranks * hidden)?;
+            rig.words("expert order", tokens * ranks)?;
+        }
+        let normed = twins::rms_norm(&x, &weight, norm.eps);
+        let e = twins::Experts { gate: &gate, up: &up, down: &down.values, hidden, ff };
+        let want = twins::experts(&x, &normed, &e, &routed, &gates);
+        let got = guarded(gpu, &y.view, tokens * hidden)?;
+        compare("y", bytemuck::cast_slice(&got), &want, hidden, 1e-7)
+    }
+}
+
+/// The grouping alone: its order and its tiles are exact.
+fn group(cases: &mut Vec<Case>, experts: usize, ranks: usize, tokens: usize, choice: Choice) {
+    let name = format!("expert_group/experts={experts}/ranks={ranks}/tokens={tokens}/{choice:?}").to_lowercase();
+    cases.push(Case::new(name, move |setup| {
+        let random = &mut Random::new((experts + ranks + tokens) as u64);
+        let routed = choice.route(random, tokens, experts, ranks);
+        let mut rig = Rig::new(setup, tokens, State::at(0), &[]);
+        let gpu = rig.gpu();
+        let routing = routing(&rig, &routed, &vec![1.0; routed.len()], experts, ranks);
+        let (norm, _) = norm(gpu, random, 4);
+        let weights = Weights::random(random, Format::F32, experts * 8, 4);
+        let gate_up = ExpertGateUp::Joined(weights.stack(gpu, experts, 1));
+        let down = Weights::random(random, Format::F32, experts * 4, 4).stack(gpu, experts, 1);
+        let bn = Tuning::of(setup.class).matmul.bn as usize;
+        let (order, tiles) = twins::expert_group(&routed, bn);
+        // What the host sizes the grid by: each expert may end in a tile that is not full.
+        let most = routed.len().div_ceil(bn) + experts.min(routed.len());
+        rig.poison("expert order", routed.len());
+        rig.poison("expert tiles", 4 * (routed.len().div_ceil(bn) + experts));
+        let y = tensor(gpu, &random.floats(tokens * 4), 4);
+        rig.run(|step| step.norm_experts(&y, &norm, &routing, &gate_up, &down))?;
+        let got = rig.words("expert order", routed.len())?;
+        if got != order {
+            return Err(format!("order {got:?} instead of {order:?}"));
+        }
+        let got = rig.words("expert tiles", 4 * most)?;
+        let mut want: Vec<u32> = tiles.concat();
+        want.resize(4 * most, 0);
+        if got == want { Ok(()) } else { Err(format!("tiles {got:?} instead of {want:?}")) }
+    }));
+}

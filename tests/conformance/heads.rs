@@ -1,0 +1,138 @@
+//! Head norms, rotary positions, and the cache write.
+
+use crate::rig::*;
+use halogen::gpu::{Gpu, View};
+use halogen::ops::{Heads, KvLayer, RopePairs, twins};
+
+pub fn cases(cases: &mut Vec<Case>) {
+    use RopePairs::{Adjacent, HalfSplit};
+    for (head_dim, heads, kv_heads, tokens, position) in [
+        (16, 1, 1, 1, 0),
+        (16, 4, 2, 3, 5),
+        (32, 7, 1, 2, 100),
+        (64, 14, 2, 7, 33),
+        (80, 8, 8, 33, 1),
+        (128, 32, 4, 1, 1000),
+        (128, 16, 2, 129, 7),
+        (256, 16, 1, 2, 63),
+    ] {
+        for (pairs, rope_dim) in [(Adjacent, head_dim), (HalfSplit, head_dim), (HalfSplit, head_dim / 2), (Adjacent, 0)]
+        {
+            for (qk_norm, f16) in [(true, true), (false, false), (true, false), (false, true)] {
+                let g = Geometry { head_dim, heads, kv_heads, tokens, position, pairs, rope_dim, qk_norm, f16 };
+                // Half of the product.
+                if qk_norm == f16 || tokens == 1 || tokens == 3 {
+                    cases.push(Case::new(g.name(), move |setup| g.run(setup)));
+                }
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Geometry {
+    head_dim: usize,
+    heads: usize,
+    kv_heads: usize,
+    tokens: usize,
+    position: usize,
+    pairs: RopePairs,
+    rope_dim: usize,
+    qk_norm: bool,
+    f16: bool,
+}
+
+/// A cache of `positions`, filled with `value`.
+pub fn cache(gpu: &Gpu, words: usize, value: u32) -> View {
+    gpu.upload("cache", &vec![value; words]).unwrap()
+}
+
+impl Geometry {
+    fn name(&self) -> String {
+        format!(
+            "heads/dim={}/heads={}x{}/tokens={}/position={}/{:?}={}{}/{}",
+            self.head_dim,
+            self.heads,
+            self.kv_heads,
+            self.tokens,
+            self.position,
+            self.pairs,
+            self.rope_dim,
+            if self.qk_norm { "/norm" } else { "" },
+            if self.f16 { "f16" } else { "f32" },
+        )
+    }
+
+    fn run(self, setup: &Setup) -> Outcome {
+        let Geometry { head_dim, heads, kv_heads, tokens, position, pairs, rope_dim, .. } = self;
+        let random = &mut Random::new((head_dim * heads + tokens) as u64);
+        // v, then a gap, then q, then k: nothing may depend on the usual order.
+        let at = [kv_heads * head_dim + 8, (kv_heads + heads) * head_dim + 8, 0];
+        let columns = (2 * kv_heads + heads) * head_dim + 8;
+        let qkv = random.floats(tokens * columns);
+        let positions = position + tokens + 2;
+        let half = rope_dim / 2;
+        let rope: Vec<[f32; 2]> = (0..positions * half.max(1))
+            .map(|_| {
+                let angle = 3.0 * random.float();
+                [angle.cos(), angle.sin()]
+            })
+            .collect();
+        let mut rig = Rig::new(setup, tokens, State::at(position), &[]);
+        let gpu = rig.gpu();
+        let (q_norm, q_weight) = norm(gpu, random, head_dim);
+        let (k_norm, k_weight) = norm(gpu, random, head_dim);
+        rig.poison("q", tokens * heads * head_dim);
+        let row_words = kv_heads * head_dim / if self.f16 { 2 } else { 1 };
+        let kv = KvLayer {
+            k: cache(gpu, positions * row_words, POISON),
+            v: cache(gpu, positions * row_words, POISON),
+            f16: self.f16,
+        };
+        let rope_view = gpu.upload("rope", &rope).unwrap();
+        let h = Heads {
+            heads,
+            kv_heads,
+            head_dim,
+            at,
+            qk_norm: self.qk_norm.then_some((&q_norm, &k_norm)),
+            pairs,
+            rope: &rope_view,
+            rope_dim,
+        };
+        let xs = tensor(gpu, &qkv, columns);
+        rig.run(|step| step.heads(&xs, &h, &kv).map(drop))?;
+
+        let eps = q_norm.eps;
+        let norms = |weight| if self.qk_norm { Some((weight, eps)) } else { None };
+        let (mut q, mut k, mut v) = (vec![], vec![], vec![]);
+        for t in 0..tokens {
+            let turns = &rope[(position + t) * half..][..half];
+            let part = |first: usize, i: usize| &qkv[t * columns + first + i * head_dim..][..head_dim];
+            for i in 0..heads {
+                q.extend(twins::head(part(at[0], i), norms(&q_weight[..]), turns, pairs));
+            }
+            for i in 0..kv_heads {
+                k.extend(twins::head(part(at[1], i), norms(&k_weight[..]), turns, pairs));
+                v.extend_from_slice(part(at[2], i));
+            }
+        }
+        compare("q", &rig.floats("q", q.len())?, &q, head_dim, 1e-7)?;
+        for (what, view, want) in [("k", &kv.k, k), ("v", &kv.v, v)] {
+            let words = gpu.blocking_read::<u32>(view).unwrap();
+            let (before, after) = (position * row_words, (position + tokens) * row_words);
+            if words[..before].iter().chain(&words[after..positions * row_words]).any(|w| *w != POISON) {
+                return Err(format!("{what}: other positions were written"));
+            }
+            if self.f16 {
+                let got: &[half::f16] = bytemuck::cast_slice(&words[before..after]);
+                let got: Vec<f32> = got.iter().map(|x| x.to_f32()).collect();
+                // A value near the middle of two f16 may round either way: (2^-11)^2 of its power at most.
+                compare(what, &got, &twins::round_f16(&want), head_dim, 2e-7)?;
+            } else {
+                compare(what, bytemuck::cast_slice(&words[before..after]), &want, head_dim, 1e-7)?;
+            }
+        }
+        Ok(())
+    }
+}

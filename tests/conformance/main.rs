@@ -1,0 +1,77 @@
+//! Every kernel against its twin (`halogen::ops::twins`), through the operators that record it.
+//!
+//! A test is a case in a setup: a tier of kernel variants, and a row of the tuning table, since the tiles of a GPU run
+//! on a software device too. `cargo test --test conformance -- linear/q4_k` runs a part; HALOGEN_ADAPTER picks the
+//! device by number or name; HALOGEN_FULL=1 runs every case in every setup.
+
+mod attention;
+mod every;
+mod experts;
+
+mod heads;
+mod linear;
+mod rig;
+mod rows;
+mod sampling;
+
+use halogen::gpu::{DeviceClass, Gpu, Selector, Tier, adapters};
+use libtest_mimic::{Arguments, Failed, Trial};
+use rig::{Case, Setup};
+use std::sync::Arc;
+
+const SETUPS: [(&str, Tier, DeviceClass); 4] = [
+    ("core", Tier::Core, DeviceClass::Cpu),
+    ("subgroup", Tier::Subgroup, DeviceClass::Gpu),
+    ("core/gpu-tiles", Tier::Core, DeviceClass::Gpu),
+    ("subgroup/cpu-tiles", Tier::Subgroup, DeviceClass::Cpu),
+];
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let gpu = open();
+    let full = std::env::var_os("HALOGEN_FULL").is_some();
+    let mut cases = Vec::new();
+    for add in
+        [linear::cases, rows::cases, heads::cases, attention::cases, experts::cases, sampling::cases, every::cases]
+    {
+        add(&mut cases);
+    }
+    let mut trials = Vec::new();
+    for (i, case) in cases.into_iter().map(Arc::new).enumerate() {
+        for (j, setup) in SETUPS.iter().enumerate() {
+            // The spread: two setups a case, by a hash of its number.
+            if full || j % 2 == (i as u32).wrapping_mul(0x9e37_79b9) as usize >> 31 {
+                trials.push(trial(&case, *setup, &gpu));
+            }
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit()
+}
+
+/// The device of all cases, or why there is none.
+fn open() -> Result<Gpu, String> {
+    let selector = match std::env::var("HALOGEN_ADAPTER") {
+        Ok(wanted) => Selector::from(wanted.as_str()),
+        Err(_) => {
+            let reports = pollster::block_on(adapters());
+            Selector::Index(reports.iter().position(|r| r.unusable.is_none()).ok_or("no usable adapter")?)
+        }
+    };
+    pollster::block_on(Gpu::new(selector)).map_err(|e| e.to_string())
+}
+
+fn trial(case: &Arc<Case>, (name, tier, class): (&str, Tier, DeviceClass), gpu: &Result<Gpu, String>) -> Trial {
+    let name = format!("{}/{name}", case.name);
+    let gpu = gpu.clone().and_then(|gpu| match gpu.require(tier) {
+        Ok(()) => Ok(gpu),
+        Err(e) => Err(e.to_string()),
+    });
+    match gpu {
+        Ok(gpu) => {
+            let case = case.clone();
+            let setup = Setup { gpu, tier, class };
+            Trial::test(name, move || (case.run)(&setup).map_err(Failed::from))
+        }
+        Err(why) => Trial::test(name, || Ok(())).with_kind(why).with_ignored_flag(true),
+    }
+}

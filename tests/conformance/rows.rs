@@ -1,0 +1,121 @@
+//! Kernels that work on rows: the embedding's, the norm's, the router's; and the grouping of rows by expert is in
+//! experts.rs.
+
+use crate::rig::*;
+use halogen::formats::Format;
+use halogen::ops::twins;
+
+pub fn cases(cases: &mut Vec<Case>) {
+    for &format in Format::ALL {
+        embed(cases, format, 300, 256, 7, 1);
+    }
+    for (format, rows, columns, tokens, shards) in [
+        (Format::F32, 1, 4, 1, 1),
+        (Format::F16, 9, 12, 5, 3),
+        (Format::BF16, 50, 100, 33, 2),
+        (Format::Q8_0, 1000, 1056, 129, 3),
+        (Format::Q6K, 40, 768, 2, 3),
+    ] {
+        embed(cases, format, rows, columns, tokens, shards);
+    }
+    for columns in [4, 12, 64, 1028, 4096] {
+        for rows in [2, 7, 129] {
+            rms_norm(cases, rows, columns);
+        }
+    }
+    for (tokens, experts, ranks) in [
+        (1, 2, 1),
+        (3, 2, 2),
+        (1, 8, 2),
+        (7, 60, 4),
+        (1, 64, 8),
+        (33, 127, 10),
+        (129, 128, 8),
+        (2, 256, 8),
+        (5, 512, 10),
+        (1, 1024, 10),
+        (2, 10, 10),
+    ] {
+        for renormalise in [true, false] {
+            for logits in [Logits::Spread, Logits::Ties, Logits::Extremes] {
+                router(cases, tokens, experts, ranks, renormalise, logits);
+            }
+        }
+    }
+}
+
+fn embed(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, tokens: usize, shards: usize) {
+    let name = format!("embed/{format}/rows={rows}/columns={columns}/tokens={tokens}/shards={shards}");
+    cases.push(Case::new(name, move |setup| {
+        let random = &mut Random::new((rows + columns) as u64);
+        let weights = Weights::random(random, format, rows, columns);
+        let position = 11;
+        let history: Vec<u32> = (0..position + tokens).map(|_| random.below(rows) as u32).collect();
+        let mut rig = Rig::new(setup, tokens, State::at(position), &history);
+        rig.poison("x", tokens * columns);
+        let table = weights.matrix(rig.gpu(), shards);
+        rig.run(|step| step.embed(&table, 1.25).map(drop))?;
+        let want = twins::embed(&weights.values, columns, &history[position..], 1.25);
+        compare("x", &rig.floats("x", tokens * columns)?, &want, columns, 1e-7)
+    }));
+}
+
+fn rms_norm(cases: &mut Vec<Case>, rows: usize, columns: usize) {
+    cases.push(Case::new(format!("rms_norm/rows={rows}/columns={columns}"), move |setup| {
+        let random = &mut Random::new((rows + columns) as u64);
+        let mut x = random.floats(rows * columns);
+        // A large row, a small one where eps rules, and zeros.
+        x[..columns].iter_mut().for_each(|x| *x *= 1e4);
+        x[columns..2 * columns].iter_mut().for_each(|x| *x *= 1e-3);
+        if rows > 2 {
+            x[2 * columns..3 * columns].fill(0.0);
+        }
+        let mut rig = Rig::new(setup, rows, State::at(0), &[]);
+        rig.poison("normed", rows * columns);
+        let (norm, weight) = norm(rig.gpu(), random, columns);
+        let xs = tensor(rig.gpu(), &x, columns);
+        rig.run(|step| step.rms_norm(&xs, &norm).map(drop))?;
+        compare("y", &rig.floats("normed", x.len())?, &twins::rms_norm(&x, &weight, norm.eps), columns, 1e-7)
+    }));
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Logits {
+    Spread,
+    /// Few values, each many times, zeros of both signs among them.
+    Ties,
+    /// The largest floats and zeros.
+    Extremes,
+}
+
+fn router(cases: &mut Vec<Case>, tokens: usize, experts: usize, ranks: usize, renormalise: bool, logits: Logits) {
+    let kind = format!("{logits:?}").to_lowercase();
+    let all = if renormalise { "renormalise" } else { "all" };
+    let name = format!("router/experts={experts}/ranks={ranks}/tokens={tokens}/{all}/{kind}");
+    cases.push(Case::new(name, move |setup| {
+        let random = &mut Random::new((tokens * experts + ranks) as u64);
+        let x: Vec<f32> = (0..tokens * experts)
+            .map(|_| match logits {
+                Logits::Spread => 3.0 * random.float(),
+                Logits::Ties => [0.0, -0.0, 1.0, -2.5][random.below(4)],
+                Logits::Extremes => [0.0, 3e38, -3e38, 1e-38][random.below(4)],
+            })
+            .collect();
+        let mut rig = Rig::new(setup, tokens, State::at(0), &[]);
+        rig.poison("routed", tokens * ranks);
+        rig.poison("gates", tokens * ranks);
+        let xs = tensor(rig.gpu(), &x, experts);
+        rig.run(|step| step.route_softmax(&xs, ranks, renormalise).map(drop))?;
+        let (routed, gates) = twins::router(&x, experts, ranks, renormalise);
+        let got = rig.words("routed", tokens * ranks)?;
+        if got != routed {
+            return Err(format!("routed {got:?} instead of {routed:?}"));
+        }
+        let got = rig.floats("gates", tokens * ranks)?;
+        // Against the whole of a token's weights: where one rules, the variance of few is no measure.
+        got.iter().zip(&gates).enumerate().try_for_each(|(i, (got, want))| {
+            let near = (got - want).abs() <= 1e-6 * want.abs() + 1e-7;
+            if near { Ok(()) } else { Err(format!("gate {i}: {got} instead of {want}")) }
+        })
+    }));
+}
