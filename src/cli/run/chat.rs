@@ -15,8 +15,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-const HELP: &str = "\
-  /clear    forget the conversation
+const HELP: &str = "  /clear    forget the conversation
   /stats    what the last answer took, and how full the context is
   /help     this list
   /bye      leave; so does Ctrl-D
