@@ -7,6 +7,7 @@ mod human;
 mod logits;
 mod model;
 mod output;
+mod pipelines;
 mod profile;
 mod run;
 mod show;

@@ -20,7 +20,7 @@ pub fn of(gpu: &Gpu, remeasure: bool) -> Result<DeviceProfile> {
     let profile = gpu.blocking_measure()?;
     kept.insert(key, profile);
     if let Some(file) = file {
-        let _ = write(&file, &kept);
+        let _ = write(&file, &serde_json::to_vec_pretty(&kept)?);
     }
     Ok(profile)
 }
@@ -52,13 +52,13 @@ fn read(file: &Path) -> Option<BTreeMap<String, DeviceProfile>> {
     Some(kept.into_iter().filter(|(_, profile)| plausible(profile)).collect())
 }
 
-/// Whole or not at all: another halogen may read it meanwhile.
-fn write(file: &Path, kept: &BTreeMap<String, DeviceProfile>) -> Result<()> {
+/// Writes a file of the cache whole or not at all: another halogen may read it meanwhile.
+pub fn write(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
     fs::create_dir_all(file.parent().expect("a file in a folder"))?;
     let new = file.with_extension(format!("{}.new", std::process::id()));
-    let written = fs::write(&new, serde_json::to_vec_pretty(kept)?).and_then(|()| fs::rename(&new, file));
+    let written = fs::write(&new, bytes).and_then(|()| fs::rename(&new, file));
     if written.is_err() {
         let _ = fs::remove_file(&new);
     }
-    Ok(written?)
+    written
 }

@@ -7,7 +7,7 @@ use super::{Caps, Error, Kernel, KernelSpec, Result, Tier, View};
 use crate::formats::Format;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use wgpu::Features;
 
@@ -26,6 +26,7 @@ struct Inner {
     codebooks: Mutex<HashMap<Format, View>>,
     encode_nanos: AtomicU64,
     spares: Spares,
+    pipeline_cache: OnceLock<wgpu::PipelineCache>,
 }
 
 /// Which adapter [`Gpu::new`] opens.
@@ -193,6 +194,7 @@ impl Gpu {
                 codebooks: Mutex::default(),
                 encode_nanos: AtomicU64::new(0),
                 spares: Spares::default(),
+                pipeline_cache: OnceLock::new(),
             }),
         })
     }
@@ -225,6 +227,32 @@ impl Gpu {
     /// The kernel of a spec, compiled on first use and kept.
     pub fn kernel(&self, spec: &KernelSpec) -> Result<Arc<Kernel>> {
         self.inner.kernels.get(self, spec)
+    }
+
+    /// Lets the driver keep what it compiles from here on, where it can (`PIPELINE_CACHE`): `kept` are the bytes of an
+    /// earlier [`Gpu::pipeline_cache_data`], for which wgpu names a file by `wgpu::util::pipeline_cache_key`.
+    ///
+    /// # Safety
+    /// `kept` must have come from [`Gpu::pipeline_cache_data`] unchanged: a driver trusts it.
+    pub unsafe fn keep_pipelines(&self, kept: Option<&[u8]>) -> Result<()> {
+        if !self.device().features().contains(Features::PIPELINE_CACHE) {
+            return Ok(());
+        }
+        let descriptor = wgpu::PipelineCacheDescriptor { label: Some("halogen"), data: kept, fallback: true };
+        // SAFETY: the caller's promise.
+        let cache = self.scoped("pipeline cache", |device| unsafe { device.create_pipeline_cache(&descriptor) })?;
+        // The first of several stays.
+        let _ = self.inner.pipeline_cache.set(cache);
+        Ok(())
+    }
+
+    /// What the driver has compiled since [`Gpu::keep_pipelines`], to be kept on disk.
+    pub fn pipeline_cache_data(&self) -> Option<Vec<u8>> {
+        self.pipeline_cache()?.get_data()
+    }
+
+    pub(super) fn pipeline_cache(&self) -> Option<&wgpu::PipelineCache> {
+        self.inner.pipeline_cache.get()
     }
 
     /// Compiles kernels before they are needed, several at a time.

@@ -4,7 +4,7 @@ use super::INTERRUPTED;
 use super::answer::{Answer, Reader, Sink};
 use super::options::{Args, Switch};
 use super::stats::Stats;
-use crate::cli::{human, model, output, profile};
+use crate::cli::{human, model, output, pipelines, profile};
 use anyhow::Result;
 use halogen::gguf::Gguf;
 use halogen::gpu::{DeviceProfile, Gpu};
@@ -42,7 +42,8 @@ impl Runner {
             output::note(format_args!("note: the device could not be measured: {error}"));
         }
         let model = model::load(&gpu, &gguf, || INTERRUPTED.load(Ordering::Relaxed))?;
-        let session = Session::new(&model, &options)?;
+        let options = SessionOptions { limits: profile.as_ref().ok().copied(), ..options };
+        let session = pipelines::kept(&gpu, || Ok(Session::new(&model, &options)?))?;
         let templated = !args.raw && model.template().is_some();
         if !args.raw && !templated {
             output::note(format_args!("note: {} has no chat template; it is given prompts as they are", gguf.name()));
