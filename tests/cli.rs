@@ -316,3 +316,66 @@ fn a_closed_pipe_is_success() {
         assert!(!stderr(&output).contains("error") && !stderr(&output).contains("panic"), "{}", stderr(&output));
     }
 }
+
+/// The embedded model with other metadata; a value of `None` takes the key away.
+fn variant(name: &str, changes: &[(&str, Option<halogen::gguf::Value>)]) -> String {
+    use halogen::gguf::{Gguf, Metadata, Writer};
+    let gguf = Gguf::open(Path::new("assets/rust-docs-moe-q4_k_m.gguf")).expect("the embedded model");
+    let mut metadata = Metadata::new();
+    for (key, value) in gguf.metadata().iter().filter(|(key, _)| changes.iter().all(|(changed, _)| changed != key)) {
+        metadata.insert(key, value.clone());
+    }
+    for (key, value) in changes {
+        value.iter().for_each(|value| metadata.insert(*key, value.clone()));
+    }
+    let read = |tensor| {
+        let tensor: &halogen::gguf::TensorInfo = tensor;
+        let mut bytes = vec![0; tensor.bytes as usize];
+        gguf.read(tensor, 0, &mut bytes).map(|()| bytes).expect("a tensor's bytes")
+    };
+    let bytes: Vec<Vec<u8>> = gguf.tensors().iter().map(read).collect();
+    let mut writer = Writer::new(&metadata).expect("metadata");
+    for (tensor, bytes) in gguf.tensors().iter().zip(&bytes) {
+        writer.tensor(&tensor.name, &tensor.dims, tensor.ggml_type, bytes).expect("a tensor");
+    }
+    let path = file(name);
+    let mut file = std::fs::File::create(&path).expect("created");
+    writer.write(&mut file).expect("written");
+    path
+}
+
+#[test]
+fn think_reaches_the_template() {
+    let template = "{{ messages[-1].content }}{% if enable_thinking is defined %}\
+                    {{ ' a b c' if enable_thinking else ' a b c d e f' }}{% endif %}";
+    let path = variant("think.gguf", &[("tokenizer.chat_template", Some(template.into()))]);
+    let tokens = |options: &[&str]| {
+        let said = json(&[&["run", &path, "x", "--json", "-n", "1"], options].concat());
+        said["stats"]["prompt_tokens"].as_u64().expect("a count")
+    };
+    assert!(tokens(&[]) < tokens(&["--think", "on"]));
+    assert!(tokens(&["--think", "on"]) < tokens(&["--think", "off"]));
+}
+
+#[test]
+fn files_say_how_to_sample_and_may_lack_a_template() {
+    let changes = [("tokenizer.chat_template", None), ("general.sampling.temp", Some(0f32.into()))];
+    let path = variant("plain.gguf", &changes);
+    let run = |seed: &str| halogen(&["run", &path, "-p", "Once upon", "-n", "12", "--seed", seed]);
+    let first = run("1");
+    assert!(stderr(&first).contains("no chat template"), "{}", stderr(&first));
+    assert!(!stdout(&first).is_empty());
+    assert_eq!(stdout(&first), stdout(&run("2")), "temperature 0 comes from the file");
+    assert_eq!(stdout(&first), succeeds(&["run", "demo", "--raw", "-p", "Once upon", "-n", "12", "--temp", "0"]));
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_it_is_loaded() {
+    let needs = ["does not fit", "weights", "KV cache", "scratch", "available"];
+    let output = halogen(&["run", "-p", "x", "-c", "1000000000"]);
+    // Only devices that share the host's memory tell how much there is.
+    match stderr(&output).contains("does not fit") {
+        true => fails(output, &needs),
+        false => assert_ne!(output.status.code(), Some(0)),
+    }
+}

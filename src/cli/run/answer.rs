@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Stop {
+pub enum Ending {
     EndToken,
     Limit,
     ContextFull,
@@ -21,12 +21,12 @@ pub enum Stop {
     Interrupted,
 }
 
-impl From<StopReason> for Stop {
+impl From<StopReason> for Ending {
     fn from(reason: StopReason) -> Self {
         match reason {
-            StopReason::EndToken => Stop::EndToken,
-            StopReason::Limit => Stop::Limit,
-            StopReason::ContextFull => Stop::ContextFull,
+            StopReason::EndToken => Ending::EndToken,
+            StopReason::Limit => Ending::Limit,
+            StopReason::ContextFull => Ending::ContextFull,
         }
     }
 }
@@ -38,7 +38,7 @@ pub struct Answer {
     pub reasoning: Option<String>,
     /// Without the token that ended it.
     pub tokens: Vec<u32>,
-    pub stop: Stop,
+    pub stop: Ending,
     pub stop_string: Option<String>,
     pub stats: Stats,
 }
@@ -55,7 +55,7 @@ impl Answer {
 
     /// Says so where an answer was cut short by what the user did not ask for.
     pub fn explain_stop(&self) {
-        if self.stop == Stop::ContextFull {
+        if self.stop == Ending::ContextFull {
             note("note: the context is full; a larger -c would help");
         }
     }
@@ -166,7 +166,7 @@ impl Reader {
 
     /// Reads a generation to its end, a stop string or Ctrl-C.
     pub fn read(mut self, mut generation: Generation) -> Result<Answer> {
-        let (mut tokens, mut stop, mut stop_string) = (Vec::new(), Stop::Limit, None);
+        let (mut tokens, mut stop, mut stop_string) = (Vec::new(), Ending::Limit, None);
         while let Some(token) = generation.blocking_next()? {
             if let Some(reason) = token.stop {
                 stop = reason.into();
@@ -178,11 +178,11 @@ impl Reader {
             let text = self.decode(token.id);
             stop_string = self.push(&text)?;
             if stop_string.is_some() {
-                stop = Stop::StopString;
+                stop = Ending::StopString;
                 break;
             }
             if INTERRUPTED.load(Ordering::Relaxed) {
-                stop = Stop::Interrupted;
+                stop = Ending::Interrupted;
                 break;
             }
         }
@@ -232,5 +232,29 @@ impl Reader {
             SegmentKind::Answer => self.text.push_str(&segment.text),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use halogen::gguf::Gguf;
+
+    #[test]
+    fn reasoning_is_told_from_the_answer_and_stops_from_both() {
+        let gguf = Gguf::open("assets/rust-docs-moe-q4_k_m.gguf".as_ref()).expect("the embedded model");
+        let tokenizer = Tokenizer::from_metadata(gguf.metadata()).expect("its vocabulary");
+        let markers = Markers::ALL.into_iter().find(|m| m.open == "<think>");
+        let read = |prompt: &str, stops: &[String], text: &str| {
+            let mut reader = Reader::new(&tokenizer, markers, prompt, stops, Sink::Nowhere);
+            let stop = text.split_inclusive(' ').find_map(|piece| reader.push(piece).expect("nothing to fail"));
+            reader.finish().expect("nothing to fail");
+            (reader.thoughts, reader.text, stop)
+        };
+        let text = |thoughts: &str, answer: &str| (thoughts.to_string(), answer.to_string(), None);
+        assert_eq!(read("", &[], "<think>\nso it is\n</think>\n\nyes it is"), text("so it is\n", "yes it is"));
+        assert_eq!(read("<think>\n", &[], "so it is</think>yes"), text("so it is", "yes"));
+        let stop = read("", &["it is".into()], "yes it is");
+        assert_eq!(stop, (String::new(), "yes ".into(), Some("it is".into())));
     }
 }

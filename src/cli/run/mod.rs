@@ -8,7 +8,7 @@ mod setup;
 mod stats;
 
 use super::{output, usage};
-use answer::{Answer, Sink, Stop};
+use answer::{Answer, Ending, Sink};
 use anyhow::Result;
 pub use options::Args;
 use prompt::Task;
@@ -44,7 +44,7 @@ fn one_answer(runner: &mut Runner, args: &Args, task: &Task) -> Result<ExitCode>
         answer.explain_stop();
         output::note(stats);
     }
-    Ok(if answer.stop == Stop::Interrupted { ExitCode::from(INTERRUPTED_EXIT) } else { ExitCode::SUCCESS })
+    Ok(if answer.stop == Ending::Interrupted { ExitCode::from(INTERRUPTED_EXIT) } else { ExitCode::SUCCESS })
 }
 
 /// Ctrl-C ends the answer, and a second one the program where it is `leaves`; a chat goes on.
@@ -65,7 +65,7 @@ struct Report<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning: Option<&'a str>,
     tokens: &'a [u32],
-    stop_reason: Stop,
+    stop_reason: Ending,
     #[serde(skip_serializing_if = "Option::is_none")]
     stop_string: Option<&'a str>,
     seed: u32,

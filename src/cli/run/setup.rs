@@ -117,12 +117,34 @@ fn session_options(args: &Args, gguf: &Gguf, gpu: &Gpu) -> Result<SessionOptions
     }
     let all = shape.context.min(8192);
     let Some(available) = available_bytes(gpu.info().device_type) else { return Ok(with(all)) };
-    let smaller = std::iter::successors(Some(all), |c| (*c > LEAST_CONTEXT).then(|| (c / 2).max(LEAST_CONTEXT)));
-    let context = smaller.clone().find(|c| needs(*c).total() <= available).or(smaller.last()).unwrap_or(all);
+    let context = largest_context(all, |context| needs(context).total() <= available);
     needs(context).check(gpu)?;
     if context < all {
         let available = human::bytes(available);
         output::note(format_args!("note: a context of {context} instead of {all} tokens; only {available} are free"));
     }
     Ok(with(context))
+}
+
+/// `all`, halved until it fits, but not below [`LEAST_CONTEXT`].
+fn largest_context(all: usize, fits: impl Fn(usize) -> bool) -> usize {
+    let mut context = all;
+    while context > LEAST_CONTEXT && !fits(context) {
+        context = (context / 2).max(LEAST_CONTEXT);
+    }
+    context
+}
+
+#[cfg(test)]
+mod tests {
+    use super::largest_context;
+
+    #[test]
+    fn the_context_shrinks_until_it_fits() {
+        assert_eq!(largest_context(8192, |_| true), 8192);
+        assert_eq!(largest_context(8192, |c| c <= 2500), 2048);
+        assert_eq!(largest_context(8192, |_| false), 512);
+        assert_eq!(largest_context(700, |_| false), 512);
+        assert_eq!(largest_context(100, |_| false), 100);
+    }
 }
