@@ -47,12 +47,16 @@ impl Tuning {
                 matmul: MatmulTile { bm: 64, bn: 64, tm: 4, tn: 4, runs: 2 },
                 wide: 256,
             },
+            // By measurement on lavapipe 22.3.6, two cores: a 4096 x 4096 q4_k mat-vec 10.3 ms (rows 4: 12.0, WG 64: 15.3);
+            // 512 tokens through 1024 x 1024 q4_k 118 ms (64 x 64 tiles: 103, but experts seldom fill them; 32 x 16 with
+            // 8 x 4 an invocation: 158); 64 tokens on 512 keys 73 ms (WG 8: 105). lavapipe stops an invocation after
+            // 65,535 rounds of its loops in total, so a small WG also bounds the context of attention.
             DeviceClass::Cpu => &Tuning {
-                matvec: (8, 4),
+                matvec: (8, 8),
                 row: 8,
-                attention: (8, 4),
+                attention: (32, 8),
                 splits: (4, 1024),
-                matmul: MatmulTile { bm: 32, bn: 16, tm: 8, tn: 4, runs: 2 },
+                matmul: MatmulTile { bm: 64, bn: 16, tm: 8, tn: 8, runs: 2 },
                 wide: 64,
             },
         }
