@@ -253,10 +253,10 @@ impl<'a> Weights<'a> {
             laid.resize(count * device_row, 0);
             self.gguf.read(part.tensor, ((part.first + done) * file_row) as u64, &mut bytes)?;
             format.relay(columns, &bytes, &mut laid);
-            self.gpu.write(&shard.view, ((row - shard.first * unit) * device_row) as u64, &laid);
+            self.gpu.write(&shard.view, ((row - shard.first * unit) * device_row) as u64, &laid)?;
             self.queued += laid.len() as u64;
             if self.queued >= FLUSH {
-                self.gpu.queue().submit([]);
+                self.gpu.flush()?;
                 self.gpu.blocking_wait()?;
                 self.queued = 0;
             }

@@ -210,19 +210,20 @@ impl Session {
     }
 
     /// Fills the rope table for positions below `end`.
-    pub(super) fn fill_rope(&mut self, end: usize) {
+    pub(super) fn fill_rope(&mut self, end: usize) -> Result<()> {
         let end = end.next_multiple_of(ROPE_STEP).min(self.cache.positions);
         if end > self.rope_filled {
             let rope = self.model.architecture.rope();
             let bytes = rope.frequencies.len() as u64 * 8;
             let table = rope.table(self.rope_filled..end);
-            self.model.gpu.write(&self.rope, self.rope_filled as u64 * bytes, bytemuck::cast_slice(&table));
+            self.model.gpu.write(&self.rope, self.rope_filled as u64 * bytes, bytemuck::cast_slice(&table))?;
             self.rope_filled = end;
         }
+        Ok(())
     }
 
-    pub(super) fn write_state(&self, state: &State) {
-        self.gpu().write(&self.state, 0, bytemuck::bytes_of(state));
+    fn write_state(&self, state: &State) -> Result<()> {
+        Ok(self.gpu().write(&self.state, 0, bytemuck::bytes_of(state))?)
     }
 
     /// Submits the prompt's tokens that are not cached yet, in chunks; the last chunk samples. `state` is that of the
@@ -240,15 +241,15 @@ impl Session {
         let common = self.history.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
         // Until the new keys and values are known to be there, only the common ones are.
         self.history.truncate(common);
-        self.fill_rope(prompt.len() + 1);
-        self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(prompt));
+        self.fill_rope(prompt.len() + 1)?;
+        self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(prompt))?;
         let (mut at, mut submits) = (common, 0);
         loop {
             let tokens = self.chunk.min(prompt.len() - at);
             let last = at + tokens == prompt.len();
             let ending = if last { Ending::Sample } else { Ending::Nothing };
             self.record(tokens, ending)?;
-            self.write_state(&State { position: at as u32, ..state });
+            self.write_state(&State { position: at as u32, ..state })?;
             let recording = &self.recordings[&(tokens, ending)].recording;
             let read: &[&View] = if last { &[&self.state] } else { &[] };
             let (readback, parts) = self.submit(recording, at + tokens, read)?;
@@ -295,14 +296,14 @@ impl Session {
         }
         self.check_tokens(tokens)?;
         self.clear();
-        self.fill_rope(tokens.len());
-        self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(tokens));
+        self.fill_rope(tokens.len())?;
+        self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(tokens))?;
         let chunk = chunk.clamp(1, self.chunk);
         let mut logits = Vec::with_capacity(tokens.len() * self.model.shape().vocabulary);
         for start in (0..tokens.len()).step_by(chunk) {
             let count = chunk.min(tokens.len() - start);
             self.record(count, Ending::Logits)?;
-            self.write_state(&State { position: start as u32, context: context as u32, ..State::default() });
+            self.write_state(&State { position: start as u32, context: context as u32, ..State::default() })?;
             let Recorded { recording, logits: view } = &self.recordings[&(count, Ending::Logits)];
             let view = view.as_ref().expect("recorded with logits");
             let (readback, _) = self.submit(recording, start + count, &[view])?;

@@ -138,7 +138,7 @@ impl Generation<'_> {
                 break;
             }
             let before = self.session.gpu().encode_time();
-            self.session.fill_rope(self.prompt.len() + steps);
+            self.session.fill_rope(self.prompt.len() + steps)?;
             let (readback, submits) = self.session.decode(self.prompt.len() + steps)?;
             self.stats.decode_host += self.session.gpu().encode_time() - before;
             self.stats.decode_steps += 1;

@@ -38,7 +38,7 @@ impl Model {
         let mut weights = Weights::new(gguf, gpu, &mut progress);
         let architecture = models::load(&mut weights)?;
         let bytes = weights.bytes_read();
-        gpu.queue().submit([]);
+        gpu.flush()?;
         gpu.blocking_wait()?;
         let load = LoadStats { bytes, time: start.elapsed() };
         Ok(Arc::new(Model { gpu: gpu.clone(), architecture, tokenizer, template, load }))
