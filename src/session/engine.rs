@@ -1,7 +1,7 @@
 //! The engine of a session: buffers, recordings by length, and what runs on them.
 
 use super::state::State;
-use super::{Error, Model, Result};
+use super::{Error, MAX_CONTEXT, Model, Result};
 use crate::gpu::{DeviceProfile, Gpu, Readback, Recording, Tier, View};
 use crate::memory::{KvCache, KvFormat, Needs};
 use crate::ops::{SampleBuffers, Scratch, Step, Tensor, sample_bytes};
@@ -12,12 +12,12 @@ use std::time::Duration;
 /// How a session is set up.
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
-    /// Positions of the KV cache; `None`: the smaller of the model's and 8192.
+    /// Positions of the KV cache, at least 1; `None`: the smaller of the model's and 8192.
     pub context: Option<usize>,
     /// Kernels take the best variant not above this; `None`: the device's best.
     pub tier: Option<Tier>,
     pub kv: KvFormat,
-    /// Most tokens of a prefill step.
+    /// Most tokens of a prefill step; at most 65,535 are taken.
     pub chunk: usize,
     /// Estimated GPU time that one submit may take.
     pub submit: Duration,
@@ -85,6 +85,8 @@ pub struct Session {
     history: Vec<u32>,
 }
 
+/// Most tokens of a step: the default limit of workgroups a dimension, which holds them.
+const MAX_CHUNK: usize = 65_535;
 /// Positions by which the rope table grows.
 const ROPE_STEP: usize = 1024;
 
@@ -92,31 +94,40 @@ impl Session {
     /// Bytes that a session with these options takes beside the weights.
     pub fn needs(shape: &crate::models::Shape, options: &SessionOptions) -> Needs {
         let context = Self::context_of(shape, options);
-        let chunk = options.chunk.min(context) as u64;
+        let chunk = Self::chunk_of(context, options) as u64;
         Needs {
             weights: 0,
             kv: KvCache::bytes(&shape.kv_widths, context, options.kv),
-            scratch: shape.scratch_per_token * chunk + 4 * shape.vocabulary as u64 + sample_bytes(shape.vocabulary),
+            scratch: shape.scratch_per_token.saturating_mul(chunk)
+                + 4 * shape.vocabulary as u64
+                + sample_bytes(shape.vocabulary),
             context,
         }
     }
 
     fn context_of(shape: &crate::models::Shape, options: &SessionOptions) -> usize {
-        options.context.unwrap_or(shape.context.min(8192)).max(1)
+        options.context.unwrap_or(shape.context.min(8192))
+    }
+
+    fn chunk_of(context: usize, options: &SessionOptions) -> usize {
+        options.chunk.min(MAX_CHUNK).min(context).max(1)
     }
 
     /// A session with an empty cache. The decode step is recorded, so its kernels are compiled.
     ///
     /// # Errors
-    /// A tier that the device lacks, or no memory for the cache.
+    /// A tier that the device lacks, a context of 0, or no memory for the cache.
     pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Session> {
         let gpu = &model.gpu;
         let tier = options.tier.unwrap_or(gpu.caps().tier);
         gpu.require(tier)?;
         let shape = model.shape();
-        Session::needs(shape, options).check(gpu)?;
         let context = Self::context_of(shape, options);
-        let chunk = options.chunk.clamp(1, context);
+        if !(1..=MAX_CONTEXT).contains(&context) {
+            return Err(Error::Context { context });
+        }
+        Session::needs(shape, options).check(gpu)?;
+        let chunk = Self::chunk_of(context, options);
         let usage = wgpu::BufferUsages::UNIFORM
             | wgpu::BufferUsages::STORAGE
             | wgpu::BufferUsages::COPY_DST

@@ -132,7 +132,7 @@ impl Generation<'_> {
 
     fn queue_steps(&mut self) -> Result<()> {
         let ahead = self.ahead();
-        while !self.done && self.queued.len() < ahead + 1 {
+        while !self.done && self.queued.len() <= ahead {
             let steps = self.stats.generated_tokens + self.queued.len();
             if steps >= self.limit || self.prompt.len() + steps > self.session.context() {
                 break;

@@ -33,11 +33,16 @@ pub enum Error {
     TokenRange { id: u32, vocabulary: usize },
     #[error("the prompt has {prompt} tokens, the context holds {context}; a larger -c would help")]
     ContextOverflow { prompt: usize, context: usize },
+    #[error("a context of {context} tokens: 1 to {MAX_CONTEXT} are possible")]
+    Context { context: usize },
     #[error("sampling: {name} = {value}: {problem}")]
     Sampling { name: &'static str, value: String, problem: &'static str },
     #[error("{count} stop tokens; at most {MAX_STOPS} are supported")]
     TooManyStops { count: usize },
 }
+
+/// Most positions of a context: far above any model's, and far from the end of the kernels' 32-bit arithmetic.
+const MAX_CONTEXT: usize = 1 << 30;
 
 /// Result of a session's work.
 pub type Result<T> = std::result::Result<T, Error>;
