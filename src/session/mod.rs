@@ -27,6 +27,9 @@ pub enum Error {
     Op(#[from] ops::Error),
     #[error(transparent)]
     Tokenizer(#[from] tokenizer::Error),
+    /// A vocabulary or chat template that halogen cannot use.
+    #[error("{file}: {source}")]
+    Vocabulary { file: String, source: tokenizer::Error },
     #[error("the prompt is empty")]
     EmptyPrompt,
     #[error("token id {id} is out of range; the vocabulary has {vocabulary} tokens")]
