@@ -29,6 +29,10 @@ pub enum Error {
     Op(#[from] ops::Error),
     #[error("{file}: architecture `{found}` is not supported; halogen runs {known}")]
     UnknownArchitecture { file: String, found: String, known: String },
+    #[error("{file}: token_embd.weight has rows for {rows} tokens, tokenizer.ggml.tokens has {tokens}")]
+    Vocabulary { file: String, tokens: usize, rows: usize },
+    #[error("{file}: rope_freqs.weight holds {factor}: positive numbers are needed")]
+    RopeFactor { file: String, factor: f32 },
     #[error("{file}: {key} = {value}: {problem}")]
     Key { file: String, key: String, value: String, problem: String },
 }
@@ -77,5 +81,7 @@ pub fn load(weights: &mut Weights) -> Result<Box<dyn Architecture>> {
         let known = ARCHITECTURES.iter().map(|(n, _)| *n).collect::<Vec<_>>().join(", ");
         return Err(Error::UnknownArchitecture { file: gguf.name().into(), found: name.into(), known });
     };
-    load(weights, &Keys::new(gguf, name))
+    let model = load(weights, &Keys::new(gguf, name))?;
+    weights.check_all_asked()?;
+    Ok(model)
 }
