@@ -42,8 +42,9 @@ impl Step<'_> {
         let (wg, most_rows) = self.tuning.attention;
         let sharing = a.heads / a.kv_heads;
         let rows = self.tokens * sharing;
-        let tile_rows = (rows as u32).next_power_of_two().min(most_rows);
         let decode = self.tokens == 1;
+        // Of several tokens always the full tile: one kernel whatever the prompt's length.
+        let tile_rows = if decode { (sharing as u32).next_power_of_two().min(most_rows) } else { most_rows };
         let splits = if decode { self.tuning.splits } else { 1 };
         let spec = KernelSpec::new("attention")
             .size("WG", wg)

@@ -113,7 +113,8 @@ impl Session {
         options.chunk.min(MAX_CHUNK).min(context).max(1)
     }
 
-    /// A session with an empty cache. The decode step is recorded, so its kernels are compiled.
+    /// A session with an empty cache. A decode step and a full prefill step are recorded, so that every kernel is compiled
+    /// and every buffer is there.
     ///
     /// # Errors
     /// A tier that the device lacks, a context of 0, or no memory for the cache.
@@ -151,12 +152,26 @@ impl Session {
             recordings: HashMap::new(),
             history: Vec::new(),
         };
+        // All kernels of a conversation are those of one token and those of several, and so are its scratch buffers.
         session.record(1, Ending::Sample)?;
+        session.record(chunk, Ending::Sample)?;
         Ok(session)
     }
 
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// The cache's buffers, for tests.
+    #[doc(hidden)]
+    pub fn cache(&self) -> &KvCache {
+        &self.cache
+    }
+
+    /// The state and the token ids [context + 1] on the device, for tests.
+    #[doc(hidden)]
+    pub fn state_and_tokens(&self) -> (&View, &View) {
+        (&self.state, &self.token_ids)
     }
 
     /// Positions that the cache holds.
