@@ -199,6 +199,15 @@ impl Gpu {
         })
     }
 
+    /// The same device with weights cut into shards of at most `bytes`, for tests: real limits take gigabytes to reach.
+    /// `None` if the device is shared already.
+    #[doc(hidden)]
+    pub fn with_max_shard(mut self, bytes: u64) -> Option<Gpu> {
+        let caps = &mut Arc::get_mut(&mut self.inner)?.caps;
+        caps.max_shard = caps.max_shard.min(bytes);
+        Some(self)
+    }
+
     pub fn info(&self) -> &wgpu::AdapterInfo {
         &self.inner.info
     }

@@ -36,11 +36,14 @@ const MAX_GROUPS: u64 = 65_535;
 
 impl Grid {
     /// `count` workgroups along x, folded into y above 65,535 (the shader tests its linear index against the count),
-    /// times `depth` along z.
+    /// times `depth` along z. What no grid can hold is refused when it is recorded.
     pub fn linear(count: u64, depth: u64) -> Grid {
         let folds = count.div_ceil(MAX_GROUPS).max(1);
-        assert!(folds <= MAX_GROUPS && depth <= MAX_GROUPS, "a grid of {count} x {depth} workgroups");
-        Grid([count.div_ceil(folds) as u32, folds as u32, depth as u32])
+        Grid([count.div_ceil(folds), folds, depth].map(|n| n.min(u64::from(u32::MAX)) as u32))
+    }
+
+    fn fits(self) -> bool {
+        self.0.iter().all(|n| u64::from(*n) <= MAX_GROUPS)
     }
 }
 
@@ -177,6 +180,9 @@ impl<'g> Recorder<'g> {
         }
         let kernel = self.gpu.kernel(&call.spec)?;
         check_params::<P>(&kernel)?;
+        if !call.grid.fits() {
+            return Err(Error::Grid { kernel: kernel.spec.to_string(), grid: call.grid.0 });
+        }
         for (name, _) in call.bind {
             if !kernel.bindings.iter().any(|b| b.name == *name) {
                 return Err(Error::NoBinding { kernel: kernel.spec.to_string(), name, has: kernel.error_bindings() });
@@ -208,7 +214,7 @@ impl<'g> Recorder<'g> {
     pub fn finish(self) -> Result<Recording> {
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let arena = self.gpu.buffer_with("parameters", self.arena.len() as u64, usage)?;
-        self.gpu.write(&arena, 0, &self.arena);
+        self.gpu.write(&arena, 0, &self.arena)?;
         let mut dispatches = Vec::with_capacity(self.pending.len());
         for pending in self.pending {
             let Pending { kernel, bindings, grid, cost, layer, params_offset } = pending;
@@ -332,5 +338,8 @@ mod tests {
         assert_eq!(Grid::linear(65_535, 3).0, [65_535, 1, 3]);
         let Grid([x, y, _]) = Grid::linear(262_144, 1);
         assert!(x <= 65_535 && u64::from(x) * u64::from(y) >= 262_144 && y == 5);
+        assert!(Grid::linear(65_535 * 65_535, 65_535).fits());
+        assert!(!Grid::linear(65_535 * 65_535 + 1, 1).fits() && !Grid::linear(1, 65_536).fits());
+        assert!(!Grid::linear(u64::MAX, u64::MAX).fits());
     }
 }

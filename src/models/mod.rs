@@ -30,6 +30,10 @@ pub enum Error {
     Op(#[from] ops::Error),
     #[error("{file}: architecture `{found}` is not supported; halogen runs {known}")]
     UnknownArchitecture { file: String, found: String, known: String },
+    #[error("{file}: token_embd.weight has rows for {rows} tokens, tokenizer.ggml.tokens has {tokens}")]
+    Vocabulary { file: String, tokens: usize, rows: usize },
+    #[error("{file}: rope_freqs.weight holds {factor}: positive numbers are needed")]
+    RopeFactor { file: String, factor: f32 },
     #[error("{file}: {key} = {value}: {problem}")]
     Key { file: String, key: String, value: String, problem: String },
 }
@@ -101,5 +105,7 @@ pub fn shape(gguf: &Gguf) -> Result<Shape> {
 pub fn load(weights: &mut Weights) -> Result<Box<dyn Architecture>> {
     let gguf = weights.gguf;
     let known = known(gguf)?;
-    (known.load)(weights, &Keys::new(gguf, known.name))
+    let model = (known.load)(weights, &Keys::new(gguf, known.name))?;
+    weights.check_all_asked()?;
+    Ok(model)
 }

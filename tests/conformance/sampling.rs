@@ -110,7 +110,7 @@ impl Rig<'_> {
     fn repeat(&mut self, logits: &[f32], vocabulary: usize) -> Result<u32, String> {
         let before = self.read_state();
         let again = State { position: before.position - 3, generated: 0, last: 0, ..before };
-        self.gpu().write(&self.state, 0, bytemuck::bytes_of(&again));
+        self.gpu().write(&self.state, 0, bytemuck::bytes_of(&again)).map_err(|e| e.to_string())?;
         Ok(sample(self, logits, vocabulary)?.last)
     }
 }
@@ -126,7 +126,7 @@ fn distribution(setup: &Setup) -> Outcome {
     let buffers = SampleBuffers::new(rig.gpu(), logits.len()).unwrap();
     let draws = 2000;
     let run = State { context: 4096, limit: 10_000, ..state(&s, 0, 12345) };
-    rig.gpu().write(&rig.state, 0, bytemuck::bytes_of(&run));
+    rig.gpu().write(&rig.state, 0, bytemuck::bytes_of(&run)).map_err(|e| e.to_string())?;
     rig.run_times(draws, |step| step.sample(&xs, &buffers))?;
     for token in &rig.gpu().blocking_read::<u32>(&rig.history).unwrap()[1..=draws] {
         *counts.entry(*token).or_default() += 1;
