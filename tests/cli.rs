@@ -124,7 +124,7 @@ fn wrong_usage_exits_with_2() {
         &["run", "-n", "0", "-p", "x"],
         &["run", "demo", "one", "-p", "two"],
         &["run", "-t", "4", "-p", "x"],
-        &["logits", "demo"],
+        &["logits"],
         &["logits", "demo", "--tokens", "1,two", "--out", "x"],
     ];
     for args in wrong {
@@ -293,6 +293,7 @@ fn show_counts_bytes() {
     let experts = tensors.iter().find(|t| t["name"] == "blk.0.ffn_up_exps.weight").expect("experts");
     assert_eq!(experts["active_bytes"].as_u64().map(|b| 4 * b), experts["bytes"].as_u64());
     assert!(succeeds(&["show", "demo"]).contains("with 2 of 8 experts"));
+    assert_eq!(succeeds(&["show"]), succeeds(&["show", "demo"]), "no MODEL means demo");
 }
 
 #[test]

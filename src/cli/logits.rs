@@ -23,8 +23,8 @@ Without --tier, halogen computes in f32, the KV cache included.
 Example:
   halogen logits model.gguf --tokens 3,14,15 --out logits.safetensors")]
 pub struct Args {
-    /// A .gguf file, or `demo`: the embedded model
-    model: String,
+    /// A .gguf file, or `demo`: the embedded model (also where none is named)
+    model: Option<String>,
 
     /// Token ids, with commas between
     #[arg(long, value_name = "IDS", value_delimiter = ',', required = true)]
@@ -39,7 +39,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
-    let gguf = model::open(Some(&args.model))?;
+    let gguf = model::open(args.model.as_deref())?;
     // Before the work, so that none is lost to a file that cannot be written.
     let out = Output::create(&args.out)?;
     let gpu = args.device.open()?;

@@ -14,8 +14,8 @@ use std::process::ExitCode;
 #[command(after_help = "\
 Active bytes are what one token reads: of experts those that are used, of the embedding one row.")]
 pub struct Args {
-    /// A .gguf file, or `demo`: the embedded model
-    model: String,
+    /// A .gguf file, or `demo`: the embedded model (also where none is named)
+    model: Option<String>,
 
     /// Print JSON
     #[arg(long)]
@@ -23,7 +23,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
-    let gguf = model::open(Some(&args.model))?;
+    let gguf = model::open(args.model.as_deref())?;
     if args.json {
         output::print_json(&json(&gguf))?;
     } else {

@@ -49,7 +49,7 @@ impl Runner {
             output::note(format_args!("note: {} has no chat template; it is given prompts as they are", gguf.name()));
         }
         if verbose {
-            output::note(format_args!("{}", session.decode_recording()));
+            output::note(session.decode_recording().to_string().trim_end());
             output::note(format_args!("seed {}, context {}", sampling.seed, session.context()));
         }
         Ok(Runner {
@@ -109,7 +109,7 @@ fn session_options(args: &Args, gguf: &Gguf, gpu: &Gpu) -> Result<SessionOptions
         if context > shape.context {
             let (name, made_for) = (gguf.name(), shape.context);
             output::note(format_args!(
-                "note: {name} was made for a context of {made_for} tokens; past those of {context}, answers get worse"
+                "note: {name} was made for {made_for} tokens of context; past them it gets worse"
             ));
         }
         needs(context).check(gpu)?;
