@@ -91,7 +91,7 @@ impl Transformer {
 
 /// The sizes of a model whose layers are all dense.
 pub fn dense_shape(gguf: &Gguf, keys: &Keys) -> Result<super::Shape> {
-    Ok(Transformer::read(gguf, keys)?.shape(keys.size("feed_forward_length")?))
+    Ok(Transformer::read(gguf, keys)?.shape(keys.width("feed_forward_length")?))
 }
 
 /// The sizes of a model whose layers are all mixtures.
