@@ -155,7 +155,7 @@ impl Gpu {
         })?;
         self.blocking_wait()?;
         let start = Instant::now();
-        self.scoped("measure", |_| drop(self.queue().submit([commands])))?;
+        self.scoped("measure", |_| self.queue().submit([commands]))?;
         self.blocking_wait()?;
         Ok(start.elapsed())
     }
