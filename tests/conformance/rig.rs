@@ -284,7 +284,7 @@ fn cut(n: usize, parts: usize) -> impl Iterator<Item = (usize, usize)> {
 
 /// Activations on the device, with a guard.
 pub fn tensor(gpu: &Gpu, data: &[f32], columns: usize) -> Tensor {
-    Tensor { view: upload_guarded(gpu, "activations", data), rows: data.len() / columns, columns }
+    Tensor { first_row: 0, view: upload_guarded(gpu, "activations", data), rows: data.len() / columns, columns }
 }
 
 /// Norm weights on the device, and their values.
