@@ -90,7 +90,7 @@ impl<'s> Rig<'s> {
     pub fn new(setup: &'s Setup, tokens: usize, state: State, history: &[u32]) -> Rig<'s> {
         let usage = Usage::UNIFORM | Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST;
         let view = setup.gpu.buffer_with("state", 192, usage).unwrap();
-        setup.gpu.write(&view, 0, bytemuck::bytes_of(&state));
+        setup.gpu.write(&view, 0, bytemuck::bytes_of(&state)).unwrap();
         let mut ids = history.to_vec();
         ids.resize(state.context as usize + 1, 0);
         let history = setup.gpu.upload("history", &ids).unwrap();
@@ -104,7 +104,7 @@ impl<'s> Rig<'s> {
     /// Makes the scratch buffer `name` for `len` words, poisoned like the guard after them.
     pub fn poison(&mut self, name: &'static str, len: usize) {
         let view = self.scratch.bytes(&self.setup.gpu, name, ((len + GUARD) * 4) as u64).unwrap();
-        self.setup.gpu.write(&view, 0, bytemuck::cast_slice(&vec![POISON; view.size as usize / 4]));
+        self.setup.gpu.write(&view, 0, bytemuck::cast_slice(&vec![POISON; view.size as usize / 4])).unwrap();
         self.watched.push(view);
     }
 
