@@ -167,9 +167,11 @@ impl Readback {
 
     /// Waits for the submission that fills this read-back, and takes its bytes.
     pub fn blocking_take(self, gpu: &Gpu) -> Result<Vec<u8>> {
-        if !self.is_ready() {
+        while !self.is_ready() {
             let wait = wgpu::PollType::Wait { submission_index: self.submission.clone(), timeout: None };
             gpu.device().poll(wait).map_err(|e| Error::Lost(e.to_string()))?;
+            // Another thread that polls may have taken the callback and be about to run it.
+            std::thread::yield_now();
         }
         self.take()
     }
