@@ -5,6 +5,7 @@ use super::kernel::KernelCache;
 use super::{Caps, Error, Kernel, KernelSpec, Result, Tier, View};
 use crate::formats::Format;
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -41,6 +42,16 @@ pub enum Selector {
 impl From<&str> for Selector {
     fn from(s: &str) -> Self {
         s.parse().map_or_else(|_| Selector::Name(s.into()), Selector::Index)
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Selector::Best => f.write_str("the best"),
+            Selector::Index(index) => write!(f, "number {index}"),
+            Selector::Name(name) => f.write_str(name),
+        }
     }
 }
 
@@ -119,7 +130,8 @@ impl Gpu {
     /// No adapter, none that matches, one that lacks what halogen needs, or a driver that refuses.
     pub async fn new(selector: Selector) -> Result<Gpu> {
         let mut reports = adapters().await;
-        let names = reports.iter().map(|r| r.info.name.clone()).collect::<Vec<_>>().join(", ");
+        let names =
+            reports.iter().enumerate().map(|(i, r)| format!("{i} {}", r.info.name)).collect::<Vec<_>>().join(", ");
         if reports.is_empty() {
             return Err(Error::NoAdapter);
         }
@@ -131,7 +143,7 @@ impl Gpu {
                 reports.iter().position(|r| r.info.name.to_lowercase().contains(&name))
             }
         };
-        let index = index.ok_or_else(|| Error::NoSuchAdapter { wanted: format!("{selector:?}"), found: names })?;
+        let index = index.ok_or_else(|| Error::NoSuchAdapter { wanted: selector.to_string(), found: names })?;
         let adapter = reports.swap_remove(index).adapter;
         let mut descriptor = wgpu::DeviceDescriptor { label: Some("halogen"), ..Default::default() };
         Gpu::extend(&adapter, &mut descriptor);
