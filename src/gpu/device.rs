@@ -6,6 +6,7 @@ use super::submit::Spares;
 use super::{Caps, Error, Kernel, KernelSpec, Result, Tier, View};
 use crate::formats::Format;
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -54,6 +55,16 @@ impl std::fmt::Display for Selector {
 impl From<&str> for Selector {
     fn from(s: &str) -> Self {
         s.parse().map_or_else(|_| Selector::Name(s.into()), Selector::Index)
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Selector::Best => f.write_str("the best"),
+            Selector::Index(index) => write!(f, "number {index}"),
+            Selector::Name(name) => f.write_str(name),
+        }
     }
 }
 

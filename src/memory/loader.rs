@@ -166,7 +166,7 @@ impl<'a> Weights<'a> {
         self.place_stack(name, experts, columns, &[Rows { tensor, first: 0, count: experts * rows }], rows)
     }
 
-    /// The stacks of gate and up [experts, ff, columns], expert by expert in one where their formats agree.
+    /// The stacks of gate and up [experts, ff, columns], expert by expert in one where format and size allow.
     pub fn expert_gate_up(
         &mut self,
         gate: &str,
@@ -176,7 +176,9 @@ impl<'a> Weights<'a> {
         columns: usize,
     ) -> Result<ExpertGateUp> {
         let (g, u) = (self.tensor(gate, &[columns, ff, experts])?, self.tensor(up, &[columns, ff, experts])?);
-        if self.format(g)? != self.format(u)? {
+        let format = self.format(g)?;
+        let bytes = (format.device_row_bytes(columns) * 2 * ff) as u64;
+        if format != self.format(u)? || bytes > self.limit() {
             let (gate, up) = (self.stack(gate, experts, ff, columns)?, self.stack(up, experts, ff, columns)?);
             return Ok(ExpertGateUp::Split { gate, up });
         }

@@ -1,0 +1,205 @@
+//! Files that are no model that halogen can run.
+
+use crate::common::*;
+use halogen::formats::Format;
+use halogen::gguf::{Strings, Value};
+use halogen::session::{Model, Session, SessionOptions};
+
+fn made(architecture: &str) -> Made {
+    Made::new(architecture, Format::F16, &TINY)
+}
+
+/// What a made-up file is refused with; every such message begins with the file's name.
+fn refusal(made: &Made) -> String {
+    let error = match made.load() {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("the file was loaded"),
+    };
+    assert!(error.starts_with("made.gguf: "), "{error}");
+    error
+}
+
+/// Changes a model and looks for all of `words` in what it is refused with.
+#[track_caller]
+fn check(architecture: &str, change: impl FnOnce(&mut Made), words: &[&str]) {
+    let mut made = made(architecture);
+    change(&mut made);
+    let error = refusal(&made);
+    for word in words {
+        assert!(error.contains(word), "`{word}` is not in: {error}");
+    }
+}
+
+#[track_caller]
+fn check_key(architecture: &str, key: &str, value: impl Into<Value>, words: &[&str]) {
+    let value = value.into();
+    check(architecture, |made| drop(made.set(key, value)), &[&[key], words].concat());
+}
+
+#[test]
+fn an_unknown_architecture() {
+    let change = |made: &mut Made| made.metadata.insert("general.architecture", "mamba9".into());
+    check("llama", change, &["mamba9", "not supported", "llama", "qwen3moe"]);
+}
+
+#[test]
+fn missing_tensors() {
+    for (architecture, name) in [
+        ("llama", "token_embd.weight"),
+        ("llama", "output_norm.weight"),
+        ("llama", "blk.1.attn_norm.weight"),
+        ("qwen2", "blk.0.attn_k.bias"),
+        ("qwen3", "blk.1.attn_q_norm.weight"),
+        ("qwen3", "blk.1.attn_k_norm.weight"),
+        ("qwen3moe", "blk.1.ffn_gate_inp.weight"),
+        ("qwen3moe", "blk.0.ffn_down_exps.weight"),
+    ] {
+        check(architecture, |made| drop(made.remove(name)), &[&format!("tensor {name} is missing")]);
+    }
+    let deeper = |made: &mut Made| drop(made.set("block_count", 3u32.into()));
+    check("llama", deeper, &["tensor blk.2.attn_q.weight is missing"]);
+}
+
+#[test]
+fn tensors_of_another_shape_or_type() {
+    let matrix =
+        |name: &'static str, dims: &'static [usize]| move |made: &mut Made| made.matrix(name, dims, Format::F16, 1.0);
+    check("llama", matrix("blk.0.ffn_up.weight", &[32, 47]), &["blk.0.ffn_up.weight", "[32, 47]", "[32, 48]"]);
+    check("llama", matrix("output.weight", &[32, 95]), &["output.weight", "[32, 95]", "[32, 96]"]);
+    check("llama", matrix("token_embd.weight", &[36, 96]), &["token_embd.weight", "[36, 96]", "[32, 96]"]);
+    check("llama", matrix("output_norm.weight", &[31]), &["output_norm.weight", "[31]", "[32]"]);
+    check("qwen3moe", matrix("blk.1.ffn_up_exps.weight", &[32, 48, 5]), &["blk.1.ffn_up_exps.weight", "[32, 48, 5]"]);
+    let integers = |made: &mut Made| {
+        let tensor = Tensor { name: "output.weight".into(), dims: vec![32, 96], ggml_type: 26, bytes: vec![0; 12288] };
+        made.put(tensor);
+    };
+    check("llama", integers, &["output.weight", "i32", "it reads f32, f16"]);
+    let quantized = |made: &mut Made| {
+        let bytes = vec![0; 34];
+        made.put(Tensor { name: "output_norm.weight".into(), dims: vec![32], ggml_type: 8, bytes });
+    };
+    check("llama", quantized, &["output_norm.weight", "q8_0", "a vector", "f32, f16, bf16"]);
+}
+
+#[test]
+fn tensors_that_no_part_of_the_model_reads() {
+    let more = |made: &mut Made| {
+        made.matrix("blk.0.attn_output.bias", &[32], Format::F32, 1.0);
+        made.matrix("blk.1.attn_output.bias", &[32], Format::F32, 1.0);
+    };
+    check("llama", more, &["blk.0.attn_output.bias and 1 more"]);
+    // Qwen2's biases on what says to be qwen3.
+    let biased = |made: &mut Made| made.matrix("blk.0.attn_q.bias", &[32], Format::F32, 1.0);
+    check("qwen3", biased, &["blk.0.attn_q.bias"]);
+}
+
+#[test]
+fn counts_that_are_zero_absent_or_absurd() {
+    for key in [
+        "block_count",
+        "context_length",
+        "embedding_length",
+        "feed_forward_length",
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.key_length",
+        "rope.dimension_count",
+    ] {
+        check_key("llama", key, 0u32, &["= 0: a number from 1 to 16777216"]);
+        check_key("llama", key, 1u64 << 40, &["= 1099511627776: a number from 1 to 16777216"]);
+        check_key("llama", key, u64::MAX, &["18446744073709551615"]);
+        check_key("llama", key, -1i32, &["-1"]);
+        check_key("llama", key, "many", &["string"]);
+    }
+    for key in ["expert_count", "expert_used_count", "expert_feed_forward_length"] {
+        check_key("qwen3moe", key, 0u32, &["= 0: a number from 1 to"]);
+        check_key("qwen3moe", key, 1u64 << 40, &["= 1099511627776"]);
+    }
+    let bare = |made: &mut Made| {
+        let mut kept = halogen::gguf::Metadata::new();
+        made.metadata.iter().filter(|(k, _)| *k != "llama.block_count").for_each(|(k, v)| kept.insert(k, v.clone()));
+        made.metadata = kept;
+    };
+    check("llama", bare, &["llama.block_count", "missing"]);
+}
+
+#[test]
+fn sizes_that_do_not_go_together() {
+    check_key("llama", "attention.head_count_kv", 3u32, &["= 3", "4 heads cannot share them"]);
+    check_key("llama", "attention.head_count_kv", 8u32, &["= 8", "4 heads cannot share them"]);
+    check_key("llama", "attention.value_length", 12u32, &["= 12", "keys of 8"]);
+    check_key("llama", "rope.dimension_count", 5u32, &["= 5", "an even number up to 8"]);
+    check_key("llama", "rope.dimension_count", 10u32, &["= 10", "an even number up to 8"]);
+    check_key("qwen3moe", "expert_used_count", 7u32, &["= 7", "there are 6 experts"]);
+    check_key("qwen3moe", "expert_count", 5000u32, &["= 5000", "at most 1024"]);
+    // What kernels cannot do, said before anything is loaded.
+    for dim in [3u32, 512, 260] {
+        let set = |made: &mut Made| {
+            drop(made.set("attention.value_length", dim.into()).set("attention.key_length", dim.into()))
+        };
+        check("llama", set, &[&format!("attention.key_length = {dim}: heads of a multiple of 4 up to 256")]);
+    }
+    check_key("llama", "embedding_length", 30u32, &["= 30", "multiple of 4"]);
+    check_key("llama", "feed_forward_length", 46u32, &["= 46", "multiple of 4"]);
+    check_key("qwen3moe", "expert_feed_forward_length", 46u32, &["= 46", "multiple of 4"]);
+}
+
+#[test]
+fn numbers_that_no_model_has() {
+    for value in [0f32, -1.0, f32::NAN, f32::INFINITY] {
+        check_key("llama", "attention.layer_norm_rms_epsilon", value, &["a positive number is needed"]);
+        check_key("llama", "rope.freq_base", value, &["a positive number is needed"]);
+    }
+    check_key("llama", "rope.scaling.type", "longrope9", &["longrope9", "none, linear and yarn"]);
+    let scaled =
+        |made: &mut Made| drop(made.set("rope.scaling.type", "linear".into()).set("rope.scaling.factor", 0f32.into()));
+    check("llama", scaled, &["llama.rope.scaling.factor = 0: a positive number"]);
+    let zeros = |made: &mut Made| {
+        made.put(Tensor { name: "rope_freqs.weight".into(), dims: vec![4], ggml_type: 0, bytes: vec![0; 16] });
+    };
+    check("llama", zeros, &["rope_freqs.weight holds 0"]);
+}
+
+#[test]
+fn vocabularies_that_do_not_fit() {
+    check("llama", |made| made.vocabulary(95), &["token_embd.weight", "96", "tokenizer.ggml.tokens", "95"]);
+    check("llama", |made| made.vocabulary(97), &["token_embd.weight", "96", "97"]);
+    let eos = |made: &mut Made| made.metadata.insert("tokenizer.ggml.eos_token_id", 96u32.into());
+    check("llama", eos, &["tokenizer.ggml.eos_token_id = 96", "vocabulary of 96 tokens"]);
+    let pre = |made: &mut Made| {
+        made.metadata.insert("tokenizer.ggml.model", "gpt2".into());
+        made.metadata.insert("tokenizer.ggml.pre", "nonesuch".into());
+    };
+    check("llama", pre, &["tokenizer.ggml.pre = \"nonesuch\"", "qwen2", "llama-bpe"]);
+    let kind = |made: &mut Made| made.metadata.insert("tokenizer.ggml.model", "rwkv".into());
+    check("llama", kind, &["tokenizer.ggml.model = \"rwkv\"", "gpt2, llama"]);
+    let none = |made: &mut Made| made.metadata.insert("tokenizer.ggml.tokens", Strings::from_iter([""; 0]).into());
+    check("llama", none, &["tokenizer.ggml.tokens is missing"]);
+    let scores = |made: &mut Made| made.metadata.insert("tokenizer.ggml.scores", vec![0f32; 95].into());
+    check("llama", scores, &["tokenizer.ggml.scores: 95 entries for 96 tokens"]);
+}
+
+#[test]
+fn a_grid_that_no_device_has() {
+    // 70,000 heads: the file is whole, the dispatch is not possible.
+    let sizes = Sizes { layers: 1, heads: 70_000, kv_heads: 1, head_dim: 4, hidden: 4, ff: 4, vocabulary: 4, ..TINY };
+    let model = Made::new("llama", Format::F16, &sizes).load().expect("a model");
+    let options = SessionOptions { chunk: 4, ..SessionOptions::default() };
+    let error = Session::new(&model, &options).err().expect("too many heads").to_string();
+    assert!(error.contains("heads") && error.contains("70002") && error.contains("65535"), "{error}");
+}
+
+#[test]
+fn a_load_that_is_cancelled() {
+    let gguf = made("llama").gguf();
+    let mut seen = Vec::new();
+    let load = Model::load(gpu(), &gguf, |progress| {
+        assert_eq!(progress.total, gguf.data_bytes());
+        seen.push(progress.bytes);
+        seen.len() < 3
+    });
+    let error = pollster::block_on(load).err().expect("cancelled").to_string();
+    assert!(error.contains("cancelled"), "{error}");
+    assert_eq!(seen.len(), 3);
+    assert!(seen.is_sorted_by(|a, b| a < b));
+}

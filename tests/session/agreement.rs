@@ -1,0 +1,182 @@
+//! The same work, however it is cut, queued, read or shared, gives the same result.
+
+use super::*;
+use futures::StreamExt;
+use halogen::formats::Format;
+use halogen::session::Sampling;
+use std::time::Duration;
+
+fn made(architecture: &str) -> Arc<Model> {
+    Made::new(architecture, Format::F16, &TINY).load().expect("a model")
+}
+
+/// Ids below TINY's vocabulary.
+fn some_tokens(count: usize) -> Vec<u32> {
+    let mut noise = Noise(42);
+    (0..count).map(|_| (noise.word() % TINY.vocabulary as u64) as u32).collect()
+}
+
+#[test]
+fn prefill_in_one_chunk_in_sevens_and_by_token_agree() {
+    let mut models: Vec<(String, Arc<Model>, Vec<u32>)> = vec![("demo".into(), demo(), prompt().repeat(3))];
+    for name in ["llama", "qwen2", "qwen3", "qwen3moe"] {
+        models.push((name.into(), made(name), some_tokens(40)));
+    }
+    for (name, model, tokens) in models {
+        let mut session = session(&model, f32_cache());
+        let whole = session.blocking_logits(&tokens, 512).expect("logits");
+        for chunk in [7, 1] {
+            let parts = session.blocking_logits(&tokens, chunk).expect("logits");
+            let error = worst_nmse(&whole, &parts, tokens.len());
+            assert!(error <= 1e-6, "{name}, chunk {chunk}: NMSE {error:.3e}");
+        }
+    }
+}
+
+#[test]
+fn the_smallest_submits_give_the_same_bits() {
+    for (model, tokens) in [(demo(), prompt()), (made("llama"), some_tokens(20)), (made("qwen3moe"), some_tokens(20))] {
+        let mut whole = session(&model, f32_cache());
+        let mut cut = session(&model, SessionOptions { submit: Duration::from_micros(1), ..f32_cache() });
+        for chunk in [512, 1] {
+            let expected = whole.blocking_logits(&tokens, chunk).expect("logits");
+            let found = cut.blocking_logits(&tokens, chunk).expect("logits");
+            assert!(bits(&expected) == bits(&found), "chunk {chunk}");
+        }
+        (whole.clear(), cut.clear());
+        let said = answer(&mut whole, &tokens, &Sampling::greedy(), 8);
+        let mut generation = cut.generate(&tokens, &Sampling::greedy(), &[], 8).expect("a generation");
+        let found: Vec<u32> = collect(&mut generation).iter().map(|t| t.id).collect();
+        assert_eq!(said, found);
+        let stats = generation.stats();
+        // A dispatch a submit: any layer was entered on its own.
+        assert_eq!(stats.decode_submits, stats.decode_steps * stats.dispatches_per_token);
+    }
+}
+
+#[test]
+fn a_second_turn_reuses_the_common_prefix() {
+    let model = demo();
+    let mut kept = session(&model, SessionOptions::default());
+    let first = answer(&mut kept, &prompt(), &Sampling::greedy(), 8);
+    let more = model.tokenizer().encode(" and then it was moved.", Special::Text);
+    let second = [prompt(), first.clone(), more].concat();
+    let mut generation = kept.generate(&second, &Sampling::greedy(), &[], 8).expect("a generation");
+    let said: Vec<u32> = collect(&mut generation).iter().map(|t| t.id).collect();
+    // The token sampled last was not processed.
+    assert_eq!(generation.stats().cached_tokens, prompt().len() + first.len() - 1);
+    drop(generation);
+    let mut fresh = session(&model, SessionOptions::default());
+    assert_eq!(answer(&mut fresh, &second, &Sampling::greedy(), 8), said);
+
+    // Another ending of the first turn: the cache is cut back to what is common.
+    let other = [&second[..prompt().len() + 2], &prompt()[..3]].concat();
+    let mut generation = kept.generate(&other, &Sampling::greedy(), &[], 8).expect("a generation");
+    let said: Vec<u32> = collect(&mut generation).iter().map(|t| t.id).collect();
+    assert_eq!(generation.stats().cached_tokens, prompt().len() + 2);
+    drop(generation);
+    fresh.clear();
+    assert_eq!(answer(&mut fresh, &other, &Sampling::greedy(), 8), said);
+
+    // The same prompt again: its last token is processed for its logits.
+    let mut generation = kept.generate(&other, &Sampling::greedy(), &[], 1).expect("a generation");
+    collect(&mut generation);
+    assert_eq!(generation.stats().cached_tokens, other.len() - 1);
+}
+
+#[test]
+fn a_seed_reproduces_a_text_whatever_is_queued_ahead() {
+    let model = demo();
+    let sampling = |seed| Sampling { temperature: 1.2, top_k: 0, top_p: 1.0, min_p: 0.0, seed, ..Sampling::default() };
+    let text = |run_ahead, seed| {
+        let mut session = session(&model, SessionOptions { run_ahead, ..SessionOptions::default() });
+        answer(&mut session, &prompt(), &sampling(seed), 16)
+    };
+    let first = text(Some(0), 7);
+    for run_ahead in [Some(0), Some(8), None] {
+        assert_eq!(text(run_ahead, 7), first, "run-ahead {run_ahead:?}");
+    }
+    let others: Vec<_> = (8..12).map(|seed| text(None, seed)).collect();
+    assert!(others.iter().all(|o| *o != first), "a seed changes nothing");
+}
+
+#[test]
+fn the_best_token_is_what_no_temperature_and_no_choice_pick() {
+    let mut session = session(&demo(), SessionOptions::default());
+    let greedy = answer(&mut session, &prompt(), &Sampling::greedy(), 16);
+    let off = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, ..Sampling::default() };
+    for (what, sampling) in [
+        ("top-k 1", Sampling { top_k: 1, ..off.clone() }),
+        ("min-p 1", Sampling { min_p: 1.0, ..off.clone() }),
+        ("top-p tiny", Sampling { top_p: 1e-6, ..off.clone() }),
+        ("temperature tiny", Sampling { temperature: 1e-6, ..off.clone() }),
+        ("temperature denormal", Sampling { temperature: 1e-40, ..off }),
+    ] {
+        session.clear();
+        assert_eq!(answer(&mut session, &prompt(), &sampling, 16), greedy, "{what}");
+    }
+}
+
+#[test]
+fn a_dropped_generation_leaves_a_session_that_is_right() {
+    let model = demo();
+    let mut fresh = session(&model, SessionOptions::default());
+    let expected = answer(&mut fresh, &prompt(), &Sampling::greedy(), 12);
+    let other = model.tokenizer().encode("A trait object is", Special::Text);
+    for seen in [0, 1, 3] {
+        let mut kept = session(&model, SessionOptions { run_ahead: Some(6), ..SessionOptions::default() });
+        let mut generation = kept.generate(&other, &Sampling::greedy(), &[], 40).expect("a generation");
+        for _ in 0..seen {
+            generation.blocking_next().expect("a token");
+        }
+        drop(generation);
+        assert_eq!(answer(&mut kept, &prompt(), &Sampling::greedy(), 12), expected, "after {seen} tokens");
+        // And on from what the dropped one had cached.
+        let mut generation = kept.generate(&prompt(), &Sampling::greedy(), &[], 40).expect("a generation");
+        for _ in 0..seen {
+            generation.blocking_next().expect("a token");
+        }
+        drop(generation);
+        let longer = [prompt(), expected[..5].to_vec()].concat();
+        assert_eq!(answer(&mut kept, &longer, &Sampling::greedy(), 7), expected[5..], "after {seen} tokens");
+    }
+}
+
+#[test]
+fn a_stream_gives_the_tokens_that_waiting_gives() {
+    let mut session = session(&demo(), SessionOptions::default());
+    let expected = answer(&mut session, &prompt(), &Sampling::greedy(), 12);
+    session.clear();
+    let mut generation = session.generate(&prompt(), &Sampling::greedy(), &[], 12).expect("a generation");
+    let streamed = pollster::block_on(async {
+        let mut ids = Vec::new();
+        while let Some(token) = generation.next().await {
+            ids.push(token.expect("a token").id);
+        }
+        ids
+    });
+    assert_eq!(streamed, expected);
+}
+
+#[test]
+fn sessions_of_one_model_do_not_meet() {
+    let model = demo();
+    let prompts = [prompt(), model.tokenizer().encode("A trait object is", Special::Text)];
+    let alone: Vec<Vec<u32>> = prompts
+        .iter()
+        .map(|p| answer(&mut session(&model, SessionOptions::default()), p, &Sampling::greedy(), 10))
+        .collect();
+    let mut sessions = [0, 1].map(|_| session(&model, SessionOptions::default()));
+    let mut generations: Vec<_> = sessions
+        .iter_mut()
+        .zip(&prompts)
+        .map(|(s, p)| s.generate(p, &Sampling::greedy(), &[], 10).expect("a generation"))
+        .collect();
+    let mut said = [Vec::new(), Vec::new()];
+    for _ in 0..10 {
+        for (ids, generation) in said.iter_mut().zip(&mut generations) {
+            ids.push(generation.blocking_next().expect("a device").expect("a token").id);
+        }
+    }
+    assert_eq!(said.to_vec(), alone);
+}

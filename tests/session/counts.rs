@@ -1,0 +1,83 @@
+//! What a token costs: dispatches, submits, read-backs, kernels.
+
+use super::*;
+use halogen::formats::Format;
+use halogen::session::Sampling;
+
+/// Dispatches of each layer of a decode step; the embedding counts to layer 0, the head is the last.
+fn per_layer(session: &Session) -> Vec<usize> {
+    let recording = session.decode_recording();
+    let layers = session.cache().layers.len();
+    let mut counts = vec![0; layers + 1];
+    for dispatch in &recording.dispatches {
+        counts[dispatch.layer as usize] += 1;
+    }
+    counts
+}
+
+fn dispatches(made: &Made) -> Vec<usize> {
+    per_layer(&session(&made.load().expect("a model"), SessionOptions::default()))
+}
+
+#[test]
+fn dense_layers_take_7_dispatches_and_mixtures_9() {
+    for (name, most) in [("llama", 7), ("qwen2", 7), ("qwen3", 7), ("qwen3moe", 9)] {
+        let counts = dispatches(&Made::new(name, Format::F16, &TINY));
+        // One for the embedding, three for the head: logits and sampling's two.
+        assert!(counts[0] <= most + 1 && counts[1] <= most && counts[2] <= 3, "{name}: {counts:?}");
+    }
+}
+
+#[test]
+fn a_further_format_takes_one_dispatch_more() {
+    for (name, tensor, dims) in [
+        ("qwen3moe", "attn_v.weight", [TINY.hidden, TINY.kv_heads * TINY.head_dim, 1]),
+        ("qwen3moe", "ffn_up_exps.weight", [TINY.hidden, TINY.ff, TINY.experts]),
+        ("llama", "attn_k.weight", [TINY.hidden, TINY.kv_heads * TINY.head_dim, 1]),
+        ("llama", "ffn_gate.weight", [TINY.hidden, TINY.ff, 1]),
+    ] {
+        let mut made = Made::new(name, Format::F16, &TINY);
+        let plain = dispatches(&made);
+        made.matrix(&format!("blk.1.{tensor}"), &dims, Format::F32, 0.3);
+        assert_eq!(dispatches(&made), [plain[0], plain[1] + 1, plain[2]], "{name}, {tensor}");
+    }
+}
+
+#[test]
+fn a_token_is_one_submit_and_one_read_back() {
+    let mut session = session(&demo(), SessionOptions::default());
+    let mut generation = session.generate(&prompt(), &Sampling::greedy(), &[], 8).expect("a generation");
+    let tokens = collect(&mut generation);
+    let stats = generation.stats();
+    assert_eq!(tokens.len(), 8);
+    assert_eq!((stats.prompt_tokens, stats.cached_tokens, stats.generated_tokens), (prompt().len(), 0, 8));
+    // The first token comes from the prompt's step. A read-back is what a step ends with.
+    assert_eq!((stats.prefill_submits, stats.decode_steps, stats.decode_submits), (1, 7, 7));
+}
+
+#[test]
+fn a_recording_can_be_entered_at_any_layer() {
+    let session = session(&demo(), SessionOptions::default());
+    let (recording, layers) = (session.decode_recording(), session.cache().layers.len() as u32);
+    let starts: Vec<usize> = (0..=layers).map(|l| recording.layer_start(l).expect("a layer")).collect();
+    assert_eq!(starts[0], 0);
+    assert!(starts.is_sorted_by(|a, b| a < b));
+    assert_eq!(recording.layer_start(layers + 1), None);
+}
+
+#[test]
+fn no_prompt_compiles_a_kernel() {
+    let gpu = own_gpu();
+    for name in ["llama", "qwen3moe"] {
+        let model = load(&gpu, &Made::new(name, Format::F16, &TINY).gguf()).expect("a model");
+        let mut session = session(&model, SessionOptions { chunk: 16, ..SessionOptions::default() });
+        let compiled = gpu.kernels_compiled();
+        for length in [1, 2, 3, 4, 9, 16, 17, 18, 40] {
+            session.clear();
+            let prompt: Vec<u32> = (0..length).collect();
+            answer(&mut session, &prompt, &Sampling::greedy(), 3);
+            answer(&mut session, &prompt, &Sampling { repeat_penalty: 1.1, ..Sampling::default() }, 3);
+            assert_eq!(gpu.kernels_compiled(), compiled, "{name}: a prompt of {length} tokens");
+        }
+    }
+}
