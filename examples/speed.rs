@@ -14,12 +14,24 @@ fn main() {
         let mut g = s.generate(&prompt, &Sampling::greedy(), &[], 64).unwrap();
         while let Some(_t) = g.blocking_next().unwrap() {}
         let st = g.stats();
-        println!("prefill {:.1} tok/s, decode {:.1} tok/s host {:.0} us/step", 256.0/st.prefill.as_secs_f64(), (st.generated_tokens-1) as f64/st.decode.as_secs_f64(), st.decode_host.as_secs_f64()*1e6/st.host_steps as f64);
+        println!(
+            "prefill {:.1} tok/s, decode {:.1} tok/s host {:.0} us/step",
+            256.0 / st.prefill.as_secs_f64(),
+            (st.generated_tokens - 1) as f64 / st.decode.as_secs_f64(),
+            st.decode_host.as_secs_f64() * 1e6 / st.host_steps as f64
+        );
     }
     println!("{}", s.decode_recording());
     let times = gpu.blocking_profile(s.decode_recording()).unwrap().unwrap();
-    let mut m = std::collections::BTreeMap::<String,(u32,f64)>::new();
-    for t in times { let e=m.entry(t.kernel).or_default(); e.0+=1; e.1+=t.time.as_secs_f64()*1e6; }
-    let mut v: Vec<_>=m.into_iter().collect(); v.sort_by(|a,b| b.1.1.total_cmp(&a.1.1));
-    for (k,(n,t)) in v { println!("{t:8.0} us {n:3} {k}"); }
+    let mut m = std::collections::BTreeMap::<String, (u32, f64)>::new();
+    for t in times {
+        let e = m.entry(t.kernel).or_default();
+        e.0 += 1;
+        e.1 += t.time.as_secs_f64() * 1e6;
+    }
+    let mut v: Vec<_> = m.into_iter().collect();
+    v.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
+    for (k, (n, t)) in v {
+        println!("{t:8.0} us {n:3} {k}");
+    }
 }

@@ -6,6 +6,7 @@ mod human;
 mod model;
 mod output;
 mod run;
+mod shaders;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -38,6 +39,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Args),
+    Shaders(shaders::Args),
     Completions(completions::Args),
 }
 
@@ -53,6 +55,7 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Run(args) => run::run(args, cli.verbose),
+        Command::Shaders(args) => shaders::run(args),
         Command::Completions(args) => completions::run(args),
     };
     match done {
