@@ -53,7 +53,8 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
             let attention = new("attention").size("WG", t.attention.0).size("ROWS", rows).size("HEAD_DIM", dim);
             all.extend(each(vec![attention], &["KV_F16", "SPLIT"]));
         }
-        all.push(new("attention_combine").size("WG", t.row.min(dim / 4)).size("HEAD_DIM", dim));
+        let combine = new("attention_combine").size("WG", t.row.min(dim / 4)).size("SPLITS", t.splits);
+        all.push(combine.size("HEAD_DIM", dim));
     }
     for experts in [2, 8, 64, 128, 512, 1024] {
         let router = new("router").size("WG", t.wide.min(experts)).size("EXPERTS", experts);
@@ -61,6 +62,9 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         all.push(new("expert_group").size("WG", t.wide).size("BN", t.matmul.bn).size("EXPERTS", experts - 1));
     }
     all.extend(each(vec![new("rms_norm").size("WG", t.row)], &["SUBGROUP"]));
+    // The measurements of the device itself.
+    all.extend(one_of(vec![new("stream").size("WG", t.wide)], &["FILL", "MULTIPLY_ADD"]));
+    all.push(new("stream").flag("TICK", true));
     all.push(new("expert_combine").size("WG", t.wide));
     all.push(new("sample_slices").size("WG", t.wide));
     all.push(new("sample").size("WG", t.wide).flag("STATE_WRITE", true));
