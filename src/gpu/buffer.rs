@@ -53,22 +53,32 @@ impl Gpu {
     pub fn upload<T: bytemuck::NoUninit>(&self, name: &str, data: &[T]) -> Result<View> {
         let bytes: &[u8] = bytemuck::cast_slice(data);
         let view = self.buffer(name, bytes.len() as u64)?;
-        self.write(&view, 0, bytes);
+        self.write(&view, 0, bytes)?;
         Ok(view)
     }
 
     /// Queues a write of `bytes` at `offset` of a view, before whatever is submitted next. Lengths that are no
     /// multiple of 4 are padded with zeros.
-    pub fn write(&self, view: &View, offset: u64, bytes: &[u8]) {
+    ///
+    /// # Errors
+    /// No memory to stage them in, or a lost device.
+    pub fn write(&self, view: &View, offset: u64, bytes: &[u8]) -> Result<()> {
         assert!(offset + bytes.len() as u64 <= view.size, "write past the end of a view");
         let whole = bytes.len() & !3;
-        if whole > 0 {
-            self.queue().write_buffer(&view.buffer, view.offset + offset, &bytes[..whole]);
-        }
-        if whole < bytes.len() {
-            let mut last = [0u8; 4];
-            last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
-            self.queue().write_buffer(&view.buffer, view.offset + offset + whole as u64, &last);
-        }
+        self.scoped("write", |_| {
+            if whole > 0 {
+                self.queue().write_buffer(&view.buffer, view.offset + offset, &bytes[..whole]);
+            }
+            if whole < bytes.len() {
+                let mut last = [0u8; 4];
+                last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
+                self.queue().write_buffer(&view.buffer, view.offset + offset + whole as u64, &last);
+            }
+        })
+    }
+
+    /// Hands queued writes to the device.
+    pub fn flush(&self) -> Result<()> {
+        self.scoped("flush", |_| self.queue().submit([])).map(|_| ())
     }
 }

@@ -71,6 +71,8 @@ pub struct Caps {
     pub max_binding: u64,
     /// Bytes that one buffer can hold.
     pub max_buffer: u64,
+    /// Bytes of weights that lie in one buffer: the lesser of the two, unless a test sets less.
+    pub max_shard: u64,
     /// Bytes of alignment of a uniform binding's offset.
     pub uniform_alignment: u32,
     /// Bytes of alignment of a storage binding's offset.
@@ -93,6 +95,7 @@ impl Caps {
             timestamps_in_pass: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
+            max_shard: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
             uniform_alignment: limits.min_uniform_buffer_offset_alignment,
             storage_alignment: limits.min_storage_buffer_offset_alignment,
         }

@@ -40,6 +40,8 @@ pub enum Error {
     Unbound { kernel: String, name: String },
     #[error("buffer {name}: {bytes} bytes exceed the adapter's limit of {limit} for {what}")]
     TooLarge { name: String, bytes: u64, limit: u64, what: &'static str },
+    #[error("kernel {kernel}: a grid of {grid:?} workgroups; a dimension holds at most 65535")]
+    Grid { kernel: String, grid: [u32; 3] },
     #[error("out of GPU memory: {0}")]
     OutOfMemory(String),
     #[error("the GPU device was lost: {0}")]

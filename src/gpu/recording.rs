@@ -1,6 +1,7 @@
 //! A recording: an ordered list of dispatches, as data. Made once, printed, counted, cut and replayed.
 
 use super::{BindingKind, DeviceProfile, Error, Gpu, Kernel, KernelSpec, Result, View};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -35,11 +36,14 @@ const MAX_GROUPS: u64 = 65_535;
 
 impl Grid {
     /// `count` workgroups along x, folded into y above 65,535 (the shader tests its linear index against the count),
-    /// times `depth` along z.
+    /// times `depth` along z. What no grid can hold is refused when it is recorded.
     pub fn linear(count: u64, depth: u64) -> Grid {
         let folds = count.div_ceil(MAX_GROUPS).max(1);
-        assert!(folds <= MAX_GROUPS && depth <= MAX_GROUPS, "a grid of {count} x {depth} workgroups");
-        Grid([count.div_ceil(folds) as u32, folds as u32, depth as u32])
+        Grid([count.div_ceil(folds), folds, depth].map(|n| n.min(u64::from(u32::MAX)) as u32))
+    }
+
+    fn fits(self) -> bool {
+        self.0.iter().all(|n| u64::from(*n) <= MAX_GROUPS)
     }
 }
 
@@ -131,6 +135,7 @@ pub struct Recorder<'g> {
     layer: u32,
     pending: Vec<Pending>,
     arena: Vec<u8>,
+    survey: Option<BTreeSet<KernelSpec>>,
 }
 
 struct Pending {
@@ -145,7 +150,7 @@ struct Pending {
 impl<'g> Recorder<'g> {
     /// `state` is bound wherever a shader names it.
     pub fn new(gpu: &'g Gpu, state: View) -> Self {
-        Recorder { gpu, state, layer: 0, pending: Vec::new(), arena: Vec::new() }
+        Recorder { gpu, state, layer: 0, pending: Vec::new(), arena: Vec::new(), survey: None }
     }
 
     pub fn gpu(&self) -> &'g Gpu {
@@ -157,10 +162,27 @@ impl<'g> Recorder<'g> {
         self.layer = layer;
     }
 
+    /// From here on dispatches are not recorded: only which kernels they need is noted.
+    pub fn survey(&mut self) {
+        self.survey = Some(BTreeSet::new());
+    }
+
+    /// The kernels noted since [`Recorder::survey`].
+    pub fn surveyed(self) -> BTreeSet<KernelSpec> {
+        self.survey.unwrap_or_default()
+    }
+
     /// Adds one dispatch.
     pub fn call<P: Params>(&mut self, call: Call<P>) -> Result<()> {
+        if let Some(specs) = &mut self.survey {
+            specs.insert(call.spec);
+            return Ok(());
+        }
         let kernel = self.gpu.kernel(&call.spec)?;
         check_params::<P>(&kernel)?;
+        if !call.grid.fits() {
+            return Err(Error::Grid { kernel: kernel.spec.to_string(), grid: call.grid.0 });
+        }
         for (name, _) in call.bind {
             if !kernel.bindings.iter().any(|b| b.name == *name) {
                 return Err(Error::NoBinding { kernel: kernel.spec.to_string(), name, has: kernel.error_bindings() });
@@ -192,7 +214,7 @@ impl<'g> Recorder<'g> {
     pub fn finish(self) -> Result<Recording> {
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let arena = self.gpu.buffer_with("parameters", self.arena.len() as u64, usage)?;
-        self.gpu.write(&arena, 0, &self.arena);
+        self.gpu.write(&arena, 0, &self.arena)?;
         let mut dispatches = Vec::with_capacity(self.pending.len());
         for pending in self.pending {
             let Pending { kernel, bindings, grid, cost, layer, params_offset } = pending;
@@ -303,10 +325,10 @@ mod tests {
 
     #[test]
     fn cuts_stay_within_the_bound_and_lose_nothing() {
-        assert_eq!(cut(&[], 1.0), []);
+        assert!(cut(&[], 1.0).is_empty());
         assert_eq!(cut(&[0.4, 0.4, 0.4], 1.0), [0..2, 2..3]);
         assert_eq!(cut(&[5.0, 0.1, 0.1, 5.0], 1.0), [0..1, 1..3, 3..4]);
-        assert_eq!(cut(&[0.1; 10], f64::INFINITY), [0..10]);
+        assert_eq!(cut(&[0.1; 10], f64::INFINITY).len(), 1);
         assert_eq!(cut(&[0.1; 3], 0.0), [0..1, 1..2, 2..3]);
     }
 
@@ -316,5 +338,8 @@ mod tests {
         assert_eq!(Grid::linear(65_535, 3).0, [65_535, 1, 3]);
         let Grid([x, y, _]) = Grid::linear(262_144, 1);
         assert!(x <= 65_535 && u64::from(x) * u64::from(y) >= 262_144 && y == 5);
+        assert!(Grid::linear(65_535 * 65_535, 65_535).fits());
+        assert!(!Grid::linear(65_535 * 65_535 + 1, 1).fits() && !Grid::linear(1, 65_536).fits());
+        assert!(!Grid::linear(u64::MAX, u64::MAX).fits());
     }
 }

@@ -32,7 +32,7 @@ impl KvCache {
     pub fn new(gpu: &Gpu, widths: &[usize], positions: usize, format: KvFormat) -> Result<Self> {
         let mut layers = Vec::with_capacity(widths.len());
         for width in widths {
-            let bytes = (width * positions) as u64 * format.bytes();
+            let bytes = layer_bytes(*width, positions, format);
             let (k, v) = (gpu.buffer("K cache", bytes)?, gpu.buffer("V cache", bytes)?);
             layers.push(KvLayer { k, v, f16: format == KvFormat::F16 });
         }
@@ -41,6 +41,11 @@ impl KvCache {
 
     /// Bytes that [`KvCache::new`] would take.
     pub fn bytes(widths: &[usize], positions: usize, format: KvFormat) -> u64 {
-        widths.iter().map(|w| 2 * (w * positions) as u64 * format.bytes()).sum()
+        widths.iter().map(|w| layer_bytes(*w, positions, format).saturating_mul(2)).fold(0, u64::saturating_add)
     }
+}
+
+/// Bytes of one layer's keys or values; a context may be asked for that no device holds.
+fn layer_bytes(width: usize, positions: usize, format: KvFormat) -> u64 {
+    (width as u64).saturating_mul(positions as u64).saturating_mul(format.bytes())
 }

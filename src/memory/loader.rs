@@ -5,6 +5,7 @@ use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::gpu::{Gpu, View};
 use crate::ops::{ExpertGateUp, GateUp, Joint, Matrix, Part, Shard, Stack};
+use std::collections::HashSet;
 
 /// Bytes read, re-laid and handed to the queue at once.
 const CHUNK: usize = 4 << 20;
@@ -28,6 +29,8 @@ pub struct Weights<'a> {
     progress: &'a mut dyn FnMut(Progress) -> bool,
     done: u64,
     queued: u64,
+    /// Names of the tensors that were asked for.
+    asked: HashSet<&'a str>,
 }
 
 /// Consecutive rows of one tensor.
@@ -40,7 +43,7 @@ struct Rows<'t> {
 
 impl<'a> Weights<'a> {
     pub fn new(gguf: &'a Gguf, gpu: &'a Gpu, progress: &'a mut dyn FnMut(Progress) -> bool) -> Self {
-        Weights { gguf, gpu, progress, done: 0, queued: 0 }
+        Weights { gguf, gpu, progress, done: 0, queued: 0, asked: HashSet::new() }
     }
 
     fn file(&self) -> String {
@@ -53,9 +56,10 @@ impl<'a> Weights<'a> {
     }
 
     /// The tensor `name`, whose dimensions must be `dims`, innermost (columns) first.
-    fn tensor(&self, name: &str, dims: &[usize]) -> Result<&'a TensorInfo> {
+    fn tensor(&mut self, name: &str, dims: &[usize]) -> Result<&'a TensorInfo> {
         let missing = || Error::MissingTensor { file: self.file(), name: name.into() };
         let tensor = self.gguf.tensor(name).ok_or_else(missing)?;
+        self.asked.insert(&tensor.name);
         let expected: Vec<u64> = dims.iter().map(|d| *d as u64).collect();
         // Trailing dimensions of 1 may be left out.
         let trim = |dims: &[u64]| dims.iter().rposition(|d| *d != 1).map_or(0, |last| last + 1);
@@ -115,8 +119,8 @@ impl<'a> Weights<'a> {
         Ok(Matrix { format, rows, columns, shards })
     }
 
-    /// Matrices [rows, columns] of one input, with a bias each where the file has `bias`; rows of one format are
-    /// joined. Also gives each matrix's first output.
+    /// Matrices [rows, columns] of one input, with a bias each if `bias` names them; rows of one format are joined.
+    /// Also gives each matrix's first output.
     pub fn joint(&mut self, names: &[(&str, usize)], bias: &[&str], columns: usize) -> Result<(Joint, Vec<usize>)> {
         let mut tensors = Vec::new();
         for (name, rows) in names {
@@ -134,13 +138,11 @@ impl<'a> Weights<'a> {
                 at[j] = outputs;
                 outputs += count;
                 rows.push(Rows { tensor, first: 0, count: *count });
-                match bias.get(j).filter(|b| self.has(b)) {
-                    Some(bias) => biases.extend(self.host_vector(bias, *count)?),
-                    None => biases.resize(biases.len() + count, 0.0),
+                if let Some(bias) = bias.get(j) {
+                    biases.extend(self.host_vector(bias, *count)?);
                 }
             }
-            let has_bias = bias.iter().any(|b| self.has(b));
-            let bias = if has_bias { Some(self.gpu.upload("bias", &biases)?) } else { None };
+            let bias = if bias.is_empty() { None } else { Some(self.gpu.upload("bias", &biases)?) };
             parts.push(Part { matrix: self.place_matrix(names[i].0, columns, &rows)?, bias, at: first });
         }
         Ok((Joint { parts, outputs }, at))
@@ -203,8 +205,7 @@ impl<'a> Weights<'a> {
 
     /// Bytes that one shard may have.
     fn limit(&self) -> u64 {
-        let caps = self.gpu.caps();
-        caps.max_binding.min(caps.max_buffer)
+        self.gpu.caps().max_shard
     }
 
     /// Places rows one after another in shards, each a multiple of `unit` rows. A shard counts in units.
@@ -253,10 +254,10 @@ impl<'a> Weights<'a> {
             laid.resize(count * device_row, 0);
             self.gguf.read(part.tensor, ((part.first + done) * file_row) as u64, &mut bytes)?;
             format.relay(columns, &bytes, &mut laid);
-            self.gpu.write(&shard.view, ((row - shard.first * unit) * device_row) as u64, &laid);
+            self.gpu.write(&shard.view, ((row - shard.first * unit) * device_row) as u64, &laid)?;
             self.queued += laid.len() as u64;
             if self.queued >= FLUSH {
-                self.gpu.queue().submit([]);
+                self.gpu.flush()?;
                 self.gpu.blocking_wait()?;
                 self.queued = 0;
             }
@@ -270,6 +271,18 @@ impl<'a> Weights<'a> {
         self.done += bytes;
         let progress = Progress { bytes: self.done, total: self.gguf.data_bytes() };
         if (self.progress)(progress) { Ok(()) } else { Err(Error::Cancelled) }
+    }
+
+    /// Fails if the file has tensors that no one asked for: the model is another than the one that was loaded.
+    pub fn check_all_asked(&self) -> Result<()> {
+        let mut unused = self.gguf.tensors().iter().map(|t| t.name.as_str()).filter(|name| {
+            // Tables of rope that old converters wrote; the hyperparameters say the same.
+            !self.asked.contains(name) && !name.ends_with(".attn_rot_embd")
+        });
+        match unused.next() {
+            Some(name) => Err(Error::Unused { file: self.file(), name: name.into(), more: unused.count() }),
+            None => Ok(()),
+        }
     }
 
     /// Bytes read so far.

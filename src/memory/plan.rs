@@ -15,7 +15,7 @@ pub struct Needs {
 
 impl Needs {
     pub fn total(&self) -> u64 {
-        self.weights + self.kv + self.scratch
+        self.weights.saturating_add(self.kv).saturating_add(self.scratch)
     }
 
     /// Fails if the device is known to have less memory than this.

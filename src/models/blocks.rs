@@ -1,11 +1,15 @@
 //! What several architectures are built of: grouped-query attention, a gated MLP, a mixture of such MLPs.
 
-use super::{Keys, Result};
+use super::{Error, Keys, Result};
+use crate::gguf::{Gguf, Value};
 use crate::gpu::View;
 use crate::memory::Weights;
 use crate::ops::{
     Attention, ExpertGateUp, GateUp, Heads, Joint, KvLayer, Matrix, Norm, RopePairs, Stack, Step, Tensor,
 };
+
+/// The attention kernel keeps a tile of heads in 16 KiB of workgroup memory, which WebGPU guarantees.
+const MAX_HEAD_DIM: usize = 256;
 
 /// Hyperparameters that every transformer here has.
 pub struct Transformer {
@@ -22,9 +26,17 @@ pub struct Transformer {
 }
 
 impl Transformer {
-    pub fn read(weights: &Weights, keys: &Keys) -> Result<Self> {
-        let (hidden, heads) = (keys.size("embedding_length")?, keys.size("attention.head_count")?);
-        let head_dim = keys.size_or("attention.key_length", (hidden / heads).max(1))?;
+    pub fn read(gguf: &Gguf, keys: &Keys) -> Result<Self> {
+        let (hidden, heads) = (keys.width("embedding_length")?, keys.size("attention.head_count")?);
+        let head_dim = match keys.size_or("attention.key_length", 0)? {
+            0 if hidden.is_multiple_of(heads) => hidden / heads,
+            0 => return Err(keys.error("attention.head_count", heads, format!("they cannot share {hidden} columns"))),
+            dim => dim,
+        };
+        if !head_dim.is_multiple_of(4) || head_dim > MAX_HEAD_DIM {
+            let problem = format!("heads of a multiple of 4 up to {MAX_HEAD_DIM} are supported");
+            return Err(keys.error("attention.key_length", head_dim, problem));
+        }
         let value_dim = keys.size_or("attention.value_length", head_dim)?;
         if value_dim != head_dim {
             let problem = format!("keys of {head_dim} need values of the same size in this architecture");
@@ -39,8 +51,13 @@ impl Transformer {
             return Err(keys.error("rope.dimension_count", rope_dim, format!("an even number up to {head_dim}")));
         }
         // The table's own shape says how many tokens there are; its columns are checked when it is loaded.
-        let table = weights.gguf.tensor("token_embd.weight");
+        let table = gguf.tensor("token_embd.weight");
         let vocabulary = table.and_then(|t| t.dims.get(1).copied()).unwrap_or(1) as usize;
+        if let (Some(_), Some(Value::Array(tokens))) = (table, gguf.metadata().get("tokenizer.ggml.tokens"))
+            && tokens.len() != vocabulary
+        {
+            return Err(Error::Vocabulary { file: keys.file().into(), tokens: tokens.len(), rows: vocabulary });
+        }
         Ok(Transformer {
             layers: keys.size("block_count")?,
             hidden,
@@ -72,6 +89,17 @@ impl Transformer {
     }
 }
 
+/// The sizes of a model whose layers are all dense.
+pub fn dense_shape(gguf: &Gguf, keys: &Keys) -> Result<super::Shape> {
+    Ok(Transformer::read(gguf, keys)?.shape(keys.width("feed_forward_length")?))
+}
+
+/// The sizes of a model whose layers are all mixtures.
+pub fn mixture_shape(gguf: &Gguf, keys: &Keys) -> Result<super::Shape> {
+    let t = Transformer::read(gguf, keys)?;
+    Ok(t.shape(SoftmaxExperts::floats_per_token(keys, &t)?))
+}
+
 /// The embedding table, and the final norm with the output matrix; the table itself where the file has none.
 pub struct Ends {
     pub embedding: Matrix,
@@ -90,6 +118,16 @@ impl Ends {
     }
 }
 
+/// What an architecture has beside q, k and v; a file that lacks it is no such model.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Extras {
+    Nothing,
+    /// A bias on q, k and v.
+    Bias,
+    /// A norm of each head of q and k.
+    QkNorm,
+}
+
 /// Grouped-query attention with rotary positions.
 pub struct SelfAttention {
     norm: Norm,
@@ -104,22 +142,27 @@ pub struct SelfAttention {
 }
 
 impl SelfAttention {
-    pub fn load(weights: &mut Weights, t: &Transformer, layer: usize, pairs: RopePairs) -> Result<Self> {
+    pub fn load(
+        weights: &mut Weights,
+        t: &Transformer,
+        layer: usize,
+        pairs: RopePairs,
+        extras: Extras,
+    ) -> Result<Self> {
         let name = |what: &str| format!("blk.{layer}.{what}");
         let (q_rows, kv_rows) = (t.heads * t.head_dim, t.kv_heads * t.head_dim);
         let names = ["attn_q.weight", "attn_k.weight", "attn_v.weight"].map(name);
         let biases = ["attn_q.bias", "attn_k.bias", "attn_v.bias"].map(name);
-        let (qkv, at) = weights.joint(
-            &[(&names[0], q_rows), (&names[1], kv_rows), (&names[2], kv_rows)],
-            &[&biases[0], &biases[1], &biases[2]],
-            t.hidden,
-        )?;
-        let qk_norm = match weights.has(&name("attn_q_norm.weight")) {
-            true => Some((
+        let biases: Vec<&str> =
+            if extras == Extras::Bias { biases.iter().map(String::as_str).collect() } else { vec![] };
+        let (qkv, at) =
+            weights.joint(&[(&names[0], q_rows), (&names[1], kv_rows), (&names[2], kv_rows)], &biases, t.hidden)?;
+        let qk_norm = match extras {
+            Extras::QkNorm => Some((
                 t.norm(weights, &name("attn_q_norm.weight"), t.head_dim)?,
                 t.norm(weights, &name("attn_k_norm.weight"), t.head_dim)?,
             )),
-            false => None,
+            _ => None,
         };
         Ok(SelfAttention {
             norm: t.norm(weights, &name("attn_norm.weight"), t.hidden)?,
@@ -181,6 +224,9 @@ impl GatedMlp {
     }
 }
 
+/// The router sorts its scores in workgroup memory.
+const MAX_EXPERTS: usize = 1024;
+
 /// A mixture of gated MLPs, of which a softmax router picks some for each token.
 pub struct SoftmaxExperts {
     norm: Norm,
@@ -194,14 +240,13 @@ impl SoftmaxExperts {
     pub fn load(weights: &mut Weights, keys: &Keys, t: &Transformer, layer: usize) -> Result<Self> {
         let name = |what: &str| format!("blk.{layer}.{what}.weight");
         let (experts, used) = (keys.size("expert_count")?, keys.size("expert_used_count")?);
-        if used > experts || experts > 1024 {
-            return Err(keys.error(
-                "expert_used_count",
-                used,
-                format!("of {experts} experts; at most 1024 are supported"),
-            ));
+        if experts > MAX_EXPERTS {
+            return Err(keys.error("expert_count", experts, format!("at most {MAX_EXPERTS} are supported")));
         }
-        let ff = keys.size("expert_feed_forward_length")?;
+        if used > experts {
+            return Err(keys.error("expert_used_count", used, format!("there are {experts} experts")));
+        }
+        let ff = keys.width("expert_feed_forward_length")?;
         Ok(SoftmaxExperts {
             norm: t.norm(weights, &name("ffn_norm"), t.hidden)?,
             router: weights.matrix(&name("ffn_gate_inp"), experts, t.hidden)?,

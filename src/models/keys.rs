@@ -24,6 +24,11 @@ impl<'a> Keys<'a> {
         format!("{}.{key}", self.architecture)
     }
 
+    /// The file's name, for messages.
+    pub fn file(&self) -> &'a str {
+        self.file
+    }
+
     /// An error about a key's value.
     pub fn error(&self, key: &str, value: impl Display, problem: impl Into<String>) -> Error {
         Error::Key { file: self.file.into(), key: self.name(key), value: value.to_string(), problem: problem.into() }
@@ -41,6 +46,15 @@ impl<'a> Keys<'a> {
             Some(value) => self.checked(key, value),
             None => Ok(default),
         }
+    }
+
+    /// As [`Keys::size`], of a row that kernels read four values at a time.
+    pub fn width(&self, key: &str) -> Result<usize> {
+        let value = self.size(key)?;
+        if value.is_multiple_of(4) {
+            return Ok(value);
+        }
+        Err(self.error(key, value, "a multiple of 4 is needed"))
     }
 
     fn checked(&self, key: &str, value: u64) -> Result<usize> {

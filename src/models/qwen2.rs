@@ -1,6 +1,6 @@
 //! Qwen2 (arXiv 2407.10671): Qwen2.5, R1-Distill-Qwen. As Llama, with half-split rope and a bias on q, k and v.
 
-use super::blocks::{Ends, GatedMlp, SelfAttention, Transformer};
+use super::blocks::{Ends, Extras, GatedMlp, SelfAttention, Transformer};
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gpu::View;
 use crate::memory::{KvCache, Weights};
@@ -14,12 +14,12 @@ struct Qwen2 {
 }
 
 pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>> {
-    let t = Transformer::read(weights, keys)?;
-    let ff = keys.size("feed_forward_length")?;
+    let t = Transformer::read(weights.gguf, keys)?;
+    let ff = keys.width("feed_forward_length")?;
     let ends = Ends::load(weights, &t)?;
     let layers = (0..t.layers)
         .map(|i| {
-            let attention = SelfAttention::load(weights, &t, i, RopePairs::HalfSplit)?;
+            let attention = SelfAttention::load(weights, &t, i, RopePairs::HalfSplit, Extras::Bias)?;
             Ok((attention, GatedMlp::load(weights, &t, i, ff)?))
         })
         .collect::<Result<_>>()?;

@@ -1,6 +1,6 @@
 //! Qwen3 (arXiv 2505.09388): 4B to 32B. As Qwen2, with a norm per head on q and k in place of the biases.
 
-use super::blocks::{Ends, GatedMlp, SelfAttention, Transformer};
+use super::blocks::{Ends, Extras, GatedMlp, SelfAttention, Transformer};
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gpu::View;
 use crate::memory::{KvCache, Weights};
@@ -14,12 +14,12 @@ struct Qwen3 {
 }
 
 pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>> {
-    let t = Transformer::read(weights, keys)?;
-    let ff = keys.size("feed_forward_length")?;
+    let t = Transformer::read(weights.gguf, keys)?;
+    let ff = keys.width("feed_forward_length")?;
     let ends = Ends::load(weights, &t)?;
     let layers = (0..t.layers)
         .map(|i| {
-            let attention = SelfAttention::load(weights, &t, i, RopePairs::HalfSplit)?;
+            let attention = SelfAttention::load(weights, &t, i, RopePairs::HalfSplit, Extras::QkNorm)?;
             Ok((attention, GatedMlp::load(weights, &t, i, ff)?))
         })
         .collect::<Result<_>>()?;

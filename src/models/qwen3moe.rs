@@ -1,6 +1,6 @@
 //! Qwen3-MoE (arXiv 2505.09388): Qwen3-30B-A3B, 235B-A22B, Coder-30B. Every layer is a mixture; no shared expert.
 
-use super::blocks::{Ends, SelfAttention, SoftmaxExperts, Transformer};
+use super::blocks::{Ends, Extras, SelfAttention, SoftmaxExperts, Transformer};
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gpu::View;
 use crate::memory::{KvCache, Weights};
@@ -14,11 +14,11 @@ struct Qwen3Moe {
 }
 
 pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>> {
-    let t = Transformer::read(weights, keys)?;
+    let t = Transformer::read(weights.gguf, keys)?;
     let ends = Ends::load(weights, &t)?;
     let layers = (0..t.layers)
         .map(|i| {
-            let attention = SelfAttention::load(weights, &t, i, RopePairs::HalfSplit)?;
+            let attention = SelfAttention::load(weights, &t, i, RopePairs::HalfSplit, Extras::QkNorm)?;
             Ok((attention, SoftmaxExperts::load(weights, keys, &t, i)?))
         })
         .collect::<Result<_>>()?;

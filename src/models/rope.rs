@@ -1,6 +1,6 @@
 //! Rotary position embedding: the frequencies of a model and the table of their cosines and sines.
 
-use super::{Keys, Result};
+use super::{Error, Keys, Result};
 use std::f64::consts::PI;
 use std::ops::Range;
 
@@ -23,6 +23,9 @@ impl Rope {
             magnitude: 1.0,
         };
         for (f, factor) in rope.frequencies.iter_mut().zip(factors.unwrap_or(&[])) {
+            if !(factor.is_finite() && *factor > 0.0) {
+                return Err(Error::RopeFactor { file: keys.file().into(), factor: *factor });
+            }
             *f /= f64::from(*factor);
         }
         match keys.word("rope.scaling.type")?.unwrap_or("none") {

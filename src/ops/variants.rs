@@ -53,7 +53,7 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
             let attention = new("attention").size("WG", t.attention.0).size("ROWS", rows).size("HEAD_DIM", dim);
             all.extend(each(vec![attention], &["KV_F16", "SPLIT"]));
         }
-        let combine = new("attention_combine").size("WG", t.row.min(dim / 4)).size("SPLITS", t.splits);
+        let combine = new("attention_combine").size("WG", t.row.min(dim / 4)).size("SPLITS", t.splits.0);
         all.push(combine.size("HEAD_DIM", dim));
     }
     for experts in [2, 8, 64, 128, 512, 1024] {

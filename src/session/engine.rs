@@ -1,23 +1,23 @@
 //! The engine of a session: buffers, recordings by length, and what runs on them.
 
 use super::state::State;
-use super::{Error, Model, Result};
+use super::{Error, MAX_CONTEXT, Model, Result};
 use crate::gpu::{DeviceProfile, Gpu, Readback, Recording, Tier, View};
 use crate::memory::{KvCache, KvFormat, Needs};
 use crate::ops::{SampleBuffers, Scratch, Step, Tensor, sample_bytes};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How a session is set up.
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
-    /// Positions of the KV cache; `None`: the smaller of the model's and 8192.
+    /// Positions of the KV cache, at least 1; `None`: the smaller of the model's and 8192.
     pub context: Option<usize>,
     /// Kernels take the best variant not above this; `None`: the device's best.
     pub tier: Option<Tier>,
     pub kv: KvFormat,
-    /// Most tokens of a prefill step.
+    /// Most tokens of a prefill step; at most 65,535 are taken.
     pub chunk: usize,
     /// Estimated GPU time that one submit may take.
     pub submit: Duration,
@@ -85,6 +85,8 @@ pub struct Session {
     history: Vec<u32>,
 }
 
+/// Most tokens of a step: the default limit of workgroups a dimension, which holds them.
+const MAX_CHUNK: usize = 65_535;
 /// Positions by which the rope table grows.
 const ROPE_STEP: usize = 1024;
 
@@ -92,31 +94,41 @@ impl Session {
     /// Bytes that a session with these options takes beside the weights.
     pub fn needs(shape: &crate::models::Shape, options: &SessionOptions) -> Needs {
         let context = Self::context_of(shape, options);
-        let chunk = options.chunk.min(context) as u64;
+        let chunk = Self::chunk_of(context, options) as u64;
         Needs {
             weights: 0,
             kv: KvCache::bytes(&shape.kv_widths, context, options.kv),
-            scratch: shape.scratch_per_token * chunk + 4 * shape.vocabulary as u64 + sample_bytes(shape.vocabulary),
+            scratch: shape.scratch_per_token.saturating_mul(chunk)
+                + 4 * shape.vocabulary as u64
+                + sample_bytes(shape.vocabulary),
             context,
         }
     }
 
     fn context_of(shape: &crate::models::Shape, options: &SessionOptions) -> usize {
-        options.context.unwrap_or(shape.context.min(8192)).max(1)
+        options.context.unwrap_or(shape.context.min(8192))
     }
 
-    /// A session with an empty cache. The decode step is recorded, so its kernels are compiled.
+    fn chunk_of(context: usize, options: &SessionOptions) -> usize {
+        options.chunk.min(MAX_CHUNK).min(context).max(1)
+    }
+
+    /// A session with an empty cache. A decode step and a full prefill step are recorded, so that every kernel is compiled
+    /// and every buffer is there.
     ///
     /// # Errors
-    /// A tier that the device lacks, or no memory for the cache.
+    /// A tier that the device lacks, a context of 0, or no memory for the cache.
     pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Session> {
         let gpu = &model.gpu;
         let tier = options.tier.unwrap_or(gpu.caps().tier);
         gpu.require(tier)?;
         let shape = model.shape();
-        Session::needs(shape, options).check(gpu)?;
         let context = Self::context_of(shape, options);
-        let chunk = options.chunk.clamp(1, context);
+        if !(1..=MAX_CONTEXT).contains(&context) {
+            return Err(Error::Context { context });
+        }
+        Session::needs(shape, options).check(gpu)?;
+        let chunk = Self::chunk_of(context, options);
         let usage = wgpu::BufferUsages::UNIFORM
             | wgpu::BufferUsages::STORAGE
             | wgpu::BufferUsages::COPY_DST
@@ -140,12 +152,27 @@ impl Session {
             recordings: HashMap::new(),
             history: Vec::new(),
         };
+        // All kernels of a conversation are those of one token and those of several, and so are its scratch buffers.
+        session.warm_up()?;
         session.record(1, Ending::Sample)?;
+        session.record(chunk, Ending::Sample)?;
         Ok(session)
     }
 
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// The cache's buffers, for tests.
+    #[doc(hidden)]
+    pub fn cache(&self) -> &KvCache {
+        &self.cache
+    }
+
+    /// The state and the token ids [context + 1] on the device, for tests.
+    #[doc(hidden)]
+    pub fn state_and_tokens(&self) -> (&View, &View) {
+        (&self.state, &self.token_ids)
     }
 
     /// Positions that the cache holds.
@@ -176,13 +203,39 @@ impl Session {
         &self.recordings[&(1, Ending::Sample)].recording
     }
 
+    /// Compiles what decode and prefill of any length need.
+    fn warm_up(&mut self) -> Result<()> {
+        let mut specs = BTreeSet::new();
+        for tokens in [1, 2] {
+            if tokens <= self.chunk {
+                let (step, _) = self.step(tokens, Ending::Sample, |step| step.survey())?;
+                specs.append(&mut step.surveyed());
+            }
+        }
+        Ok(self.model.gpu.compile(specs)?)
+    }
+
     fn record(&mut self, tokens: usize, ending: Ending) -> Result<()> {
         if self.recordings.contains_key(&(tokens, ending)) {
             return Ok(());
         }
+        let (step, logits) = self.step(tokens, ending, |step| step)?;
+        let recording = step.finish()?;
+        self.recordings.insert((tokens, ending), Recorded { recording, logits });
+        Ok(())
+    }
+
+    /// A whole step, and its logits where it ends with those of every token.
+    fn step(
+        &mut self,
+        tokens: usize,
+        ending: Ending,
+        prepare: impl for<'a> FnOnce(Step<'a>) -> Step<'a>,
+    ) -> Result<(Step<'_>, Option<View>)> {
         let architecture = &self.model.architecture;
         let gpu = &self.model.gpu;
-        let mut step = Step::new(gpu, self.tier, tokens, &self.state, &self.token_ids, &mut self.scratch)?;
+        let step = Step::new(gpu, self.tier, tokens, &self.state, &self.token_ids, &mut self.scratch)?;
+        let mut step = prepare(step);
         let x = architecture.forward(&mut step, &self.cache, &self.rope)?;
         let (norm, output) = architecture.head();
         step.enter_layer(self.cache.layers.len());
@@ -196,9 +249,7 @@ impl Session {
             }
             Ending::Logits => logits = Some(step.norm_linear("all logits", &x, norm, output)?.view),
         }
-        let recording = step.finish()?;
-        self.recordings.insert((tokens, ending), Recorded { recording, logits });
-        Ok(())
+        Ok((step, logits))
     }
 
     pub(super) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
@@ -210,19 +261,20 @@ impl Session {
     }
 
     /// Fills the rope table for positions below `end`.
-    pub(super) fn fill_rope(&mut self, end: usize) {
+    pub(super) fn fill_rope(&mut self, end: usize) -> Result<()> {
         let end = end.next_multiple_of(ROPE_STEP).min(self.cache.positions);
         if end > self.rope_filled {
             let rope = self.model.architecture.rope();
             let bytes = rope.frequencies.len() as u64 * 8;
             let table = rope.table(self.rope_filled..end);
-            self.model.gpu.write(&self.rope, self.rope_filled as u64 * bytes, bytemuck::cast_slice(&table));
+            self.model.gpu.write(&self.rope, self.rope_filled as u64 * bytes, bytemuck::cast_slice(&table))?;
             self.rope_filled = end;
         }
+        Ok(())
     }
 
-    pub(super) fn write_state(&self, state: &State) {
-        self.gpu().write(&self.state, 0, bytemuck::bytes_of(state));
+    fn write_state(&self, state: &State) -> Result<()> {
+        Ok(self.gpu().write(&self.state, 0, bytemuck::bytes_of(state))?)
     }
 
     /// Submits the prompt's tokens that are not cached yet, in chunks; the last chunk samples. `state` is that of the
@@ -240,15 +292,15 @@ impl Session {
         let common = self.history.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
         // Until the new keys and values are known to be there, only the common ones are.
         self.history.truncate(common);
-        self.fill_rope(prompt.len() + 1);
-        self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(prompt));
+        self.fill_rope(prompt.len() + 1)?;
+        self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(prompt))?;
         let (mut at, mut submits) = (common, 0);
         loop {
             let tokens = self.chunk.min(prompt.len() - at);
             let last = at + tokens == prompt.len();
             let ending = if last { Ending::Sample } else { Ending::Nothing };
             self.record(tokens, ending)?;
-            self.write_state(&State { position: at as u32, ..state });
+            self.write_state(&State { position: at as u32, ..state })?;
             let recording = &self.recordings[&(tokens, ending)].recording;
             let read: &[&View] = if last { &[&self.state] } else { &[] };
             let (readback, parts) = self.submit(recording, at + tokens, read)?;
@@ -295,14 +347,14 @@ impl Session {
         }
         self.check_tokens(tokens)?;
         self.clear();
-        self.fill_rope(tokens.len());
-        self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(tokens));
+        self.fill_rope(tokens.len())?;
+        self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(tokens))?;
         let chunk = chunk.clamp(1, self.chunk);
         let mut logits = Vec::with_capacity(tokens.len() * self.model.shape().vocabulary);
         for start in (0..tokens.len()).step_by(chunk) {
             let count = chunk.min(tokens.len() - start);
             self.record(count, Ending::Logits)?;
-            self.write_state(&State { position: start as u32, context: context as u32, ..State::default() });
+            self.write_state(&State { position: start as u32, context: context as u32, ..State::default() })?;
             let Recorded { recording, logits: view } = &self.recordings[&(count, Ending::Logits)];
             let view = view.as_ref().expect("recorded with logits");
             let (readback, _) = self.submit(recording, start + count, &[view])?;

@@ -132,13 +132,13 @@ impl Generation<'_> {
 
     fn queue_steps(&mut self) -> Result<()> {
         let ahead = self.ahead();
-        while !self.done && self.queued.len() < ahead + 1 {
+        while !self.done && self.queued.len() <= ahead {
             let steps = self.stats.generated_tokens + self.queued.len();
             if steps >= self.limit || self.prompt.len() + steps > self.session.context() {
                 break;
             }
             let before = self.session.gpu().encode_time();
-            self.session.fill_rope(self.prompt.len() + steps);
+            self.session.fill_rope(self.prompt.len() + steps)?;
             let (readback, submits) = self.session.decode(self.prompt.len() + steps)?;
             self.stats.decode_host += self.session.gpu().encode_time() - before;
             self.stats.decode_steps += 1;

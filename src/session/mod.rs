@@ -27,17 +27,25 @@ pub enum Error {
     Op(#[from] ops::Error),
     #[error(transparent)]
     Tokenizer(#[from] tokenizer::Error),
+    /// A vocabulary or chat template that halogen cannot use.
+    #[error("{file}: {source}")]
+    Vocabulary { file: String, source: tokenizer::Error },
     #[error("the prompt is empty")]
     EmptyPrompt,
     #[error("token id {id} is out of range; the vocabulary has {vocabulary} tokens")]
     TokenRange { id: u32, vocabulary: usize },
     #[error("the prompt has {prompt} tokens, the context holds {context}; a larger -c would help")]
     ContextOverflow { prompt: usize, context: usize },
+    #[error("a context of {context} tokens: 1 to {MAX_CONTEXT} are possible")]
+    Context { context: usize },
     #[error("sampling: {name} = {value}: {problem}")]
     Sampling { name: &'static str, value: String, problem: &'static str },
     #[error("{count} stop tokens; at most {MAX_STOPS} are supported")]
     TooManyStops { count: usize },
 }
+
+/// Most positions of a context: far above any model's, and far from the end of the kernels' 32-bit arithmetic.
+const MAX_CONTEXT: usize = 1 << 30;
 
 /// Result of a session's work.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -1,11 +1,11 @@
 //! A model on a device: weights, tokenizer, chat template. Sessions share it.
 
-use super::Result;
+use super::{Error, Result};
 use crate::gguf::Gguf;
 use crate::gpu::Gpu;
 use crate::memory::{Progress, Weights};
 use crate::models::{self, Architecture};
-use crate::tokenizer::{ChatTemplate, Tokenizer};
+use crate::tokenizer::{self, Chat, ChatTemplate, Special, Tokenizer};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,12 +33,17 @@ impl Model {
     /// Whatever is wrong with the file, by tensor or key; an adapter without room.
     pub async fn load(gpu: &Gpu, gguf: &Gguf, mut progress: impl FnMut(Progress) -> bool) -> Result<Arc<Model>> {
         let start = Instant::now();
-        let tokenizer = Tokenizer::from_metadata(gguf.metadata())?;
-        let template = ChatTemplate::from_metadata(gguf.metadata())?;
+        let named = |source| match source {
+            // These name the file themselves.
+            tokenizer::Error::Gguf(error) => Error::Gguf(error),
+            source => Error::Vocabulary { file: gguf.name().into(), source },
+        };
+        let tokenizer = Tokenizer::from_metadata(gguf.metadata()).map_err(named)?;
+        let template = ChatTemplate::from_metadata(gguf.metadata()).map_err(named)?;
         let mut weights = Weights::new(gguf, gpu, &mut progress);
         let architecture = models::load(&mut weights)?;
         let bytes = weights.bytes_read();
-        gpu.queue().submit([]);
+        gpu.flush()?;
         gpu.blocking_wait()?;
         let load = LoadStats { bytes, time: start.elapsed() };
         Ok(Arc::new(Model { gpu: gpu.clone(), architecture, tokenizer, template, load }))
@@ -55,6 +60,15 @@ impl Model {
     /// The file's chat template, if it has one.
     pub fn template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
+    }
+
+    /// The token ids that ask the model to answer `text`: one user message through the chat template, or, of a model
+    /// without one, the text itself. Conversations: [`Tokenizer::encode_chat`].
+    pub fn prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let Some(template) = &self.template else { return Ok(self.tokenizer.encode_prompt(text, Special::Text)) };
+        let messages = vec![serde_json::json!({"role": "user", "content": text})];
+        let chat = Chat { messages, add_generation_prompt: true, ..Chat::default() };
+        Ok(self.tokenizer.encode_chat(template, &chat, Special::Text)?.ids)
     }
 
     /// What loading took.

@@ -36,6 +36,10 @@ pub fn cases(cases: &mut Vec<Case>) {
             }
         }
     }
+    for s in [OFF, Sampling { top_k: 40, top_p: 0.9, repeat_penalty: 1.1, repeat_last: 2048, ..OFF }] {
+        let name = format!("sample/large/top_k={}", s.top_k);
+        cases.push(Case::new(name, move |setup| draws(setup, 262_144, &s, false)));
+    }
     cases.push(Case::new("sample/distribution", distribution));
     cases.push(Case::new("sample/last-row", last_row));
     cases.push(Case::new("sample/halts", halts));
@@ -69,7 +73,7 @@ fn draws(setup: &Setup, vocabulary: usize, s: &Sampling, ties: bool) -> Outcome 
     let logits: Vec<f32> = (0..vocabulary)
         .map(|_| if ties { [-1.0, 0.0, -0.0, 2.0, 3.0][random.below(5)] } else { 3.0 * random.float() })
         .collect();
-    let (position, tokens) = (20, 3);
+    let (position, tokens) = (20.max(s.repeat_last), 3);
     let history: Vec<u32> = (0..position + tokens).map(|_| random.below(vocabulary) as u32).collect();
     let penalised = twins::penalise(&logits, &history, s);
     let stay = twins::candidates(&penalised, s);
@@ -106,7 +110,7 @@ impl Rig<'_> {
     fn repeat(&mut self, logits: &[f32], vocabulary: usize) -> Result<u32, String> {
         let before = self.read_state();
         let again = State { position: before.position - 3, generated: 0, last: 0, ..before };
-        self.gpu().write(&self.state, 0, bytemuck::bytes_of(&again));
+        self.gpu().write(&self.state, 0, bytemuck::bytes_of(&again)).map_err(|e| e.to_string())?;
         Ok(sample(self, logits, vocabulary)?.last)
     }
 }
@@ -122,7 +126,7 @@ fn distribution(setup: &Setup) -> Outcome {
     let buffers = SampleBuffers::new(rig.gpu(), logits.len()).unwrap();
     let draws = 2000;
     let run = State { context: 4096, limit: 10_000, ..state(&s, 0, 12345) };
-    rig.gpu().write(&rig.state, 0, bytemuck::bytes_of(&run));
+    rig.gpu().write(&rig.state, 0, bytemuck::bytes_of(&run)).map_err(|e| e.to_string())?;
     rig.run_times(draws, |step| step.sample(&xs, &buffers))?;
     for token in &rig.gpu().blocking_read::<u32>(&rig.history).unwrap()[1..=draws] {
         *counts.entry(*token).or_default() += 1;
