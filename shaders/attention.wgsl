@@ -26,12 +26,13 @@ const QUADS: u32 = HEAD_DIM / 4u;
 // Columns of V: with few, several phases of the workgroup share a column; with many, an invocation takes several.
 const PHASES: u32 = max(WG / QUADS, 1u);
 const COLUMNS: u32 = (QUADS + WG - 1u) / WG;
-const LANES: u32 = WG / ROWS;
+const LANES: u32 = WG / ROWS;    // invocations a row of the tile's softmax
 const LOWEST: f32 = -3.0e38;
 
 var<workgroup> queries: array<vec4<f32>, ROWS * QUADS>;
-var<workgroup> scores: array<f32, ROWS * WG>;
-var<workgroup> lane_value: array<f32, WG>;
+var<workgroup> scores: array<f32, ROWS * WG>;    // [keys, rows]
+var<workgroup> lane_max: array<f32, WG>;         // [lanes, rows]
+var<workgroup> lane_sum: array<f32, WG>;
 var<workgroup> row_max: array<f32, ROWS>;
 var<workgroup> row_sum: array<f32, ROWS>;
 var<workgroup> row_rescale: array<f32, ROWS>;
@@ -88,38 +89,36 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         }
         for (var r = 0u; r < ROWS; r++) {
             let sees = key < end && key <= state.position + (first + r) / sharing;
-            scores[r * WG + tid] = select(LOWEST, score[r], sees);
+            scores[tid * ROWS + r] = select(LOWEST, score[r], sees);
         }
         workgroupBarrier();
 
         // LANES invocations a row: the tile's maximum, then its exponentials and their sum.
         var high = LOWEST;
-        for (var i = lane; i < WG && lane < LANES; i += LANES) {
-            high = max(high, scores[row * WG + i]);
+        for (var i = 0u; i < ROWS; i++) {
+            high = max(high, scores[(lane + i * LANES) * ROWS + row]);
         }
-        lane_value[tid] = high;
+        lane_max[tid] = high;
         workgroupBarrier();
-        if lane < LANES {
-            high = row_max[row];
-            for (var l = 0u; l < LANES; l++) {
-                high = max(high, lane_value[l * ROWS + row]);
-            }
+        high = row_max[row];
+        for (var l = 0u; l < LANES; l++) {
+            high = max(high, lane_max[l * ROWS + row]);
         }
-        workgroupBarrier();
         var sum = 0.0;
-        for (var i = lane; i < WG && lane < LANES; i += LANES) {
-            let s = scores[row * WG + i];
+        for (var i = 0u; i < ROWS; i++) {
+            let at = (lane + i * LANES) * ROWS + row;
+            let s = scores[at];
             let p = select(0.0, exp(s - high), s > LOWEST);
-            scores[row * WG + i] = p;
+            scores[at] = p;
             sum += p;
         }
-        lane_value[tid] = sum;
+        lane_sum[tid] = sum;
         workgroupBarrier();
         if tid < ROWS {
             let rescale = exp(row_max[row] - high);
             sum = row_sum[row] * rescale;
             for (var l = 0u; l < LANES; l++) {
-                sum += lane_value[l * ROWS + row];
+                sum += lane_sum[l * ROWS + row];
             }
             row_sum[row] = sum;
             row_max[row] = high;
@@ -127,19 +126,41 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         }
         workgroupBarrier();
 
-        let keys = min(WG, end - tile);
-        for (var c = 0u; c < COLUMNS; c++) {
-            let at = column + c * WG;
-            if phase >= PHASES || at >= QUADS {
-                continue;
+        for (var i = 0u; i < ROWS * COLUMNS; i++) {
+            sums[i] *= row_rescale[i % ROWS];
+        }
+        // Four keys at a time: their loads wait for memory together.
+        let keys = select(0u, min(WG, end - tile), phase < PHASES);
+        let values = (tile * params.kv_heads + kv_head) * QUADS + column;
+        let stride = params.kv_heads * QUADS;
+        var i = phase;
+        for (; i + 3u * PHASES < keys; i += 4u * PHASES) {
+            for (var c = 0u; c < COLUMNS; c++) {
+                if column + c * WG < QUADS {
+                    let at = values + c * WG + i * stride;
+                    let v0 = v_quad(at);
+                    let v1 = v_quad(at + PHASES * stride);
+                    let v2 = v_quad(at + 2u * PHASES * stride);
+                    let v3 = v_quad(at + 3u * PHASES * stride);
+                    for (var r = 0u; r < ROWS; r++) {
+                        let s = i * ROWS + r;
+                        var sum = sums[c * ROWS + r];
+                        sum += scores[s] * v0;
+                        sum += scores[s + PHASES * ROWS] * v1;
+                        sum += scores[s + 2u * PHASES * ROWS] * v2;
+                        sum += scores[s + 3u * PHASES * ROWS] * v3;
+                        sums[c * ROWS + r] = sum;
+                    }
+                }
             }
-            for (var r = 0u; r < ROWS; r++) {
-                sums[c * ROWS + r] *= row_rescale[r];
-            }
-            for (var i = phase; i < keys; i += PHASES) {
-                let v = v_quad(((tile + i) * params.kv_heads + kv_head) * QUADS + at);
-                for (var r = 0u; r < ROWS; r++) {
-                    sums[c * ROWS + r] += scores[r * WG + i] * v;
+        }
+        for (; i < keys; i += PHASES) {
+            for (var c = 0u; c < COLUMNS; c++) {
+                if column + c * WG < QUADS {
+                    let v = v_quad(values + c * WG + i * stride);
+                    for (var r = 0u; r < ROWS; r++) {
+                        sums[c * ROWS + r] += scores[i * ROWS + r] * v;
+                    }
                 }
             }
         }

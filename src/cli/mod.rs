@@ -10,6 +10,7 @@ mod output;
 mod pipelines;
 mod profile;
 mod run;
+mod shaders;
 mod show;
 
 use anyhow::Result;
@@ -47,6 +48,7 @@ enum Command {
     Devices(devices::Args),
     Show(show::Args),
     Logits(logits::Args),
+    Shaders(shaders::Args),
     Completions(completions::Args),
 }
 
@@ -65,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Devices(args) => devices::run(args),
         Command::Show(args) => show::run(args),
         Command::Logits(args) => logits::run(args),
+        Command::Shaders(args) => shaders::run(args),
         Command::Completions(args) => completions::run(args),
     };
     match done {

@@ -47,3 +47,10 @@ impl Style {
         Style { dim: "\x1b[2m", bold: "\x1b[1m", reset: "\x1b[0m" }
     }
 }
+
+/// Writes to stdout what need not be text.
+pub fn print_bytes(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()
+}

@@ -5,7 +5,7 @@ use super::{Result, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, params};
 
 params!(AttentionParams { tokens: u32, heads: u32, kv_heads: u32, splits: u32, scale: f32, first_group: u32 });
-params!(CombineParams { heads: u32, splits: u32 });
+params!(CombineParams { heads: u32 });
 
 /// The geometry of attention.
 pub struct Attention {
@@ -88,9 +88,10 @@ impl Step<'_> {
             self.recorder.call(Call {
                 spec: KernelSpec::new("attention_combine")
                     .size("WG", self.tuning.row.min((a.head_dim / 4) as u32))
+                    .size("SPLITS", splits)
                     .size("HEAD_DIM", a.head_dim as u32),
                 bind: &[("sums", &sums), ("stats", &stats), ("out", &out.view)],
-                params: CombineParams { heads: a.heads as u32, splits },
+                params: CombineParams { heads: a.heads as u32 },
                 grid: Grid([a.heads as u32, 1, 1]),
                 cost: Cost { other_bytes: sums.size + (a.heads * a.head_dim * 4) as u64, ..Cost::default() },
             })?;

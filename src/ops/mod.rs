@@ -10,6 +10,7 @@ mod sample;
 mod tensor;
 mod tuning;
 pub mod twins;
+mod variants;
 
 pub use attention::Attention;
 pub use experts::{ExpertGateUp, Routing};
@@ -18,6 +19,7 @@ pub use norm::Norm;
 pub use sample::{SampleBuffers, sample_bytes};
 pub use tensor::{GateUp, Joint, Matrix, Part, Shard, Stack, Tensor};
 pub use tuning::{MatmulTile, Tuning};
+pub use variants::variants;
 
 use crate::gpu::{self, DeviceProfile, Gpu, KernelSpec, Recorder, Recording, Tier, View};
 use std::collections::{BTreeSet, HashMap};

@@ -43,7 +43,7 @@ impl Tuning {
                 matvec: (64, 4),
                 row: 64,
                 attention: (64, 8),
-                splits: (16, 256),
+                splits: (64, 64),
                 matmul: MatmulTile { bm: 64, bn: 64, tm: 4, tn: 4, runs: 2 },
                 wide: 256,
             },
