@@ -79,6 +79,6 @@ impl Gpu {
 
     /// Hands queued writes to the device.
     pub fn flush(&self) -> Result<()> {
-        self.scoped("flush", |_| drop(self.queue().submit([])))
+        self.scoped("flush", |_| self.queue().submit([])).map(|_| ())
     }
 }

@@ -71,7 +71,7 @@ impl Gpu {
             for _ in 0..count {
                 recorder.call(Call { spec: spec.clone(), bind, params, grid, cost: Cost::default() })?;
             }
-            Ok(recorder.finish()?)
+            recorder.finish()
         })?;
         Ok(bytes as f64 / seconds)
     }
@@ -89,7 +89,7 @@ impl Gpu {
                 let (spec, grid) = (spec.clone(), Grid::linear(groups, 1));
                 recorder.call(Call { spec, bind: &[("sums", &sums)], params, grid, cost: Cost::default() })?;
             }
-            Ok(recorder.finish()?)
+            recorder.finish()
         };
         let seconds = self.slope(record)?;
         // 16 lanes of 2.0 an invocation.
@@ -110,7 +110,7 @@ impl Gpu {
                 let grid = Grid([1, 1, 1]);
                 recorder.call(Call { spec, bind: &[("sums", &counter)], params, grid, cost: Cost::default() })?;
             }
-            Ok(recorder.finish()?)
+            recorder.finish()
         })?;
         self.expect("a count of dependent dispatches", self.blocking_read::<u32>(&counter)?[0], asked)?;
         Ok(seconds)
@@ -155,7 +155,7 @@ impl Gpu {
         })?;
         self.blocking_wait()?;
         let start = Instant::now();
-        self.scoped("measure", |_| drop(self.queue().submit([commands])))?;
+        self.scoped("measure", |_| self.queue().submit([commands]))?;
         self.blocking_wait()?;
         Ok(start.elapsed())
     }
