@@ -1,7 +1,7 @@
 // Causal attention of query rows over the cached keys and values, flash style: a tile of WG keys at a time, softmax kept
 // as a running maximum and sum, no score matrix in memory. ROWS rows that share a KV head share one reading of it; a row is
-// (token, head of the group). Prefill: `out` is the result. Decode (SPLIT): the keys are cut into splits, `out` holds each
-// split's unnormalised sum and `stats` its maximum and sum, which attention_combine joins.
+// (token, head of the group). `out` is the result; in decode over a long cache (SPLIT) the keys are cut into splits, `out`
+// holds each split's unnormalised sum and `stats` its maximum and sum, which attention_combine joins.
 // Grid: rows of a KV head / ROWS workgroups, folded; z = split * kv_heads + kv_head.
 // Bound: bytes of the keys and values in decode.
 #import lib/state

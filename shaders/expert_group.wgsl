@@ -1,11 +1,11 @@
 // Sorts the routed (token, rank) rows by expert, stably, and cuts each expert's rows into tiles of BN: count, scan, scatter.
-// An invocation owns an expert and reads all rows in order, so the result does not depend on timing.
-// Grid: one workgroup.   Bound: rows / WG reads of cache twice; small beside the matmuls that it feeds.
+// Atomics only count, and a row's place counts the rows of its expert before it, so the result does not depend on timing.
+// Grid: one workgroup.   Bound: `rows` reads of workgroup memory by each invocation; small beside the matmuls that it feeds.
+// Lost: an invocation owns experts and reads all rows for each, twice: rows * 2 * EXPERTS / WG dependent loads.
 #import lib/state
 
 struct Params {
     rows: u32,       // tokens * ranks
-    experts: u32,
     tiles: u32,      // length of `tiles`
 }
 @group(0) @binding(1) var<uniform> params: Params;
@@ -13,51 +13,72 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> order: array<u32>;           // [rows]: rows, sorted by expert
 @group(0) @binding(4) var<storage, read_write> tiles: array<vec4<u32>>;     // expert, first in `order`, count, 0
 
-var<workgroup> counts: array<u32, EXPERTS>;
-var<workgroup> first_row: array<u32, EXPERTS>;
-var<workgroup> first_tile: array<u32, EXPERTS>;
-var<workgroup> used_tiles: u32;
+const STRETCH: u32 = (EXPERTS + WG - 1u) / WG;
+var<workgroup> counts: array<atomic<u32>, EXPERTS>;
+var<workgroup> next_row: array<atomic<u32>, EXPERTS>;    // where an expert's next row goes in `order`
+var<workgroup> sums: array<vec2<u32>, WG>;               // rows and tiles of an invocation's stretch of experts
+var<workgroup> chunk: array<u32, WG>;                    // experts of WG rows
 
 @compute @workgroup_size(WG)
 fn main(@builtin(local_invocation_index) tid: u32) {
     if halted() {
         return;
     }
-    for (var e = tid; e < params.experts; e += WG) {
-        var count = 0u;
-        for (var i = 0u; i < params.rows; i++) {
-            count += select(0u, 1u, routed[i] == e);
-        }
-        counts[e] = count;
+    for (var e = tid; e < EXPERTS; e += WG) {
+        atomicStore(&counts[e], 0u);
     }
     workgroupBarrier();
-    if tid == 0u {
-        var row = 0u;
-        var tile = 0u;
-        for (var e = 0u; e < params.experts; e++) {
-            first_row[e] = row;
-            first_tile[e] = tile;
-            row += counts[e];
-            tile += (counts[e] + BN - 1u) / BN;
-        }
-        used_tiles = tile;
+    for (var i = tid; i < params.rows; i += WG) {
+        atomicAdd(&counts[routed[i]], 1u);
     }
     workgroupBarrier();
-    for (var e = tid; e < params.experts; e += WG) {
-        var at = first_row[e];
-        for (var done = 0u; done < counts[e]; done += BN) {
-            tiles[first_tile[e] + done / BN] = vec4(e, at + done, min(counts[e] - done, BN), 0u);
+
+    let begin = min(tid * STRETCH, EXPERTS);
+    let end = min(begin + STRETCH, EXPERTS);
+    var sum = vec2(0u);
+    for (var e = begin; e < end; e++) {
+        let count = atomicLoad(&counts[e]);
+        sum += vec2(count, (count + BN - 1u) / BN);
+    }
+    sums[tid] = sum;
+    workgroupBarrier();
+    var before = vec2(0u);
+    var used_tiles = 0u;
+    for (var i = 0u; i < WG; i++) {
+        before += select(vec2(0u), sums[i], i < tid);
+        used_tiles += sums[i].y;
+    }
+    for (var e = begin; e < end; e++) {
+        let count = atomicLoad(&counts[e]);
+        atomicStore(&next_row[e], before.x);
+        for (var done = 0u; done < count; done += BN) {
+            tiles[before.y] = vec4(e, before.x + done, min(count - done, BN), 0u);
+            before.y++;
         }
-        if counts[e] > 0u {
-            for (var i = 0u; i < params.rows; i++) {
-                if routed[i] == e {
-                    order[at] = i;
-                    at++;
-                }
-            }
-        }
+        before.x += count;
     }
     for (var t = used_tiles + tid; t < params.tiles; t += WG) {
         tiles[t] = vec4(0u);
+    }
+
+    for (var start = 0u; start < params.rows; start += WG) {
+        let i = start + tid;
+        var expert = EXPERTS;
+        if i < params.rows {
+            expert = routed[i];
+        }
+        chunk[tid] = expert;
+        workgroupBarrier();
+        if i < params.rows {
+            var at = atomicLoad(&next_row[expert]);
+            for (var j = 0u; j < tid; j++) {
+                at += select(0u, 1u, chunk[j] == expert);
+            }
+            order[at] = i;
+        }
+        workgroupBarrier();
+        if i < params.rows {
+            atomicAdd(&next_row[expert], 1u);
+        }
     }
 }

@@ -44,20 +44,20 @@ fn count_from(slice: u32, key: u32) -> u32 {
 }
 
 // Mass of a slice's keys from `key` up, relative to e^high; x at temperature 1, y at the asked one.
-fn mass_from(slice: u32, key: u32) -> vec2<f32> {
+fn mass_from(slice: u32, key: u32, temperature: f32) -> vec2<f32> {
     let count = count_from(slice, key);
     if count == 0u {
         return vec2(0.0);
     }
     let l = value_of(sorted[slice * SLICE].x) - shared_high;
-    return mass[slice * SLICE + count - 1u] * vec2(exp(l), exp(l / state.temperature));
+    return mass[slice * SLICE + count - 1u] * vec2(exp(l), exp(l / temperature));
 }
 
 // Over all slices: x the count, y the mass at temperature 1, of keys from `key` up.
 fn all_from(tid: u32, slices: u32, key: u32) -> vec2<f32> {
     var sum = vec2(0.0);
     for (var s = tid; s < slices; s += WG) {
-        sum += vec2(f32(count_from(s, key)), mass_from(s, key).x);
+        sum += vec2(f32(count_from(s, key)), mass_from(s, key, 1.0).x);
     }
     lane[tid] = sum;
     for (var stride = WG / 2u; stride > 0u; stride /= 2u) {
@@ -105,7 +105,8 @@ fn finish(token: u32) {
 
 @compute @workgroup_size(WG)
 fn main(@builtin(local_invocation_index) tid: u32) {
-    if halted(tid) {
+    let asked = load_state(tid);
+    if asked.halt != 0u {
         return;
     }
     let slices = (params.vocabulary + SLICE - 1u) / SLICE;
@@ -129,7 +130,7 @@ fn main(@builtin(local_invocation_index) tid: u32) {
         lane_pair[0] = best;
     }
     workgroupBarrier();
-    let temperature = state.temperature;
+    let temperature = asked.temperature;
     if temperature == 0.0 {
         if tid == 0u {
             finish(lane_pair[0].y);
@@ -139,17 +140,17 @@ fn main(@builtin(local_invocation_index) tid: u32) {
 
     // The lowest key that stays. 1 is below every finite logit and above the padding's 0.
     var floor = 1u;
-    if state.top_k > 0u && state.top_k < params.vocabulary {
+    if asked.top_k > 0u && asked.top_k < params.vocabulary {
         var key = 0u;
         for (var bit = 0x80000000u; bit > 0u; bit >>= 1u) {
-            if all_from(tid, slices, key | bit).x >= f32(state.top_k) {
+            if all_from(tid, slices, key | bit).x >= f32(asked.top_k) {
                 key |= bit;
             }
         }
         floor = max(floor, key);
     }
-    if state.top_p < 1.0 {
-        let wanted = state.top_p * all_from(tid, slices, floor).y;
+    if asked.top_p < 1.0 {
+        let wanted = asked.top_p * all_from(tid, slices, floor).y;
         var key = 0u;
         for (var bit = 0x80000000u; bit > 0u; bit >>= 1u) {
             if all_from(tid, slices, key | bit).y >= wanted {
@@ -158,21 +159,21 @@ fn main(@builtin(local_invocation_index) tid: u32) {
         }
         floor = max(floor, key);
     }
-    if state.min_p > 0.0 {
-        floor = max(floor, key_of(shared_high + log(state.min_p)));
+    if asked.min_p > 0.0 {
+        floor = max(floor, key_of(shared_high + log(asked.min_p)));
     }
     floor = min(floor, lane_pair[0].x);
 
     if tid == 0u {
         var total = 0.0;
         for (var s = 0u; s < slices; s++) {
-            total += mass_from(s, floor).y;
+            total += mass_from(s, floor, temperature).y;
         }
-        let position = state.position + params.tokens;
-        var left = random(state.seed, position) * total;
+        let position = asked.position + params.tokens;
+        var left = random(asked.seed, position) * total;
         var token = lane_pair[0].y;
         for (var s = 0u; s < slices; s++) {
-            let here = mass_from(s, floor).y;
+            let here = mass_from(s, floor, temperature).y;
             if left < here {
                 let l = value_of(sorted[s * SLICE].x) - shared_high;
                 let target_mass = left / exp(l / temperature);

@@ -1,4 +1,34 @@
-//! halogen runs large language models, mixtures of experts first, on any GPU through WebGPU.
+//! `halogen = { version = "0.1", default-features = false }`
+//!
+//! halogen runs large language models, mixtures of experts first, on any GPU that WebGPU reaches: Vulkan, Metal, DX12.
+//! It computes on a device of its own or on the app's, prints nothing, starts no thread and sets no global state.
+//!
+//! ```no_run
+//! use futures::StreamExt;
+//! use halogen::tokenizer::Control;
+//! use halogen::{Gguf, Gpu, Model, Sampling, Selector, Session, SessionOptions};
+//!
+//! # async fn answer() -> Result<(), halogen::Error> {
+//! let gpu = Gpu::new(Selector::Best).await?; // or Gpu::from_wgpu(&adapter, device, queue)
+//! let gguf = Gguf::open("model.gguf".as_ref())?;
+//! let model = Model::load(&gpu, &gguf, |p| { println!("{} of {} bytes", p.bytes, p.total); true }).await?;
+//! let mut session = Session::new(&model, &SessionOptions::default())?;
+//!
+//! let prompt = model.prompt("Why is the sky blue?")?;
+//! let mut text = model.tokenizer().stream(Control::Skip);
+//! let mut tokens = session.generate(&prompt, &Sampling::default(), model.tokenizer().end_tokens(), 500)?;
+//! while let Some(token) = tokens.next().await {
+//!     print!("{}", text.push(token?.id)); // whole characters, as they come
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! An app that draws opens its device with [`Gpu::extend`], which adds what halogen can use to what the app asks for,
+//! and hands it over with [`Gpu::from_wgpu`]. A [`Generation`] is a [`futures::Stream`] that never waits; programs
+//! without an executor call [`Generation::blocking_next`].
+//!
+//! How it is built, and where to add a format, an operator or a model: ARCHITECTURE.md.
 
 pub mod formats;
 pub mod gguf;
@@ -8,3 +38,7 @@ pub mod models;
 pub mod ops;
 pub mod session;
 pub mod tokenizer;
+
+pub use gguf::Gguf;
+pub use gpu::{Gpu, Selector, Tier};
+pub use session::{Error, Generation, Model, Result, Sampling, Session, SessionOptions, StopReason, Token};

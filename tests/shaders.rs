@@ -64,6 +64,9 @@ fn variants(t: &Tuning) -> Vec<KernelSpec> {
         all.extend(each(vec![router], &["RENORMALISE"]));
         all.push(new("expert_group").size("WG", t.wide).size("BN", t.matmul.bn).size("EXPERTS", experts - 1));
     }
+    let stream = new("stream").size("WG", t.wide);
+    all.push(stream.clone());
+    all.extend(["FILL", "TICK", "MULTIPLY_ADD"].map(|flag| stream.clone().flag(flag, true)));
     all.extend(each(vec![new("rms_norm").size("WG", t.row)], &["SUBGROUP"]));
     all.push(new("expert_combine").size("WG", t.wide));
     all.push(new("sample_slices").size("WG", t.wide));

@@ -25,13 +25,14 @@ const HALT_CONTEXT: u32 = 3u;
 
 #if STATE_WRITE
 @group(0) @binding(0) var<storage, read_write> state: State;
-var<workgroup> halt_word: u32;
+var<workgroup> shared_state: State;
 
-fn halted(tid: u32) -> bool {
+// The state before this kernel changes it, uniform: what `state` itself holds is not, since the kernel may write it.
+fn load_state(tid: u32) -> State {
     if tid == 0u {
-        halt_word = state.halt;
+        shared_state = state;
     }
-    return workgroupUniformLoad(&halt_word) != 0u;
+    return workgroupUniformLoad(&shared_state);
 }
 #else
 @group(0) @binding(0) var<uniform> state: State;

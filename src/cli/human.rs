@@ -10,6 +10,15 @@ pub fn rate(bytes_per_second: f64) -> String {
     scaled(bytes_per_second, "B/s")
 }
 
+/// Bytes in binary units: `128 MiB`. Limits of devices are powers of two.
+pub fn binary(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    // The largest unit of which there is one at least.
+    let at = (1..units.len()).rev().find(|at| bytes >> (10 * at) > 0).unwrap_or(0);
+    let value = bytes as f64 / (1u64 << (10 * at)) as f64;
+    if value.fract() == 0.0 { format!("{value} {}", units[at]) } else { format!("{value:.1} {}", units[at]) }
+}
+
 fn scaled(value: f64, unit: &str) -> String {
     let prefixes = ["", "k", "M", "G", "T"];
     let mut scaled = value;
@@ -65,6 +74,8 @@ mod tests {
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(7_497_312), "7.50 MB");
         assert_eq!(bytes(999_960_000), "1.00 GB");
+        assert_eq!(binary(128 << 20), "128 MiB");
+        assert_eq!(binary(3 << 29), "1.5 GiB");
         assert_eq!(rate(46.31e9), "46.3 GB/s");
         assert_eq!(seconds(0.000_35), "350 us");
         assert_eq!(seconds(0.0121), "12.1 ms");

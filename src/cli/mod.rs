@@ -2,10 +2,15 @@
 
 mod completions;
 mod device;
+mod devices;
 mod human;
+mod logits;
 mod model;
 mod output;
+mod pipelines;
+mod profile;
 mod run;
+mod show;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -20,15 +25,16 @@ Examples:
   halogen devices                              the adapters of this machine, and what they reach
   halogen show model.gguf                      what is in a file
 
-MODEL is the path of a .gguf file (of a split model: any of its files), or `demo`: the embedded model, a mixture
-of experts trained on the documentation of Rust. Without MODEL it is `demo`.";
+MODEL is the path of a .gguf file (of a split model: any of its files), or `demo`:
+the embedded model, a mixture of experts trained on the documentation of Rust.
+Without MODEL it is `demo`.";
 
 /// Runs large language models, mixtures of experts first, on any GPU.
 #[derive(Parser)]
 #[command(name = "halogen", version, after_help = EXAMPLES, max_term_width = 120)]
 struct Cli {
     /// On an error, also say what caused it; with run, also print the decode step's dispatches
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 90)]
     verbose: bool,
 
     #[command(subcommand)]
@@ -38,6 +44,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Args),
+    Devices(devices::Args),
+    Show(show::Args),
+    Logits(logits::Args),
     Completions(completions::Args),
 }
 
@@ -53,6 +62,9 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Run(args) => run::run(args, cli.verbose),
+        Command::Devices(args) => devices::run(args),
+        Command::Show(args) => show::run(args),
+        Command::Logits(args) => logits::run(args),
         Command::Completions(args) => completions::run(args),
     };
     match done {

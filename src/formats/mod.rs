@@ -41,7 +41,7 @@ macro_rules! formats {
     ($($variant:ident $ggml:literal $name:literal [$block:literal, $bytes:literal] $planes:tt $decode:path,
        $shaders:tt $(, $codebook:path)?;)*) => {
         /// How the weights of a tensor are stored.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Format { $($variant),* }
 
         impl Format {

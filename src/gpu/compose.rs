@@ -35,7 +35,7 @@ shaders![
 ];
 
 /// What makes one kernel: an operator's shader, the format composed into it, flags and sizes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KernelSpec {
     pub shader: &'static str,
     pub format: Option<Format>,

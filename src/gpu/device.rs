@@ -2,12 +2,13 @@
 
 use super::caps::missing;
 use super::kernel::KernelCache;
+use super::submit::Spares;
 use super::{Caps, Error, Kernel, KernelSpec, Result, Tier, View};
 use crate::formats::Format;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use wgpu::Features;
 
@@ -25,6 +26,8 @@ struct Inner {
     kernels: KernelCache,
     codebooks: Mutex<HashMap<Format, View>>,
     encode_nanos: AtomicU64,
+    spares: Spares,
+    pipeline_cache: OnceLock<wgpu::PipelineCache>,
 }
 
 /// Which adapter [`Gpu::new`] opens.
@@ -37,6 +40,16 @@ pub enum Selector {
     Index(usize),
     /// The first whose name contains this, whatever the case.
     Name(String),
+}
+
+impl std::fmt::Display for Selector {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Selector::Best => f.write_str("the best"),
+            Selector::Index(i) => write!(f, "{i}"),
+            Selector::Name(name) => f.write_str(name),
+        }
+    }
 }
 
 impl From<&str> for Selector {
@@ -191,6 +204,8 @@ impl Gpu {
                 kernels: KernelCache::default(),
                 codebooks: Mutex::default(),
                 encode_nanos: AtomicU64::new(0),
+                spares: Spares::default(),
+                pipeline_cache: OnceLock::new(),
             }),
         })
     }
@@ -234,6 +249,53 @@ impl Gpu {
         self.inner.kernels.get(self, spec)
     }
 
+    /// Lets the driver keep what it compiles from here on, where it can (`PIPELINE_CACHE`): `kept` are the bytes of an
+    /// earlier [`Gpu::pipeline_cache_data`], for which wgpu names a file by `wgpu::util::pipeline_cache_key`.
+    ///
+    /// # Safety
+    /// `kept` must have come from [`Gpu::pipeline_cache_data`] unchanged: a driver trusts it.
+    pub unsafe fn keep_pipelines(&self, kept: Option<&[u8]>) -> Result<()> {
+        if !self.device().features().contains(Features::PIPELINE_CACHE) {
+            return Ok(());
+        }
+        let descriptor = wgpu::PipelineCacheDescriptor { label: Some("halogen"), data: kept, fallback: true };
+        // SAFETY: the caller's promise.
+        let cache = self.scoped("pipeline cache", |device| unsafe { device.create_pipeline_cache(&descriptor) })?;
+        // The first of several stays.
+        let _ = self.inner.pipeline_cache.set(cache);
+        Ok(())
+    }
+
+    /// What the driver has compiled since [`Gpu::keep_pipelines`], to be kept on disk.
+    pub fn pipeline_cache_data(&self) -> Option<Vec<u8>> {
+        self.pipeline_cache()?.get_data()
+    }
+
+    pub(super) fn pipeline_cache(&self) -> Option<&wgpu::PipelineCache> {
+        self.inner.pipeline_cache.get()
+    }
+
+    /// Compiles kernels before they are needed, several at a time.
+    pub fn compile(&self, specs: impl IntoIterator<Item = KernelSpec>) -> Result<()> {
+        let specs: Vec<KernelSpec> = specs.into_iter().collect();
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(specs.len());
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<()> {
+            while let Some(spec) = specs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.kernel(spec)?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mut result = work();
+            for worker in workers {
+                result = result.and(worker.join().expect("compiling does not panic"));
+            }
+            result
+        })
+    }
+
     /// The table from which a format's shader looks weights up, uploaded on first use.
     pub(super) fn codebook(&self, spec: &KernelSpec) -> Result<View> {
         let missing = || Error::Unbound { kernel: spec.to_string(), name: "codebook".into() };
@@ -251,6 +313,10 @@ impl Gpu {
     /// Host time spent encoding submits so far, up to the driver's own submit: a software device computes inside that.
     pub fn encode_time(&self) -> Duration {
         Duration::from_nanos(self.inner.encode_nanos.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn spares(&self) -> &Spares {
+        &self.inner.spares
     }
 
     pub(super) fn add_encode_time(&self, time: Duration) {

@@ -124,26 +124,27 @@ impl Gpu {
         Err(Error::Rejected { what: "measuring".into(), message })
     }
 
-    /// Seconds of one repetition: the least difference between 2n and n of them over n, so that what a submit costs
-    /// once drops out. n doubles until the budget is spent.
+    /// Seconds of one repetition: the difference between 2n and n of them over n, so that what a submit costs once drops
+    /// out. n doubles until a run is long enough to tell; then both are the least of what the budget allows, since
+    /// whatever else the machine does only adds.
     fn slope(&self, mut record: impl FnMut(usize) -> Result<Recording>) -> Result<f64> {
         let start = Instant::now();
         let mut count = 2;
         self.timed(&record(count)?)?;
-        loop {
-            let single = self.timed(&record(count)?)?;
-            let double = self.timed(&record(2 * count)?)?;
-            let seconds = double.saturating_sub(single).as_secs_f64() / count as f64;
-            let spent = start.elapsed();
-            if seconds > 0.0 && (spent * 3 > BUDGET || count >= 1 << 12) {
-                return Ok(seconds);
-            }
-            if spent > 4 * BUDGET {
-                // Too noisy for a difference: the whole of the longer run.
-                return Ok(double.as_secs_f64() / (2 * count) as f64);
-            }
+        while self.timed(&record(count)?)? < BUDGET / 16 && count < 1 << 12 {
             count *= 2;
         }
+        let (mut single, mut double) = (Duration::MAX, Duration::MAX);
+        for round in 0.. {
+            single = single.min(self.timed(&record(count)?)?);
+            double = double.min(self.timed(&record(2 * count)?)?);
+            if round >= 2 && start.elapsed() > BUDGET {
+                break;
+            }
+        }
+        let seconds = double.saturating_sub(single).as_secs_f64() / count as f64;
+        // Too noisy for a difference: the whole of the longer run.
+        Ok(if seconds > 0.0 { seconds } else { double.as_secs_f64() / (2 * count) as f64 })
     }
 
     /// Wall time from the submit of an encoded recording to its end.

@@ -2,8 +2,8 @@
 
 use super::{Error, Gpu, Recording, Result, View};
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A buffer on its way back to the host.
@@ -11,7 +11,14 @@ pub struct Readback {
     buffer: wgpu::Buffer,
     status: Arc<AtomicU8>,
     submission: Option<wgpu::SubmissionIndex>,
+    spares: Spares,
 }
+
+/// Buffers that have been read back and wait to be used again.
+pub(super) type Spares = Arc<Mutex<Vec<wgpu::Buffer>>>;
+/// Larger buffers, logits say, are not kept; nor are more than these.
+const SPARE_BYTES: u64 = 4096;
+const SPARES: usize = 32;
 
 const WAITING: u8 = 0;
 const MAPPED: u8 = 1;
@@ -63,15 +70,14 @@ impl Gpu {
         let mut readbacks: Vec<Readback> = read
             .iter()
             .map(|view| {
-                let descriptor = wgpu::BufferDescriptor {
-                    label: Some("read back"),
-                    size: view.size,
-                    usage,
-                    mapped_at_creation: false,
-                };
-                let buffer = self.device().create_buffer(&descriptor);
+                let buffer = self.readback_buffer(view.size, usage);
                 encoder.copy_buffer_to_buffer(&view.buffer, view.offset, &buffer, 0, view.size);
-                Readback { buffer, status: Arc::new(AtomicU8::new(WAITING)), submission: None }
+                Readback {
+                    buffer,
+                    status: Arc::new(AtomicU8::new(WAITING)),
+                    submission: None,
+                    spares: self.spares().clone(),
+                }
             })
             .collect();
         let commands = encoder.finish();
@@ -85,6 +91,15 @@ impl Gpu {
             });
         }
         readbacks
+    }
+
+    fn readback_buffer(&self, size: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
+        let mut spares = self.spares().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(index) = spares.iter().position(|b| b.size() == size) {
+            return spares.swap_remove(index);
+        }
+        let descriptor = wgpu::BufferDescriptor { label: Some("read back"), size, usage, mapped_at_creation: false };
+        self.device().create_buffer(&descriptor)
     }
 
     /// Runs whatever callbacks are due, without waiting.
@@ -158,7 +173,14 @@ impl Readback {
         match self.status.load(Ordering::Acquire) {
             MAPPED => {
                 let range = self.buffer.get_mapped_range(..).map_err(|e| Error::Lost(e.to_string()))?;
-                Ok(range.to_vec())
+                let bytes = range.to_vec();
+                drop(range);
+                self.buffer.unmap();
+                let mut spares = self.spares.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                if self.buffer.size() <= SPARE_BYTES && spares.len() < SPARES {
+                    spares.push(self.buffer);
+                }
+                Ok(bytes)
             }
             WAITING => Err(Error::Lost("a read-back was taken before it had arrived".into())),
             _ => Err(Error::Lost("mapping a read-back failed".into())),
@@ -170,7 +192,7 @@ impl Readback {
         while !self.is_ready() {
             let wait = wgpu::PollType::Wait { submission_index: self.submission.clone(), timeout: None };
             gpu.device().poll(wait).map_err(|e| Error::Lost(e.to_string()))?;
-            // Another thread that polls may have taken the callback and be about to run it.
+            // Another thread's poll may have taken the callback and not called it yet.
             std::thread::yield_now();
         }
         self.take()

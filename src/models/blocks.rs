@@ -1,7 +1,7 @@
 //! What several architectures are built of: grouped-query attention, a gated MLP, a mixture of such MLPs.
 
 use super::{Error, Keys, Result};
-use crate::gguf::Value;
+use crate::gguf::{Gguf, Value};
 use crate::gpu::View;
 use crate::memory::Weights;
 use crate::ops::{
@@ -26,7 +26,7 @@ pub struct Transformer {
 }
 
 impl Transformer {
-    pub fn read(weights: &Weights, keys: &Keys) -> Result<Self> {
+    pub fn read(gguf: &Gguf, keys: &Keys) -> Result<Self> {
         let (hidden, heads) = (keys.width("embedding_length")?, keys.size("attention.head_count")?);
         let head_dim = match keys.size_or("attention.key_length", 0)? {
             0 if hidden.is_multiple_of(heads) => hidden / heads,
@@ -51,9 +51,9 @@ impl Transformer {
             return Err(keys.error("rope.dimension_count", rope_dim, format!("an even number up to {head_dim}")));
         }
         // The table's own shape says how many tokens there are; its columns are checked when it is loaded.
-        let table = weights.gguf.tensor("token_embd.weight");
+        let table = gguf.tensor("token_embd.weight");
         let vocabulary = table.and_then(|t| t.dims.get(1).copied()).unwrap_or(1) as usize;
-        if let (Some(_), Some(Value::Array(tokens))) = (table, weights.gguf.metadata().get("tokenizer.ggml.tokens"))
+        if let (Some(_), Some(Value::Array(tokens))) = (table, gguf.metadata().get("tokenizer.ggml.tokens"))
             && tokens.len() != vocabulary
         {
             return Err(Error::Vocabulary { file: keys.file().into(), tokens: tokens.len(), rows: vocabulary });
@@ -88,6 +88,17 @@ impl Transformer {
             scratch_per_token: 4 * floats as u64,
         }
     }
+}
+
+/// The sizes of a model whose layers are all dense.
+pub fn dense_shape(gguf: &Gguf, keys: &Keys) -> Result<super::Shape> {
+    Ok(Transformer::read(gguf, keys)?.shape(keys.width("feed_forward_length")?))
+}
+
+/// The sizes of a model whose layers are all mixtures.
+pub fn mixture_shape(gguf: &Gguf, keys: &Keys) -> Result<super::Shape> {
+    let t = Transformer::read(gguf, keys)?;
+    Ok(t.shape(SoftmaxExperts::floats_per_token(keys, &t)?))
 }
 
 /// The embedding table, and the final norm with the output matrix; the table itself where the file has none.

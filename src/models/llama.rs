@@ -14,7 +14,7 @@ struct Llama {
 }
 
 pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>> {
-    let t = Transformer::read(weights, keys)?;
+    let t = Transformer::read(weights.gguf, keys)?;
     let ff = keys.width("feed_forward_length")?;
     let ends = Ends::load(weights, &t)?;
     // Llama 3's scaling of long contexts comes as one factor a pair.

@@ -11,6 +11,7 @@ mod rope;
 pub use keys::Keys;
 pub use rope::Rope;
 
+use crate::gguf::Gguf;
 use crate::gpu::View;
 use crate::memory::{self, KvCache, Weights};
 use crate::ops::{self, Matrix, Norm, Step, Tensor};
@@ -69,21 +70,44 @@ pub trait Architecture: Send + Sync {
     fn head(&self) -> (&Norm, &Matrix);
 }
 
-type Load = fn(&mut Weights, &Keys) -> Result<Box<dyn Architecture>>;
+/// What halogen knows of an architecture.
+struct Known {
+    /// As GGUF files name it.
+    name: &'static str,
+    shape: fn(&Gguf, &Keys) -> Result<Shape>,
+    load: fn(&mut Weights, &Keys) -> Result<Box<dyn Architecture>>,
+}
 
-/// Every architecture by the name that GGUF files give it.
-const ARCHITECTURES: &[(&str, Load)] =
-    &[("llama", llama::load), ("qwen2", qwen2::load), ("qwen3", qwen3::load), ("qwen3moe", qwen3moe::load)];
+const ARCHITECTURES: &[Known] = &[
+    Known { name: "llama", shape: blocks::dense_shape, load: llama::load },
+    Known { name: "qwen2", shape: blocks::dense_shape, load: qwen2::load },
+    Known { name: "qwen3", shape: blocks::dense_shape, load: qwen3::load },
+    Known { name: "qwen3moe", shape: blocks::mixture_shape, load: qwen3moe::load },
+];
+
+/// The architecture of a file.
+fn known(gguf: &Gguf) -> Result<&'static Known> {
+    let name = gguf.architecture()?;
+    ARCHITECTURES.iter().find(|known| known.name == name).ok_or_else(|| {
+        let known = ARCHITECTURES.iter().map(|known| known.name).collect::<Vec<_>>().join(", ");
+        Error::UnknownArchitecture { file: gguf.name().into(), found: name.into(), known }
+    })
+}
+
+/// Reads the sizes of a model from its header: what a session on it will need, before anything is loaded.
+///
+/// # Errors
+/// An architecture that halogen does not run, or a hyperparameter that is missing or absurd.
+pub fn shape(gguf: &Gguf) -> Result<Shape> {
+    let known = known(gguf)?;
+    (known.shape)(gguf, &Keys::new(gguf, known.name))
+}
 
 /// Reads the hyperparameters and loads the tensors of a model.
 pub fn load(weights: &mut Weights) -> Result<Box<dyn Architecture>> {
     let gguf = weights.gguf;
-    let name = gguf.architecture()?;
-    let Some((_, load)) = ARCHITECTURES.iter().find(|(n, _)| *n == name) else {
-        let known = ARCHITECTURES.iter().map(|(n, _)| *n).collect::<Vec<_>>().join(", ");
-        return Err(Error::UnknownArchitecture { file: gguf.name().into(), found: name.into(), known });
-    };
-    let model = load(weights, &Keys::new(gguf, name))?;
+    let known = known(gguf)?;
+    let model = (known.load)(weights, &Keys::new(gguf, known.name))?;
     weights.check_all_asked()?;
     Ok(model)
 }

@@ -14,7 +14,7 @@ struct Qwen3 {
 }
 
 pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>> {
-    let t = Transformer::read(weights, keys)?;
+    let t = Transformer::read(weights.gguf, keys)?;
     let ff = keys.width("feed_forward_length")?;
     let ends = Ends::load(weights, &t)?;
     let layers = (0..t.layers)

@@ -14,7 +14,7 @@ struct Qwen3Moe {
 }
 
 pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>> {
-    let t = Transformer::read(weights, keys)?;
+    let t = Transformer::read(weights.gguf, keys)?;
     let ends = Ends::load(weights, &t)?;
     let layers = (0..t.layers)
         .map(|i| {

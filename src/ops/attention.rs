@@ -1,4 +1,4 @@
-//! Causal attention over the cache: one kernel, as prefill or as decode split over the keys.
+//! Causal attention over the cache: one kernel, in decode over a long cache split over the keys.
 
 use super::heads::KvLayer;
 use super::{Result, Step, Tensor, ensure};
@@ -38,22 +38,29 @@ impl Step<'_> {
         ensure(a.head_dim.is_multiple_of(4) && a.head_dim <= 256, "attention", || {
             format!("head size {}: a multiple of 4 up to 256 is needed", a.head_dim)
         })?;
+        ensure(q.rows == self.tokens && q.columns == a.heads * a.head_dim, "attention", || {
+            format!(
+                "q is [{}, {}], of {} tokens and {} heads of {}",
+                q.rows, q.columns, self.tokens, a.heads, a.head_dim
+            )
+        })?;
         let out = self.tensor("attended", a.heads * a.head_dim)?;
         let (wg, most_rows) = self.tuning.attention;
         let sharing = a.heads / a.kv_heads;
         let rows = self.tokens * sharing;
-        let decode = self.tokens == 1;
-        // Of several tokens always the full tile: one kernel whatever the prompt's length.
-        let tile_rows = if decode { (sharing as u32).next_power_of_two().min(most_rows) } else { most_rows };
-        let splits = if decode { self.tuning.splits } else { 1 };
+        // Of prefill one variant serves all lengths, so that none is compiled on the way.
+        let tile_rows = if self.tokens == 1 { (sharing as u32).next_power_of_two().min(most_rows) } else { most_rows };
+        let row_bytes = (a.kv_heads * a.head_dim * if cache.f16 { 2 } else { 4 }) as u64;
+        let splits = if self.tokens == 1 { self.tuning.splits_for((cache.k.size / row_bytes) as usize) } else { 1 };
+        let split = splits > 1;
         let spec = KernelSpec::new("attention")
             .size("WG", wg)
             .size("ROWS", tile_rows)
             .size("HEAD_DIM", a.head_dim as u32)
             .flag("KV_F16", cache.f16)
-            .flag("SPLIT", decode);
+            .flag("SPLIT", split);
         let mut bind = vec![("q", &q.view), ("k_cache", &cache.k), ("v_cache", &cache.v)];
-        let (sums, stats) = if decode {
+        let (sums, stats) = if split {
             let per_split = (a.heads * 4) as u64 * u64::from(splits);
             let gpu = self.recorder.gpu();
             let sums = self.scratch.bytes(gpu, "split sums", per_split * a.head_dim as u64)?;

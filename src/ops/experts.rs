@@ -6,7 +6,7 @@ use super::{Result, Shard, Stack, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
 params!(RouterParams { tokens: u32, experts: u32, ranks: u32 });
-params!(GroupParams { rows: u32, experts: u32, tiles: u32 });
+params!(GroupParams { rows: u32, tiles: u32 });
 params!(ExpertDownParams {
     rows: u32,
     columns: u32,
@@ -61,6 +61,7 @@ impl Step<'_> {
         ensure(ranks >= 1 && ranks <= experts && experts <= 1024, "router", || {
             format!("{ranks} of {experts} experts: at least 1 of at most 1024 are supported")
         })?;
+        ensure(logits.rows == self.tokens, "router", || format!("{} rows of {} tokens", logits.rows, self.tokens))?;
         let routed = self.tensor("routed", ranks)?.view;
         let gates = self.tensor("gates", ranks)?.view;
         self.recorder.call(Call {
@@ -91,8 +92,18 @@ impl Step<'_> {
         ensure(stack.experts == routing.experts && down.experts == routing.experts, "experts", || {
             format!("router of {}, stacks of {} and {} experts", routing.experts, stack.experts, down.experts)
         })?;
-        ensure(stack.columns == y.columns && down.rows == y.columns && ff.is_multiple_of(4), "experts", || {
+        let whole = stack.columns == y.columns && down.rows == y.columns && y.rows == self.tokens;
+        ensure(whole && y.columns.is_multiple_of(4) && ff.is_multiple_of(4), "experts", || {
             format!("hidden {}, gate columns {}, down [{}, {ff}]", y.columns, stack.columns, down.rows)
+        })?;
+        let (rows, same) = match gate_up {
+            ExpertGateUp::Joined(both) => (both.rows / 2, both.rows.is_multiple_of(2)),
+            ExpertGateUp::Split { gate, up } => {
+                (gate.rows, (up.experts, up.rows, up.columns) == (gate.experts, gate.rows, gate.columns))
+            }
+        };
+        ensure(rows == ff && same, "experts", || {
+            format!("{rows} gate rows, or up rows that differ; down has {ff} columns")
         })?;
         let h = self.scratch.bytes(
             self.recorder.gpu(),
@@ -216,7 +227,7 @@ impl Step<'_> {
                 .size("BN", bn as u32)
                 .size("EXPERTS", routing.experts as u32),
             bind: &[("routed", &routing.routed), ("order", &order), ("tiles", &tiles)],
-            params: GroupParams { rows: rows as u32, experts: routing.experts as u32, tiles: count as u32 },
+            params: GroupParams { rows: rows as u32, tiles: count as u32 },
             grid: Grid([1, 1, 1]),
             cost: Cost { other_bytes: (rows * 8) as u64, ..Cost::default() },
         })?;

@@ -45,6 +45,16 @@ impl Step<'_> {
             "heads",
             || format!("head size {} (a multiple of 4 is needed), of which {} turn", h.head_dim, h.rope_dim),
         )?;
+        let [q_at, k_at, v_at] = h.at;
+        let ends = [q_at + h.heads * h.head_dim, k_at + h.kv_heads * h.head_dim, v_at + h.kv_heads * h.head_dim];
+        ensure(
+            h.kv_heads > 0 && qkv.rows == self.tokens && ends.iter().all(|end| *end <= qkv.columns),
+            "heads",
+            || format!("q, k and v end at {ends:?} in [{}, {}], of {} tokens", qkv.rows, qkv.columns, self.tokens),
+        )?;
+        ensure(h.qk_norm.is_none_or(|(q, k)| q.columns == h.head_dim && k.columns == h.head_dim), "heads", || {
+            format!("norms of q and k that are not of the head size {}", h.head_dim)
+        })?;
         let q = self.tensor("q", h.heads * h.head_dim)?;
         let (rope_dim, elements) = (h.rope_dim, (h.heads + 2 * h.kv_heads) * h.head_dim * self.tokens);
         let spec = self

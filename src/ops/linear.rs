@@ -84,6 +84,7 @@ impl Step<'_> {
         match gate_up {
             GateUp::Joined(matrix) => apply(matrix, Epilogue::Swiglu)?,
             GateUp::Split { gate, up } => {
+                ensure(gate.rows == up.rows, "linear", || format!("{} gate rows, {} up rows", gate.rows, up.rows))?;
                 apply(up, Epilogue::Store)?;
                 apply(gate, Epilogue::SiluMul)?;
             }
@@ -120,6 +121,12 @@ impl Step<'_> {
         ensure(y.first_row == 0 && (x.first_row == 0 || x.rows == 1), "linear", || "rows that start late".into())?;
         ensure(op.at + outputs <= y.columns && x.rows == y.rows, "linear", || {
             format!("outputs {}..{} of {} rows into [{}, {}]", op.at, op.at + outputs, x.rows, y.rows, y.columns)
+        })?;
+        ensure(op.norm.is_none_or(|n| n.columns == m.columns), "linear", || {
+            format!("a norm of {:?} columns before a matrix of {}", op.norm.map(|n| n.columns), m.columns)
+        })?;
+        ensure(op.bias.is_none_or(|b| b.size >= m.rows as u64 * 4), "linear", || {
+            format!("a bias of {:?} bytes for {} rows", op.bias.map(|b| b.size), m.rows)
         })?;
         ensure(op.epilogue != Epilogue::Swiglu || m.shards.len() == 1, "linear", || {
             "gate and up of several shards must be split".into()

@@ -20,7 +20,7 @@ pub use tensor::{GateUp, Joint, Matrix, Part, Shard, Stack, Tensor};
 pub use tuning::{MatmulTile, Tuning};
 
 use crate::gpu::{self, Gpu, KernelSpec, Recorder, Recording, Tier, View};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// What an operator refuses.
 #[derive(Debug, thiserror::Error)]
@@ -95,8 +95,9 @@ impl<'a> Step<'a> {
         scratch: &'a mut Scratch,
     ) -> Result<Self> {
         gpu.require(tier)?;
-        ensure(tokens >= 1 && tokens <= scratch.max_tokens, "step", || {
-            format!("{tokens} tokens; the scratch buffers hold 1 to {}", scratch.max_tokens)
+        // Kernels that work on a token a workgroup do not test a folded grid's end.
+        ensure(tokens >= 1 && tokens <= scratch.max_tokens.min(65_535), "step", || {
+            format!("{tokens} tokens; the scratch buffers hold 1 to {}, a grid 65,535", scratch.max_tokens)
         })?;
         Ok(Step {
             recorder: Recorder::new(gpu, state.clone()),
@@ -127,6 +128,17 @@ impl<'a> Step<'a> {
         let bytes = (self.scratch.max_tokens * columns * 4) as u64;
         let view = self.scratch.bytes(self.recorder.gpu(), name, bytes)?;
         Ok(Tensor { view, first_row: 0, rows: self.tokens, columns })
+    }
+
+    /// From here on only the kernels that the step needs are noted, for [`Step::surveyed`].
+    pub fn survey(mut self) -> Self {
+        self.recorder.survey();
+        self
+    }
+
+    /// The kernels that a surveyed step needs.
+    pub fn surveyed(self) -> BTreeSet<KernelSpec> {
+        self.recorder.surveyed()
     }
 
     /// The recorded step.

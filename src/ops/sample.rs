@@ -1,6 +1,6 @@
 //! Sampling on the GPU: the token is picked, appended to the history, and the state advanced, without the host.
 
-use super::{Result, Step, Tensor};
+use super::{Result, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Gpu, Grid, KernelSpec, View, params};
 
 params!(SliceParams { vocabulary: u32, tokens: u32, base: u32 });
@@ -31,6 +31,11 @@ impl Step<'_> {
     /// Samples from the last row of `logits` [rows, vocabulary] as the state says, and ends the step.
     pub fn sample(&mut self, logits: &Tensor, buffers: &SampleBuffers) -> Result<()> {
         let vocabulary = logits.columns;
+        ensure(
+            vocabulary > 0 && logits.rows > 0 && sample_bytes(vocabulary) / 2 <= buffers.sorted.size,
+            "sample",
+            || format!("[{}, {vocabulary}] logits, room to sort {}", logits.rows, buffers.sorted.size / 8),
+        )?;
         let slices = vocabulary.div_ceil(SLICE);
         let tokens = self.token_ids.clone();
         self.recorder.call(Call {

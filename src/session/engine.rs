@@ -5,7 +5,7 @@ use super::{Error, MAX_CONTEXT, Model, Result};
 use crate::gpu::{DeviceProfile, Gpu, Readback, Recording, Tier, View};
 use crate::memory::{KvCache, KvFormat, Needs};
 use crate::ops::{SampleBuffers, Scratch, Step, Tensor, sample_bytes};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -153,6 +153,7 @@ impl Session {
             history: Vec::new(),
         };
         // All kernels of a conversation are those of one token and those of several, and so are its scratch buffers.
+        session.warm_up()?;
         session.record(1, Ending::Sample)?;
         session.record(chunk, Ending::Sample)?;
         Ok(session)
@@ -209,13 +210,39 @@ impl Session {
         &self.recordings[&(1, Ending::Sample)].recording
     }
 
+    /// Compiles what decode and prefill of any length need.
+    fn warm_up(&mut self) -> Result<()> {
+        let mut specs = BTreeSet::new();
+        for tokens in [1, 2] {
+            if tokens <= self.chunk {
+                let (step, _) = self.step(tokens, Ending::Sample, |step| step.survey())?;
+                specs.append(&mut step.surveyed());
+            }
+        }
+        Ok(self.model.gpu.compile(specs)?)
+    }
+
     fn record(&mut self, tokens: usize, ending: Ending) -> Result<()> {
         if self.recordings.contains_key(&(tokens, ending)) {
             return Ok(());
         }
+        let (step, logits) = self.step(tokens, ending, |step| step)?;
+        let recording = step.finish()?;
+        self.recordings.insert((tokens, ending), Recorded { recording, logits });
+        Ok(())
+    }
+
+    /// A whole step, and its logits where it ends with those of every token.
+    fn step(
+        &mut self,
+        tokens: usize,
+        ending: Ending,
+        prepare: impl for<'a> FnOnce(Step<'a>) -> Step<'a>,
+    ) -> Result<(Step<'_>, Option<View>)> {
         let architecture = &self.model.architecture;
         let gpu = &self.model.gpu;
-        let mut step = Step::new(gpu, self.tier, tokens, &self.state, &self.token_ids, &mut self.scratch)?;
+        let step = Step::new(gpu, self.tier, tokens, &self.state, &self.token_ids, &mut self.scratch)?;
+        let mut step = prepare(step);
         let x = architecture.forward(&mut step, &self.cache, &self.rope)?;
         let (norm, output) = architecture.head();
         step.enter_layer(self.cache.layers.len());
@@ -229,9 +256,7 @@ impl Session {
             }
             Ending::Logits => logits = Some(step.norm_linear("all logits", &x, norm, output)?.view),
         }
-        let recording = step.finish()?;
-        self.recordings.insert((tokens, ending), Recorded { recording, logits });
-        Ok(())
+        Ok((step, logits))
     }
 
     pub(super) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {

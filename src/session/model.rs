@@ -5,7 +5,7 @@ use crate::gguf::Gguf;
 use crate::gpu::Gpu;
 use crate::memory::{Progress, Weights};
 use crate::models::{self, Architecture};
-use crate::tokenizer::{self, ChatTemplate, Tokenizer};
+use crate::tokenizer::{self, Chat, ChatTemplate, Special, Tokenizer};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,15 @@ impl Model {
     /// The file's chat template, if it has one.
     pub fn template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
+    }
+
+    /// The token ids that ask the model to answer `text`: one user message through the chat template, or, of a model
+    /// without one, the text itself. Conversations: [`Tokenizer::encode_chat`].
+    pub fn prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let Some(template) = &self.template else { return Ok(self.tokenizer.encode_prompt(text, Special::Text)) };
+        let messages = vec![serde_json::json!({"role": "user", "content": text})];
+        let chat = Chat { messages, add_generation_prompt: true, ..Chat::default() };
+        Ok(self.tokenizer.encode_chat(template, &chat, Special::Text)?.ids)
     }
 
     /// What loading took.

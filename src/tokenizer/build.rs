@@ -170,7 +170,7 @@ fn assemble(
     let model = PipelineBPE::from_config(config).map_err(vocabulary_error)?;
 
     let mut matched: Vec<(&str, u32)> = texts.ids.iter().map(|(text, id)| (*text, *id)).collect();
-    matched.retain(|(text, id)| !text.is_empty() && is_matched(vocabulary, *id));
+    matched.retain(|(text, id)| is_matched(vocabulary, text, *id));
     matched.sort_unstable_by_key(|(_, id)| *id);
     let tokens = matched.into_iter().map(|(text, id)| {
         let control = vocabulary.token_type(id).is_some_and(TokenType::is_control);
@@ -194,10 +194,14 @@ fn assemble(
     ))
 }
 
-/// Whether a token is found in text by its spelling, as llama.cpp does for those that training did not merge.
-fn is_matched(vocabulary: &Vocabulary, id: u32) -> bool {
-    use TokenType::*;
-    matches!(vocabulary.token_type(id), Some(Control | Unknown | UserDefined))
+/// Whether a token is found in text by its spelling, as llama.cpp does for those that training did not merge. Not a
+/// control token of one character, of which no mark could keep a message clear (`chat`).
+fn is_matched(vocabulary: &Vocabulary, text: &str, id: u32) -> bool {
+    match vocabulary.token_type(id) {
+        Some(TokenType::Control | TokenType::Unknown) => text.chars().nth(1).is_some(),
+        Some(TokenType::UserDefined) => !text.is_empty(),
+        _ => false,
+    }
 }
 
 /// The library keeps the merges among its first 512 symbols in a table with 16-bit indices, and panics beyond.

@@ -41,13 +41,16 @@ pub enum Error {
     #[error("tokenizer.ggml.tokens: {0}")]
     Vocabulary(String),
 
+    /// The limit is halogen's: templates come with models, from anyone.
+    #[error("tokenizer.chat_template has {bytes} bytes, over the limit of {limit}")]
+    TemplateTooLong { bytes: usize, limit: usize },
     /// The chat template is not valid Jinja, or failed while it ran.
     #[error("tokenizer.chat_template: {0}")]
     Template(String),
     /// The chat template refused the conversation, in its author's words.
     #[error("the chat template refuses the conversation: {0}")]
     Refused(String),
-    /// The limit is halogen's: templates come with models, from anyone.
+    /// The limit is halogen's too.
     #[error("the chat template writes more than {0} bytes")]
     OutputTooLong(usize),
     /// Chat text that holds every character which halogen could mark quoted control tokens with.

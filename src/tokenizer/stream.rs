@@ -184,7 +184,7 @@ fn partial(text: &str, pattern: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use SegmentKind::*;
+    use SegmentKind::{Answer, Reasoning as Thought};
 
     const THINK: Markers = Markers::ALL[3];
 
@@ -213,30 +213,30 @@ mod tests {
     #[test]
     fn reasoning_in_any_pieces() {
         let text = |kind, text: &str| (kind, text.to_owned());
-        let both = [text(Reasoning, "so < it </ is"), text(Answer, "yes </think> no")];
+        let both = [text(Thought, "so < it </ is"), text(Answer, "yes </think> no")];
         assert_eq!(split(THINK, "", "<think>\nso < it </ is</think>\n\nyes </think> no"), both);
         assert_eq!(split(THINK, "", "\n<think>so < it </ is</think>yes </think> no"), both);
         assert_eq!(split(THINK, "assistant\n<think>\n", "so < it </ is</think>\nyes </think> no"), both);
         assert_eq!(split(THINK, "", "<thin air"), [text(Answer, "<thin air")]);
         assert_eq!(split(THINK, "", "a <think> b"), [text(Answer, "a <think> b")]);
-        assert_eq!(split(THINK, "", "<think>never ends</thi"), [text(Reasoning, "never ends</thi")]);
+        assert_eq!(split(THINK, "", "<think>never ends</thi"), [text(Thought, "never ends</thi")]);
         assert_eq!(split(THINK, "", "<think></think>a"), [text(Answer, "a")]);
         assert_eq!(split(THINK, "", ""), []);
         let channels = "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b";
-        assert_eq!(split(Markers::ALL[0], "", channels), [text(Reasoning, "a"), text(Answer, "b")]);
+        assert_eq!(split(Markers::ALL[0], "", channels), [text(Thought, "a"), text(Answer, "b")]);
         assert_eq!(
             split(Markers::ALL[1], "", "<|channel>thought\na<channel|>b"),
-            [text(Reasoning, "a"), text(Answer, "b")]
+            [text(Thought, "a"), text(Answer, "b")]
         );
     }
 
     #[test]
     fn text_leaves_as_soon_as_it_is_certain() {
-        let mut reasoning = super::Reasoning::new(THINK, "<think>");
+        let mut reasoning = Reasoning::new(THINK, "<think>");
         let one = |kind, text: &str| vec![Segment { kind, text: text.to_owned() }];
-        assert_eq!(reasoning.push("a<"), one(Reasoning, "a"));
+        assert_eq!(reasoning.push("a<"), one(Thought, "a"));
         assert_eq!(reasoning.push("/think"), []);
-        assert_eq!(reasoning.push("er"), one(Reasoning, "</thinker"));
+        assert_eq!(reasoning.push("er"), one(Thought, "</thinker"));
         assert_eq!(reasoning.push("</think>\n"), []);
         assert_eq!(reasoning.push("b"), one(Answer, "b"));
     }

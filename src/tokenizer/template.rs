@@ -13,10 +13,16 @@ use super::stream::Markers;
 use super::{Error, Result, clock, json};
 use crate::gguf::Metadata;
 
-/// Instructions that a template may run. Published templates need some 300 a message.
-const FUEL: u64 = 10_000_000;
+/// Bytes of a template. The longest published one has 17 thousand.
+const SOURCE: usize = 64 << 10;
+/// Instructions that a template may run. Published templates need 40 to 90 a message; Gemma 4's goes over all messages
+/// for each, and comes to 1000 of them.
+const FUEL: u64 = 4_000_000;
 /// Macro calls and loops within each other; published templates nest as deep as a tool's schema does.
 const RECURSION: usize = 120;
+/// Bytes of stack, of which only those in use take memory. minijinja recurses over whatever a template nests, without
+/// a limit where it parses operators and where it drops values: at most once a byte of source or an instruction.
+const STACK: usize = 1 << 30;
 /// Bytes that a template may write.
 const OUTPUT: usize = 64 << 20;
 const NAME: &str = "chat";
@@ -32,14 +38,15 @@ pub struct Chat {
     pub add_generation_prompt: bool,
     /// Further variables: `enable_thinking`, `reasoning_effort`, ... They win over those above.
     pub variables: Map<String, serde_json::Value>,
-    /// The time that the template sees, in UTC. `None`: the system's clock.
+    /// The time that the template sees, in UTC. `None`: the system's clock, which the web has not.
     pub now: Option<SystemTime>,
 }
 
 /// A chat template: Jinja, as `transformers` renders it.
 ///
-/// Templates come with models, from anyone. They read no files, include no other templates, and stop with an error
-/// after 10 million instructions, 120 nested calls or 64 MiB of text.
+/// Templates come with models, from anyone. They read no files, include no other templates, are no longer than 64 KiB,
+/// and stop with an error after 4 million instructions, 120 nested calls or 64 MiB of text. The memory of a string that
+/// a template doubles again and again is not bounded.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
@@ -54,17 +61,10 @@ impl ChatTemplate {
 
     /// Compiles a template. Errors name the line.
     pub fn new(source: &str) -> Result<ChatTemplate> {
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(template_error)?;
-        let mut environment = Environment::new();
-        environment.set_syntax(syntax);
-        environment.set_fuel(Some(FUEL));
-        environment.set_recursion_limit(RECURSION);
-        environment.set_unknown_method_callback(pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_test("iterable", is_iterable);
-        environment.add_filter("tojson", tojson);
-        environment.add_filter("from_json", from_json);
-        environment.add_template_owned(NAME, without_generation_tags(source)).map_err(template_error)?;
+        if source.len() > SOURCE {
+            return Err(Error::TemplateTooLong { bytes: source.len(), limit: SOURCE });
+        }
+        let environment = on_own_stack(|| environment(source))?;
         Ok(ChatTemplate { environment, source: source.to_owned() })
     }
 
@@ -82,6 +82,10 @@ impl ChatTemplate {
     ///
     /// [`Error::Refused`] holds what the template itself says against the conversation.
     pub fn render(&self, chat: &Chat) -> Result<String> {
+        on_own_stack(|| self.render_here(chat))
+    }
+
+    fn render_here(&self, chat: &Chat) -> Result<String> {
         let now = chat.now;
         let strftime = move |format: &str| clock::strftime(format, now.unwrap_or_else(SystemTime::now));
         let variables = chat.variables.iter().map(|(name, value)| (name.clone(), Value::from(Serde(value))));
@@ -102,6 +106,34 @@ impl ChatTemplate {
             Ok(_) => Ok(String::from_utf8(text.bytes).expect("a template writes str")),
         }
     }
+}
+
+/// An environment with this template, and with what `transformers` gives to templates.
+fn environment(source: &str) -> Result<Environment<'static>> {
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(template_error)?;
+    let mut environment = Environment::new();
+    environment.set_syntax(syntax);
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(RECURSION);
+    environment.set_unknown_method_callback(pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_test("iterable", is_iterable);
+    environment.add_filter("tojson", tojson);
+    environment.add_filter("from_json", from_json);
+    environment.add_template_owned(NAME, without_generation_tags(source)).map_err(template_error)?;
+    Ok(environment)
+}
+
+/// Runs on a thread with [`STACK`]; where there are no threads, here.
+fn on_own_stack<T: Send>(run: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    if cfg!(target_family = "wasm") {
+        return run();
+    }
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("chat template".to_owned()).stack_size(STACK);
+        let thread = thread.spawn_scoped(scope, run).map_err(|error| Error::Template(format!("no thread: {error}")))?;
+        thread.join().unwrap_or_else(|_| Err(Error::Template("panicked".to_owned())))
+    })
 }
 
 /// Collects what a template writes, up to [`OUTPUT`].

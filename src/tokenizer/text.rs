@@ -67,7 +67,11 @@ impl Tokenizer {
             "llama" | "gemma4" => Spelling::SentencePiece,
             _ => return Err(Error::UnknownModel(model.to_owned())),
         };
-        let (vocabulary, texts) = Vocabulary::from_metadata(metadata, spelling)?;
+        let (mut vocabulary, texts) = Vocabulary::from_metadata(metadata, spelling)?;
+        let ending = |text: &&str| texts.ids.get(*text).copied().filter(|id| vocabulary.is_special(*id));
+        let by_text: Vec<u32> = END_TEXTS.iter().filter_map(ending).collect();
+        // Some files mark them as user-defined, which would let any text end a turn.
+        by_text.iter().for_each(|id| vocabulary.set_control(*id));
         let space_prefix = metadata.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(model == "llama");
         let space_prefix = space_prefix && spelling == Spelling::SentencePiece;
 
@@ -80,20 +84,19 @@ impl Tokenizer {
             _ => (build::gemma4(metadata, &vocabulary, &texts, space_prefix)?, true),
         };
 
+        // SentencePiece's own, where a file names none.
+        let default = |id: u32| (model == "llama" && vocabulary.is_special(id)).then_some(id);
         let id = |key| vocabulary.id(metadata, key);
-        let bos = id("tokenizer.ggml.bos_token_id")?;
-        let eos = id("tokenizer.ggml.eos_token_id")?;
-        let mut end_tokens = Vec::from_iter(eos);
+        let bos = id("tokenizer.ggml.bos_token_id")?.or(default(1));
+        let eos = id("tokenizer.ggml.eos_token_id")?.or(default(2));
+        let mut end_tokens = by_text;
+        end_tokens.extend(eos);
         end_tokens.extend(id("tokenizer.ggml.eot_token_id")?);
         end_tokens.extend(id("tokenizer.ggml.eom_token_id")?);
-        let special = |text: &&str| {
-            let id = *texts.ids.get(*text)?;
-            matches!(vocabulary.token_type(id)?, TokenType::Control | TokenType::UserDefined).then_some(id)
-        };
-        end_tokens.extend(END_TEXTS.iter().filter_map(special));
         // gpt-oss ends each message of an answer with <|end|>, and the answer with one of the others.
-        if let (Some(end), Some(_), Some(_)) = (special(&"<|end|>"), special(&"<|return|>"), special(&"<|call|>")) {
-            end_tokens.retain(|id| *id != end || Some(*id) == eos);
+        let is_end = |text| texts.ids.get(text).filter(|id| end_tokens.contains(id)).copied();
+        if let (Some(end), Some(_), Some(_)) = (is_end("<|end|>"), is_end("<|return|>"), is_end("<|call|>")) {
+            end_tokens.retain(|id| *id != end || Some(end) == eos);
         }
         end_tokens.sort_unstable();
         end_tokens.dedup();

@@ -116,6 +116,15 @@ impl Vocabulary {
         self.types.get(id as usize).copied()
     }
 
+    /// Whether a token is more than text: control or user-defined.
+    pub fn is_special(&self, id: u32) -> bool {
+        matches!(self.token_type(id), Some(TokenType::Control | TokenType::UserDefined))
+    }
+
+    pub fn set_control(&mut self, id: u32) {
+        self.types[id as usize] = TokenType::Control;
+    }
+
     /// The bytes that a token stands for; none for an id outside of the vocabulary.
     pub fn piece(&self, id: u32) -> &[u8] {
         let id = id as usize;

@@ -63,7 +63,7 @@ pub fn cases(cases: &mut Vec<Case>) {
     for (experts, ranks, tokens) in [(2, 1, 1), (2, 1, 3), (60, 4, 7), (128, 8, 1), (128, 8, 33), (512, 10, 5)] {
         add(cases, Mixture { experts, ranks, tokens, ff: 64, ..small });
     }
-    for (experts, ranks, tokens) in [(2, 1, 2), (8, 2, 7), (128, 8, 129), (512, 10, 33), (1, 1, 3)] {
+    for (experts, ranks, tokens) in [(2, 1, 2), (8, 2, 7), (128, 8, 129), (512, 10, 33), (1, 1, 3), (512, 10, 512)] {
         for choice in [Spread, Same, Crowd] {
             group(cases, experts, ranks, tokens, choice);
         }

@@ -65,6 +65,8 @@ pub fn cases(cases: &mut Vec<Case>) {
     // Larger than one round of any workgroup, and more workgroups than one dimension holds.
     add(cases, Format::Q4K, 64, 8192, 1, Norm, 1);
     add(cases, Format::Q6K, 64, 4096, 5, Norm, 1);
+    add(cases, Format::Q8_0, 20, 32_768, 1, Residual, 1);
+    add(cases, Format::Q4K, 34, 32_768, 20, Residual, 1);
     add(cases, Format::F16, 270_000, 4, 1, Residual, 1);
 }
 

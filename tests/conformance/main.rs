@@ -5,8 +5,9 @@
 //! device by number or name; HALOGEN_FULL=1 runs every case in every setup.
 
 mod attention;
+mod every;
 mod experts;
-mod halted;
+
 mod heads;
 mod linear;
 mod rig;
@@ -31,7 +32,7 @@ fn main() {
     let full = std::env::var_os("HALOGEN_FULL").is_some();
     let mut cases = Vec::new();
     for add in
-        [linear::cases, rows::cases, heads::cases, attention::cases, experts::cases, sampling::cases, halted::cases]
+        [linear::cases, rows::cases, heads::cases, attention::cases, experts::cases, sampling::cases, every::cases]
     {
         add(&mut cases);
     }

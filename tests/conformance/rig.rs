@@ -284,7 +284,7 @@ fn cut(n: usize, parts: usize) -> impl Iterator<Item = (usize, usize)> {
 
 /// Activations on the device, with a guard.
 pub fn tensor(gpu: &Gpu, data: &[f32], columns: usize) -> Tensor {
-    Tensor { view: upload_guarded(gpu, "activations", data), rows: data.len() / columns, columns }
+    Tensor { first_row: 0, view: upload_guarded(gpu, "activations", data), rows: data.len() / columns, columns }
 }
 
 /// Norm weights on the device, and their values.
@@ -306,15 +306,16 @@ pub fn compare(what: &str, got: &[f32], want: &[f32], columns: usize, tolerance:
         let error: f64 = got.iter().zip(want).map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum();
         // Also where all values are alike or zero: what rounding leaves.
         let floor = want.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() * 1e-12 + 1e-24;
-        if !(error <= tolerance * power + floor) {
+        let near = error <= tolerance * power + floor; // a NaN is not
+        if !near {
             let worst = (0..got.len()).max_by(|a, b| {
                 let off = |i: usize| (got[i] - want[i]).abs();
                 let off = |i: usize| if off(i).is_nan() { f32::MAX } else { off(i) };
                 off(*a).total_cmp(&off(*b))
             });
             let worst = worst.unwrap();
-            let wrong =
-                (0..got.len()).filter(|i| !((got[*i] - want[*i]).abs() <= 1e-3 * want[*i].abs() + 1e-3)).count();
+            let near = |i: &usize| (got[*i] - want[*i]).abs() <= 1e-3 * want[*i].abs() + 1e-3;
+            let wrong = got.len() - (0..got.len()).filter(near).count();
             return Err(format!(
                 "{what}: row {r}: NMSE {:.1e} above {tolerance:.0e}; {wrong} of {} values are off; column {worst}: {} instead of {}",
                 error / power,

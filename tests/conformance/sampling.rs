@@ -36,6 +36,10 @@ pub fn cases(cases: &mut Vec<Case>) {
             }
         }
     }
+    for s in [OFF, Sampling { top_k: 40, top_p: 0.9, repeat_penalty: 1.1, repeat_last: 2048, ..OFF }] {
+        let name = format!("sample/large/top_k={}", s.top_k);
+        cases.push(Case::new(name, move |setup| draws(setup, 262_144, &s, false)));
+    }
     cases.push(Case::new("sample/distribution", distribution));
     cases.push(Case::new("sample/last-row", last_row));
     cases.push(Case::new("sample/halts", halts));
@@ -69,7 +73,7 @@ fn draws(setup: &Setup, vocabulary: usize, s: &Sampling, ties: bool) -> Outcome 
     let logits: Vec<f32> = (0..vocabulary)
         .map(|_| if ties { [-1.0, 0.0, -0.0, 2.0, 3.0][random.below(5)] } else { 3.0 * random.float() })
         .collect();
-    let (position, tokens) = (20, 3);
+    let (position, tokens) = (20.max(s.repeat_last), 3);
     let history: Vec<u32> = (0..position + tokens).map(|_| random.below(vocabulary) as u32).collect();
     let penalised = twins::penalise(&logits, &history, s);
     let stay = twins::candidates(&penalised, s);

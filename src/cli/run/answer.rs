@@ -1,10 +1,11 @@
 //! An answer as it is made: tokens to text, reasoning told from the answer proper, stop strings found, all shown at once.
 
 use super::INTERRUPTED;
-use crate::cli::output::Style;
+use crate::cli::output::{Style, note};
 use anyhow::Result;
 use halogen::session::{Generation, Stats, StopReason};
 use halogen::tokenizer::{Control, Decoder, Markers, Reasoning, Segment, SegmentKind, Special, StopStrings, Tokenizer};
+use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::Ordering;
@@ -12,7 +13,7 @@ use std::sync::atomic::Ordering;
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Stop {
+pub enum Ending {
     EndToken,
     Limit,
     ContextFull,
@@ -20,12 +21,12 @@ pub enum Stop {
     Interrupted,
 }
 
-impl From<StopReason> for Stop {
+impl From<StopReason> for Ending {
     fn from(reason: StopReason) -> Self {
         match reason {
-            StopReason::EndToken => Stop::EndToken,
-            StopReason::Limit => Stop::Limit,
-            StopReason::ContextFull => Stop::ContextFull,
+            StopReason::EndToken => Ending::EndToken,
+            StopReason::Limit => Ending::Limit,
+            StopReason::ContextFull => Ending::ContextFull,
         }
     }
 }
@@ -37,9 +38,27 @@ pub struct Answer {
     pub reasoning: Option<String>,
     /// Without the token that ended it.
     pub tokens: Vec<u32>,
-    pub stop: Stop,
+    pub stop: Ending,
     pub stop_string: Option<String>,
     pub stats: Stats,
+}
+
+impl Answer {
+    /// As a message of the conversation. Templates decide what becomes of reasoning.
+    pub fn message(&self) -> Value {
+        let mut message = json!({ "role": "assistant", "content": self.text });
+        if let Some(reasoning) = &self.reasoning {
+            message["reasoning_content"] = reasoning.as_str().into();
+        }
+        message
+    }
+
+    /// Says so where an answer was cut short by what the user did not ask for.
+    pub fn explain_stop(&self) {
+        if self.stop == Ending::ContextFull {
+            note("note: the context is full; a larger -c would help");
+        }
+    }
 }
 
 /// Where an answer is shown while it is made.
@@ -147,7 +166,7 @@ impl Reader {
 
     /// Reads a generation to its end, a stop string or Ctrl-C.
     pub fn read(mut self, mut generation: Generation) -> Result<Answer> {
-        let (mut tokens, mut stop, mut stop_string) = (Vec::new(), Stop::Limit, None);
+        let (mut tokens, mut stop, mut stop_string) = (Vec::new(), Ending::Limit, None);
         while let Some(token) = generation.blocking_next()? {
             if let Some(reason) = token.stop {
                 stop = reason.into();
@@ -159,11 +178,11 @@ impl Reader {
             let text = self.decode(token.id);
             stop_string = self.push(&text)?;
             if stop_string.is_some() {
-                stop = Stop::StopString;
+                stop = Ending::StopString;
                 break;
             }
             if INTERRUPTED.load(Ordering::Relaxed) {
-                stop = Stop::Interrupted;
+                stop = Ending::Interrupted;
                 break;
             }
         }
@@ -213,5 +232,29 @@ impl Reader {
             SegmentKind::Answer => self.text.push_str(&segment.text),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use halogen::gguf::Gguf;
+
+    #[test]
+    fn reasoning_is_told_from_the_answer_and_stops_from_both() {
+        let gguf = Gguf::open("assets/rust-docs-moe-q4_k_m.gguf".as_ref()).expect("the embedded model");
+        let tokenizer = Tokenizer::from_metadata(gguf.metadata()).expect("its vocabulary");
+        let markers = Markers::ALL.into_iter().find(|m| m.open == "<think>");
+        let read = |prompt: &str, stops: &[String], text: &str| {
+            let mut reader = Reader::new(&tokenizer, markers, prompt, stops, Sink::Nowhere);
+            let stop = text.split_inclusive(' ').find_map(|piece| reader.push(piece).expect("nothing to fail"));
+            reader.finish().expect("nothing to fail");
+            (reader.thoughts, reader.text, stop)
+        };
+        let text = |thoughts: &str, answer: &str| (thoughts.to_string(), answer.to_string(), None);
+        assert_eq!(read("", &[], "<think>\nso it is\n</think>\n\nyes it is"), text("so it is\n", "yes it is"));
+        assert_eq!(read("<think>\n", &[], "so it is</think>yes"), text("so it is", "yes"));
+        let stop = read("", &["it is".into()], "yes it is");
+        assert_eq!(stop, (String::new(), "yes ".into(), Some("it is".into())));
     }
 }

@@ -1,13 +1,14 @@
 //! `halogen run`: one answer, or a chat.
 
 mod answer;
+mod chat;
 mod options;
 mod prompt;
 mod setup;
 mod stats;
 
 use super::{output, usage};
-use answer::{Answer, Sink};
+use answer::{Answer, Ending, Sink};
 use anyhow::Result;
 pub use options::Args;
 use prompt::Task;
@@ -22,12 +23,17 @@ const INTERRUPTED_EXIT: u8 = 130;
 
 pub fn run(args: Args, verbose: bool) -> Result<ExitCode> {
     let task = prompt::read(&args)?;
+    let chats = task.prompt.is_none();
+    catch_interrupts(!chats);
     let mut runner = Runner::new(&args, task.model.as_deref(), verbose)?;
+    if chats {
+        chat::run(&mut runner, &args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     one_answer(&mut runner, &args, &task)
 }
 
 fn one_answer(runner: &mut Runner, args: &Args, task: &Task) -> Result<ExitCode> {
-    catch_interrupts();
     let prompt = runner.prompt(&task.messages(args))?;
     let sink = if args.json { Sink::Nowhere } else { Sink::stdout() };
     let answer = runner.answer(&prompt, sink)?;
@@ -35,16 +41,17 @@ fn one_answer(runner: &mut Runner, args: &Args, task: &Task) -> Result<ExitCode>
     if args.json {
         output::print_json(&Report::new(runner, &answer, stats))?;
     } else {
+        answer.explain_stop();
         output::note(stats);
     }
-    Ok(if INTERRUPTED.load(Ordering::Relaxed) { ExitCode::from(INTERRUPTED_EXIT) } else { ExitCode::SUCCESS })
+    Ok(if answer.stop == Ending::Interrupted { ExitCode::from(INTERRUPTED_EXIT) } else { ExitCode::SUCCESS })
 }
 
-/// The first Ctrl-C ends the answer, the second the program.
-fn catch_interrupts() {
+/// Ctrl-C ends the answer, and a second one the program where it is `leaves`; a chat goes on.
+fn catch_interrupts(leaves: bool) {
     // It fails only where a handler is set already.
-    let _ = ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+    let _ = ctrlc::set_handler(move || {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) && leaves {
             std::process::exit(INTERRUPTED_EXIT.into());
         }
     });
@@ -58,7 +65,7 @@ struct Report<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning: Option<&'a str>,
     tokens: &'a [u32],
-    stop_reason: answer::Stop,
+    stop_reason: Ending,
     #[serde(skip_serializing_if = "Option::is_none")]
     stop_string: Option<&'a str>,
     seed: u32,

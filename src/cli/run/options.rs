@@ -20,8 +20,8 @@ pub struct Args {
     #[arg(value_name = "PROMPT", conflicts_with = "prompt")]
     pub words: Option<String>,
 
-    /// What to answer
-    #[arg(short, long)]
+    /// The same as PROMPT
+    #[arg(short, long, value_name = "TEXT")]
     pub prompt: Option<String>,
 
     /// What the model is told before the conversation
@@ -33,7 +33,7 @@ pub struct Args {
     pub raw: bool,
 
     /// Ask the model to reason before it answers, or not to, where its template knows how
-    #[arg(long, value_name = "on|off")]
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
     pub think: Option<Switch>,
 
     /// Most tokens of an answer
@@ -48,15 +48,15 @@ pub struct Args {
     #[arg(long, value_name = "STRING")]
     pub stop: Vec<String>,
 
+    /// Print one JSON object: text, token ids, stop reason, stats
+    #[arg(long)]
+    pub json: bool,
+
     #[command(flatten, next_help_heading = "Sampling")]
     pub sampling: SamplingArgs,
 
     #[command(flatten, next_help_heading = "Device")]
     pub device: DeviceArgs,
-
-    /// Print one JSON object: text, token ids, stop reason, stats
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

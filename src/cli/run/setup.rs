@@ -1,26 +1,31 @@
 //! A model, a session on it, and how it is to answer.
 
+use super::INTERRUPTED;
 use super::answer::{Answer, Reader, Sink};
 use super::options::{Args, Switch};
 use super::stats::Stats;
-use crate::cli::{human, model, output};
+use crate::cli::{human, model, output, pipelines, profile};
 use anyhow::Result;
 use halogen::gguf::Gguf;
-use halogen::gpu::Gpu;
+use halogen::gpu::{DeviceProfile, Gpu};
+use halogen::memory::{Needs, available_bytes};
+use halogen::models;
 use halogen::session::{Model, Sampling, Session, SessionOptions};
 use halogen::tokenizer::{Chat, Prompt, Special};
 use serde_json::{Map, Value};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Whatever answers need.
 pub struct Runner {
     pub name: String,
-    pub gpu: Gpu,
     pub model: Arc<Model>,
     pub session: Session,
     pub sampling: Sampling,
+    /// `None`: the device could not be measured.
+    pub profile: Option<DeviceProfile>,
     /// Whether prompts go through the chat template.
-    pub chat: bool,
+    templated: bool,
     variables: Map<String, Value>,
     stops: Vec<String>,
     limit: usize,
@@ -31,31 +36,30 @@ impl Runner {
         let gguf = model::open(name)?;
         let sampling = args.sampling.resolve(gguf.metadata())?;
         let gpu = args.device.open()?;
-        let model = model::load(&gpu, &gguf, || false)?;
-        let session = open_session(args, &gguf, &model)?;
-        let chat = !args.raw && model.template().is_some();
-        if !args.raw && !chat {
-            output::note(format_args!(
-                "{}: no chat template in the file; prompts go to the model as they are",
-                gguf.name()
-            ));
+        let options = session_options(args, &gguf, &gpu)?;
+        let profile = profile::of(&gpu, false);
+        if let Err(error) = &profile {
+            output::note(format_args!("note: the device could not be measured: {error}"));
         }
-        let mut variables = Map::new();
-        if let Some(think) = args.think {
-            variables.insert("enable_thinking".into(), (think == Switch::On).into());
+        let model = model::load(&gpu, &gguf, || INTERRUPTED.load(Ordering::Relaxed))?;
+        let options = SessionOptions { limits: profile.as_ref().ok().copied(), ..options };
+        let session = pipelines::kept(&gpu, || Ok(Session::new(&model, &options)?))?;
+        let templated = !args.raw && model.template().is_some();
+        if !args.raw && !templated {
+            output::note(format_args!("note: {} has no chat template; it is given prompts as they are", gguf.name()));
         }
         if verbose {
-            output::note(format_args!("{}the decode step, dispatch by dispatch", session.decode_recording()));
+            output::note(session.decode_recording().to_string().trim_end());
             output::note(format_args!("seed {}, context {}", sampling.seed, session.context()));
         }
         Ok(Runner {
             name: gguf.name().into(),
-            gpu,
             model,
             session,
             sampling,
-            chat,
-            variables,
+            profile: profile.ok(),
+            templated,
+            variables: args.think.map(|t| ("enable_thinking".into(), (t == Switch::On).into())).into_iter().collect(),
             stops: args.stop.clone(),
             limit: args.max_tokens.map_or(usize::MAX, |n| n as usize),
         })
@@ -64,7 +68,7 @@ impl Runner {
     /// The conversation as the model reads it.
     pub fn prompt(&self, messages: &[Value]) -> Result<Prompt> {
         let tokenizer = self.model.tokenizer();
-        if let Some(template) = self.model.template().filter(|_| self.chat) {
+        if let Some(template) = self.model.template().filter(|_| self.templated) {
             let chat = Chat {
                 messages: messages.to_vec(),
                 add_generation_prompt: true,
@@ -81,7 +85,7 @@ impl Runner {
     /// Answers a prompt into `sink`, until it ends or Ctrl-C.
     pub fn answer(&mut self, prompt: &Prompt, sink: Sink) -> Result<Answer> {
         let tokenizer = self.model.tokenizer().clone();
-        let markers = self.model.template().filter(|_| self.chat).and_then(|t| t.reasoning());
+        let markers = self.model.template().filter(|_| self.templated).and_then(|t| t.reasoning());
         let reader = Reader::new(&tokenizer, markers, &prompt.text, &self.stops, sink);
         let generation = self.session.generate(&prompt.ids, &self.sampling, tokenizer.end_tokens(), self.limit)?;
         reader.read(generation)
@@ -92,37 +96,55 @@ impl Runner {
     }
 }
 
-/// A session of the context asked for, else of as much as fits, at most 8192 positions.
-fn open_session(args: &Args, gguf: &Gguf, model: &Arc<Model>) -> Result<Session> {
-    let shape = model.shape();
-    let wanted = args.ctx.map(|n| n as usize);
-    if let Some(wanted) = wanted.filter(|n| *n > shape.context) {
-        output::note(format_args!(
-            "note: {} was made for a context of {} tokens, not {wanted}; answers may get worse past it",
-            gguf.name(),
-            shape.context
-        ));
-    }
-    let mut options = SessionOptions { context: wanted, tier: args.device.tier, ..SessionOptions::default() };
-    if wanted.is_none()
-        && let Some(available) = halogen::memory::available_bytes(model.gpu().info().device_type)
-    {
-        let all = shape.context.min(8192);
-        let fits = |context: usize| {
-            let options = SessionOptions { context: Some(context), ..options.clone() };
-            Session::needs(shape, &options).total() <= available
-        };
-        let context = (0..).map(|halvings| all >> halvings).find(|c| *c <= SMALLEST || fits(*c)).unwrap_or(all);
-        if context < all {
+/// The context is not made smaller than this to fit.
+const LEAST_CONTEXT: usize = 512;
+
+/// The context asked for, else as much as fits of the model's, at most 8192. Fails if the model does not fit.
+fn session_options(args: &Args, gguf: &Gguf, gpu: &Gpu) -> Result<SessionOptions> {
+    let shape = models::shape(gguf)?;
+    let options = SessionOptions { tier: args.device.tier, ..SessionOptions::default() };
+    let with = |context: usize| SessionOptions { context: Some(context), ..options.clone() };
+    let needs = |context: usize| Needs { weights: gguf.data_bytes(), ..Session::needs(&shape, &with(context)) };
+    if let Some(context) = args.ctx.map(|n| n as usize) {
+        if context > shape.context {
+            let (name, made_for) = (gguf.name(), shape.context);
             output::note(format_args!(
-                "note: a context of {context} tokens instead of {all}, for {} of memory are left",
-                human::bytes(available)
+                "note: {name} was made for {made_for} tokens of context; past them it gets worse"
             ));
         }
-        options.context = Some(context);
+        needs(context).check(gpu)?;
+        return Ok(with(context));
     }
-    Ok(Session::new(model, &options)?)
+    let all = shape.context.min(8192);
+    let Some(available) = available_bytes(gpu.info().device_type) else { return Ok(with(all)) };
+    let context = largest_context(all, |context| needs(context).total() <= available);
+    needs(context).check(gpu)?;
+    if context < all {
+        let available = human::bytes(available);
+        output::note(format_args!("note: a context of {context} instead of {all} tokens; only {available} are free"));
+    }
+    Ok(with(context))
 }
 
-/// The context is not made smaller than this to fit.
-const SMALLEST: usize = 512;
+/// `all`, halved until it fits, but not below [`LEAST_CONTEXT`].
+fn largest_context(all: usize, fits: impl Fn(usize) -> bool) -> usize {
+    let mut context = all;
+    while context > LEAST_CONTEXT && !fits(context) {
+        context = (context / 2).max(LEAST_CONTEXT);
+    }
+    context
+}
+
+#[cfg(test)]
+mod tests {
+    use super::largest_context;
+
+    #[test]
+    fn the_context_shrinks_until_it_fits() {
+        assert_eq!(largest_context(8192, |_| true), 8192);
+        assert_eq!(largest_context(8192, |c| c <= 2500), 2048);
+        assert_eq!(largest_context(8192, |_| false), 512);
+        assert_eq!(largest_context(700, |_| false), 512);
+        assert_eq!(largest_context(100, |_| false), 100);
+    }
+}

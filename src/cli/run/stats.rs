@@ -1,18 +1,22 @@
-//! What an answer took, as a line and as JSON.
+//! What an answer took, as a line and as JSON, and how that compares with what the device could do.
 
 use super::answer::Answer;
 use super::setup::Runner;
 use crate::cli::human;
+use halogen::gpu::DeviceProfile;
+use halogen::memory::{KvCache, KvFormat};
 use std::fmt;
 
 /// The stats of `--json`; those of the last line on stderr are among them.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Stats {
     pub prompt_tokens: usize,
+    /// Of the prompt, those that were in the cache from an earlier answer.
     pub cached_tokens: usize,
     pub generated_tokens: usize,
     pub load_seconds: f64,
     pub load_bytes: u64,
+    /// `None` where there was nothing to measure; so below.
     pub prefill_tokens_per_second: Option<f64>,
     pub decode_tokens_per_second: Option<f64>,
     pub dispatches_per_token: usize,
@@ -20,13 +24,34 @@ pub struct Stats {
     pub readbacks_per_token: f64,
     pub host_microseconds_per_token: f64,
     pub weight_bytes_per_token: u64,
+    /// At the mean position of the answer.
+    pub kv_bytes_per_token: u64,
+    /// The device's rates, from its profile.
+    pub stream_bytes_per_second: Option<f64>,
+    pub dispatch_seconds: Option<f64>,
+    /// Of the time of a token, what reading its bytes takes at least.
+    pub fraction_of_bandwidth: Option<f64>,
+    /// Of the time of a token, what reading its bytes and launching its dispatches take at least.
+    pub fraction_of_bound: Option<f64>,
+    /// The larger of the two.
+    pub dominant: Option<Term>,
+}
+
+/// What bounds a decode step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Term {
+    Bandwidth,
+    Launch,
 }
 
 impl Stats {
     pub fn new(runner: &Runner, answer: &Answer) -> Stats {
         let (stats, load) = (&answer.stats, runner.model.load_stats());
+        let decode = runner.session.decode_recording();
         let computed = stats.prompt_tokens - stats.cached_tokens;
-        let per_step = |n: usize| if stats.decode_steps == 0 { 0.0 } else { n as f64 / stats.decode_steps as f64 };
+        let per_step = |total: f64| if stats.decode_steps == 0 { 0.0 } else { total / stats.decode_steps as f64 };
+        let mean_position = stats.prompt_tokens + stats.generated_tokens / 2;
         Stats {
             prompt_tokens: stats.prompt_tokens,
             cached_tokens: stats.cached_tokens,
@@ -36,10 +61,34 @@ impl Stats {
             prefill_tokens_per_second: speed(computed, stats.prefill.as_secs_f64()),
             decode_tokens_per_second: speed(stats.generated_tokens.saturating_sub(1), stats.decode.as_secs_f64()),
             dispatches_per_token: stats.dispatches_per_token,
-            submits_per_token: per_step(stats.decode_submits),
-            readbacks_per_token: per_step(stats.decode_steps),
-            host_microseconds_per_token: per_step(1) * stats.decode_host.as_secs_f64() * 1e6,
-            weight_bytes_per_token: runner.session.decode_recording().cost().weight_bytes,
+            submits_per_token: per_step(stats.decode_submits as f64),
+            readbacks_per_token: per_step(stats.decode_steps as f64),
+            host_microseconds_per_token: per_step(stats.decode_host.as_secs_f64() * 1e6),
+            weight_bytes_per_token: decode.cost().weight_bytes,
+            kv_bytes_per_token: KvCache::bytes(&runner.model.shape().kv_widths, mean_position, KvFormat::F16),
+            stream_bytes_per_second: None,
+            dispatch_seconds: None,
+            fraction_of_bandwidth: None,
+            fraction_of_bound: None,
+            dominant: None,
+        }
+        .against(runner.profile)
+    }
+
+    /// bound = bytes / stream rate + dispatches * cost of a dependent empty dispatch, in seconds a token.
+    fn against(self, profile: Option<DeviceProfile>) -> Stats {
+        let Some(profile) = profile else { return self };
+        let bytes = self.weight_bytes_per_token + self.kv_bytes_per_token;
+        let bandwidth = bytes as f64 / profile.stream_bytes_per_second;
+        let launch = self.dispatches_per_token as f64 * profile.dispatch_seconds;
+        let rate = self.decode_tokens_per_second;
+        Stats {
+            stream_bytes_per_second: Some(profile.stream_bytes_per_second),
+            dispatch_seconds: Some(profile.dispatch_seconds),
+            fraction_of_bandwidth: rate.map(|rate| bandwidth * rate),
+            fraction_of_bound: rate.map(|rate| (bandwidth + launch) * rate),
+            dominant: Some(if bandwidth >= launch { Term::Bandwidth } else { Term::Launch }),
+            ..self
         }
     }
 }
@@ -53,11 +102,18 @@ impl fmt::Display for Stats {
     /// The last line on stderr.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let at = |speed: Option<f64>| speed.map_or(String::new(), |s| format!(" at {} tok/s", human::short(s)));
-        write!(f, "prompt {}{}", self.prompt_tokens, at(self.prefill_tokens_per_second))?;
-        write!(f, " | answer {}{}", self.generated_tokens, at(self.decode_tokens_per_second))?;
-        let rate = self.load_bytes as f64 / self.load_seconds.max(1e-9);
-        let (seconds, rate) = (human::seconds(self.load_seconds), human::short(rate / 1e9));
-        write!(f, " | loaded in {seconds}, {rate} GB/s")?;
-        write!(f, " | {} of weights a token", human::bytes(self.weight_bytes_per_token))
+        write!(f, "prompt {}{}", self.prompt_tokens - self.cached_tokens, at(self.prefill_tokens_per_second))?;
+        write!(f, " · answer {}{}", self.generated_tokens, at(self.decode_tokens_per_second))?;
+        let rate = human::rate(self.load_bytes as f64 / self.load_seconds.max(1e-9));
+        write!(f, " · loaded in {}, {rate}", human::seconds(self.load_seconds))?;
+        write!(f, " · {} of weights a token", human::bytes(self.weight_bytes_per_token))?;
+        let percent = |fraction: f64| (fraction * 100.0).round();
+        match (self.dominant, self.fraction_of_bandwidth, self.fraction_of_bound) {
+            (Some(Term::Bandwidth), _, Some(bound)) => write!(f, " · {} % of bandwidth bound", percent(bound)),
+            (Some(Term::Launch), Some(bandwidth), Some(bound)) => {
+                write!(f, " · {} % of bandwidth, {} % of launch bound", percent(bandwidth), percent(bound))
+            }
+            _ => Ok(()),
+        }
     }
 }

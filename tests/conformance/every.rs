@@ -1,4 +1,5 @@
-//! What holds for every operator: halted, it writes nothing; and the same input gives the same bits.
+//! What holds for every operator: halted, it writes nothing; the same input gives the same bits; and shapes that do not
+//! fit are refused.
 
 use crate::rig::*;
 use halogen::formats::Format;
@@ -106,6 +107,12 @@ const OPERATORS: &[(&str, Record)] = &[
 ];
 
 pub fn cases(cases: &mut Vec<Case>) {
+    for &(name, record) in REFUSED {
+        cases.push(Case::new(format!("refused/{name}"), move |setup| {
+            let run = |tokens| record(&mut Rig::new(setup, tokens, State::at(0), &[]), &mut Random::new(1), tokens);
+            if run(1).is_ok() || run(2).is_ok() { Err("it was recorded".into()) } else { Ok(()) }
+        }));
+    }
     for &(name, record) in OPERATORS {
         for tokens in [1, 9] {
             cases.push(Case::new(format!("halted/{name}/tokens={tokens}"), move |setup| {
@@ -143,3 +150,45 @@ fn cache(rig: &mut Rig, words: &[u32]) -> KvLayer {
     };
     KvLayer { k: upload(rig), v: upload(rig), f16: true }
 }
+
+/// Wrong shapes, which no shader may see.
+const REFUSED: &[(&str, Record)] = &[
+    ("linear/columns", |rig, random, tokens| {
+        let matrix = Weights::random(random, Format::F32, 8, 8).matrix(rig.gpu(), 1);
+        let (x, y) =
+            (tensor(rig.gpu(), &random.floats(tokens * 12), 12), tensor(rig.gpu(), &random.floats(tokens * 8), 8));
+        rig.run(|step| step.add_linear(&y, &x, &matrix))
+    }),
+    ("linear/outputs", |rig, random, tokens| {
+        let matrix = Weights::random(random, Format::F32, 9, 8).matrix(rig.gpu(), 1);
+        let (x, y) =
+            (tensor(rig.gpu(), &random.floats(tokens * 8), 8), tensor(rig.gpu(), &random.floats(tokens * 8), 8));
+        rig.run(|step| step.add_linear(&y, &x, &matrix))
+    }),
+    ("linear/norm", |rig, random, tokens| {
+        let matrix = Weights::random(random, Format::F32, 8, 16).matrix(rig.gpu(), 1);
+        let (x, norm) = (tensor(rig.gpu(), &random.floats(tokens * 16), 16), norm(rig.gpu(), random, 8).0);
+        rig.run(|step| step.norm_linear("y", &x, &norm, &matrix).map(drop))
+    }),
+    ("attention/q", |rig, random, tokens| {
+        let a = Attention { heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125 };
+        let q = tensor(rig.gpu(), &random.floats(tokens * 128), 128);
+        let kv = cache(rig, &[0; 4096]);
+        rig.run(|step| step.attention(&q, &a, &kv).map(drop))
+    }),
+    ("attention/groups", |rig, random, tokens| {
+        let a = Attention { heads: 3, kv_heads: 2, head_dim: 64, scale: 0.125 };
+        let q = tensor(rig.gpu(), &random.floats(tokens * 192), 192);
+        let kv = cache(rig, &[0; 4096]);
+        rig.run(|step| step.attention(&q, &a, &kv).map(drop))
+    }),
+    ("router/ranks", |rig, random, tokens| {
+        let logits = tensor(rig.gpu(), &random.floats(tokens * 4), 4);
+        rig.run(|step| step.route_softmax(&logits, 5, true).map(drop))
+    }),
+    ("sample/vocabulary", |rig, random, tokens| {
+        let logits = tensor(rig.gpu(), &random.floats(tokens * 1025), 1025);
+        let buffers = SampleBuffers::new(rig.gpu(), 1024).map_err(|e| e.to_string())?;
+        rig.run(|step| step.sample(&logits, &buffers))
+    }),
+];

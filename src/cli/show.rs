@@ -1,0 +1,222 @@
+//! `halogen show`: what is in a file.
+
+use super::output::Style;
+use super::{human, model, output, success};
+use anyhow::Result;
+use halogen::gguf::{Array, Gguf, TensorInfo, Value};
+use serde_json::{Map, json};
+use std::fmt::Write;
+use std::io;
+use std::process::ExitCode;
+
+/// Show what is in a model's file
+#[derive(clap::Args)]
+#[command(after_help = "\
+Active bytes are what one token reads: of experts those that are used, of the embedding one row.")]
+pub struct Args {
+    /// A .gguf file, or `demo`: the embedded model (also where none is named)
+    model: Option<String>,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args) -> Result<ExitCode> {
+    let gguf = model::open(args.model.as_deref())?;
+    if args.json {
+        output::print_json(&json(&gguf))?;
+    } else {
+        output::print(format_args!("{}", text(&gguf, Style::of(&io::stdout()))))?;
+    }
+    success()
+}
+
+/// Experts of a layer, and how many of them a token uses.
+fn experts(gguf: &Gguf) -> Option<(u64, u64)> {
+    let read = |key: &str| gguf.metadata().u64(&format!("{}.{key}", gguf.architecture().ok()?)).ok()?;
+    let (count, used) = (read("expert_count")?, read("expert_used_count")?);
+    (count > 0 && used <= count).then_some((count, used))
+}
+
+/// Bytes of a tensor that one token reads.
+fn active_bytes(gguf: &Gguf, tensor: &TensorInfo) -> u64 {
+    if tensor.name.ends_with("_exps.weight") || tensor.name.ends_with("_exps.bias") {
+        let (count, used) = experts(gguf).unwrap_or((1, 1));
+        return (u128::from(tensor.bytes) * u128::from(used) / u128::from(count)) as u64;
+    }
+    // Without an output matrix the embedding is the output matrix, too.
+    if tensor.name == "token_embd.weight" && gguf.tensor("output.weight").is_some() {
+        return tensor.bytes / rows(tensor);
+    }
+    tensor.bytes
+}
+
+fn rows(tensor: &TensorInfo) -> u64 {
+    tensor.dims.get(1).copied().unwrap_or(1).max(1)
+}
+
+/// A tensor's shape, outermost first.
+fn shape(tensor: &TensorInfo) -> Vec<u64> {
+    tensor.dims.iter().rev().copied().collect()
+}
+
+/// Formats with how many tensors and bytes they hold, the most bytes first.
+fn formats(gguf: &Gguf) -> Vec<(&'static str, usize, u64)> {
+    let mut formats: Vec<(&str, usize, u64)> = Vec::new();
+    for tensor in gguf.tensors() {
+        let name = tensor.type_name();
+        let at = formats.iter().position(|(n, ..)| *n == name).unwrap_or_else(|| {
+            formats.push((name, 0, 0));
+            formats.len() - 1
+        });
+        formats[at].1 += 1;
+        formats[at].2 += tensor.bytes;
+    }
+    formats.sort_by_key(|(_, _, bytes)| std::cmp::Reverse(*bytes));
+    formats
+}
+
+/// Elements of an array that are shown.
+const SHOWN: usize = 6;
+/// Characters of a string that are shown, on one line.
+const WIDTH: usize = 72;
+
+/// A value on one line. What a file holds may not reach the terminal as it is: escape sequences do things.
+fn brief(value: &Value) -> String {
+    match value {
+        Value::String(bytes) => {
+            let text = String::from_utf8_lossy(bytes);
+            let shown: String = text.chars().take(WIDTH).flat_map(char::escape_debug).collect();
+            let more = text.chars().count().saturating_sub(WIDTH);
+            if more == 0 { shown } else { format!("{shown}… ({} more)", human::count(more as u64)) }
+        }
+        Value::Array(array) => {
+            let mut shown: Vec<String> = elements(array).map(|v| v.to_string()).collect();
+            if array.len() > shown.len() {
+                shown.push("…".into());
+            }
+            let kind = array.type_name().trim_start_matches("array of ");
+            format!("[{}] ({} of {kind})", shown.join(", "), human::count(array.len() as u64))
+        }
+        other => scalar(other).to_string(),
+    }
+}
+
+fn scalar(value: &Value) -> serde_json::Value {
+    match value {
+        Value::U8(v) => json!(v),
+        Value::I8(v) => json!(v),
+        Value::U16(v) => json!(v),
+        Value::I16(v) => json!(v),
+        Value::U32(v) => json!(v),
+        Value::I32(v) => json!(v),
+        Value::U64(v) => json!(v),
+        Value::I64(v) => json!(v),
+        // By way of text: 1e-6 is not to become 9.999999974752427e-7.
+        Value::F32(v) => {
+            v.to_string().parse::<f64>().ok().filter(|v| v.is_finite()).map_or(json!(v.to_string()), |v| json!(v))
+        }
+        Value::F64(v) => json!(v),
+        Value::Bool(v) => json!(v),
+        Value::String(bytes) => json!(String::from_utf8_lossy(bytes)),
+        Value::Array(array) => {
+            json!({ "type": array.type_name(), "length": array.len(), "first": elements(array).collect::<Vec<_>>() })
+        }
+    }
+}
+
+/// The first elements of an array.
+fn elements(array: &Array) -> Box<dyn Iterator<Item = serde_json::Value> + '_> {
+    macro_rules! each {
+        ($($variant:ident)*) => {
+            match array {
+                $(Array::$variant(values) => Box::new(values.iter().take(SHOWN).map(|v| scalar(&Value::$variant(*v)))),)*
+                Array::String(strings) => Box::new(strings.iter().take(SHOWN).map(|s| json!(String::from_utf8_lossy(s)))),
+                Array::Array(arrays) => Box::new(arrays.iter().take(SHOWN).map(|a| json!(a.type_name()))),
+            }
+        };
+    }
+    each!(U8 I8 U16 I16 U32 I32 U64 I64 F32 F64 Bool)
+}
+
+/// Metadata: the architecture's hyperparameters, and the rest.
+fn metadata(gguf: &Gguf) -> [Vec<(&str, &Value)>; 2] {
+    let prefix = gguf.architecture().map(|name| format!("{name}.")).unwrap_or_default();
+    let own = |key: &str| !prefix.is_empty() && key.starts_with(&prefix);
+    let (hyper, rest) = gguf.metadata().iter().partition(|(key, _)| own(key));
+    [hyper, rest]
+}
+
+fn json(gguf: &Gguf) -> serde_json::Value {
+    let object = |pairs: &[(&str, &Value)]| -> Map<String, serde_json::Value> {
+        pairs.iter().map(|(key, value)| (key.to_string(), scalar(value))).collect()
+    };
+    let [hyper, rest] = metadata(gguf);
+    let tensor = |t: &TensorInfo| {
+        json!({
+            "name": t.name,
+            "format": t.type_name(),
+            "shape": shape(t),
+            "bytes": t.bytes,
+            "active_bytes": active_bytes(gguf, t),
+        })
+    };
+    json!({
+        "file": gguf.name(),
+        "version": gguf.version(),
+        "architecture": gguf.architecture().ok(),
+        "hyperparameters": object(&hyper),
+        "metadata": object(&rest),
+        "tensors": gguf.tensors().iter().map(tensor).collect::<Vec<_>>(),
+        "total_bytes": gguf.data_bytes(),
+        "active_bytes_per_token": gguf.tensors().iter().map(|t| active_bytes(gguf, t)).sum::<u64>(),
+    })
+}
+
+fn text(gguf: &Gguf, style: Style) -> String {
+    let mut out = String::new();
+    let heading = |out: &mut String, text: &str| writeln!(out, "\n{}{text}{}", style.bold, style.reset);
+    let [hyper, rest] = metadata(gguf);
+    let written = (|| {
+        let architecture = gguf.architecture().map_or("no architecture".into(), |a| a.escape_debug().to_string());
+        writeln!(out, "{}{}{}  GGUF {}, {architecture}", style.bold, gguf.name(), style.reset, gguf.version())?;
+        for (title, pairs) in [("Hyperparameters", hyper), ("Metadata", rest)] {
+            heading(&mut out, title)?;
+            let width = pairs.iter().map(|(key, _)| key.chars().count()).max().unwrap_or(0);
+            for (key, value) in pairs {
+                writeln!(out, "  {:<width$}  {}", key.escape_debug().to_string(), brief(value))?;
+            }
+        }
+        heading(&mut out, "Tensors")?;
+        tensor_table(gguf, &mut out)?;
+        heading(&mut out, "Sizes")?;
+        sizes(gguf, &mut out)
+    })();
+    written.expect("a string takes all");
+    out
+}
+
+fn tensor_table(gguf: &Gguf, out: &mut String) -> std::fmt::Result {
+    let shapes = gguf.tensors().iter().map(|t| shape(t).iter().map(u64::to_string).collect::<Vec<_>>().join(" x "));
+    let rows: Vec<(String, String, &TensorInfo)> =
+        gguf.tensors().iter().zip(shapes).map(|(t, s)| (t.name.escape_debug().to_string(), s, t)).collect();
+    let name_width = rows.iter().map(|(name, ..)| name.chars().count()).max().unwrap_or(0);
+    let shape_width = rows.iter().map(|(_, shape, _)| shape.len()).max().unwrap_or(0);
+    for (name, shape, tensor) in rows {
+        let size = human::bytes(tensor.bytes);
+        writeln!(out, "  {name:<name_width$}  {:<8}{shape:>shape_width$}  {size:>9}", tensor.type_name())?;
+    }
+    Ok(())
+}
+
+fn sizes(gguf: &Gguf, out: &mut String) -> std::fmt::Result {
+    for (format, count, bytes) in formats(gguf) {
+        let tensors = if count == 1 { "tensor" } else { "tensors" };
+        writeln!(out, "  {format:<8}  {:>9}  in {count} {tensors}", human::bytes(bytes))?;
+    }
+    writeln!(out, "  {:<8}  {:>9}", "total", human::bytes(gguf.data_bytes()))?;
+    let active: u64 = gguf.tensors().iter().map(|t| active_bytes(gguf, t)).sum();
+    let of = experts(gguf).map_or(String::new(), |(count, used)| format!(", with {used} of {count} experts"));
+    writeln!(out, "  {:<8}  {:>9}  read for each token{of}", "active", human::bytes(active))
+}
