@@ -42,8 +42,8 @@ pub enum Selector {
     Name(String),
 }
 
-impl std::fmt::Display for Selector {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Selector::Best => f.write_str("the best"),
             Selector::Index(i) => write!(f, "{i}"),
@@ -55,16 +55,6 @@ impl std::fmt::Display for Selector {
 impl From<&str> for Selector {
     fn from(s: &str) -> Self {
         s.parse().map_or_else(|_| Selector::Name(s.into()), Selector::Index)
-    }
-}
-
-impl fmt::Display for Selector {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Selector::Best => f.write_str("the best"),
-            Selector::Index(index) => write!(f, "number {index}"),
-            Selector::Name(name) => f.write_str(name),
-        }
     }
 }
 

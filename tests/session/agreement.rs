@@ -43,7 +43,8 @@ fn the_smallest_submits_give_the_same_bits() {
             let found = cut.blocking_logits(&tokens, chunk).expect("logits");
             assert!(bits(&expected) == bits(&found), "chunk {chunk}");
         }
-        (whole.clear(), cut.clear());
+        whole.clear();
+        cut.clear();
         let said = answer(&mut whole, &tokens, &Sampling::greedy(), 8);
         let mut generation = cut.generate(&tokens, &Sampling::greedy(), &[], 8).expect("a generation");
         let found: Vec<u32> = collect(&mut generation).iter().map(|t| t.id).collect();
