@@ -13,6 +13,7 @@ struct Params {
     kv_heads: u32,
     splits: u32,
     scale: f32,
+    first_group: u32,    // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> q: array<vec4<f32>>;             // [tokens, heads, HEAD_DIM]
@@ -46,7 +47,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let split = group.z / params.kv_heads;
     let sharing = params.heads / params.kv_heads;
     let rows = params.tokens * sharing;
-    let first = (group.y * groups.x + group.x) * ROWS;
+    let first = (params.first_group + group.y * groups.x + group.x) * ROWS;
     if first >= rows {
         return;
     }

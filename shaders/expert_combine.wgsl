@@ -6,6 +6,7 @@ struct Params {
     tokens: u32,
     columns: u32,
     ranks: u32,
+    first_group: u32,    // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> rows: array<vec4<f32>>;          // [tokens, ranks, columns]
@@ -19,7 +20,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         return;
     }
     let quads = params.columns / 4u;
-    let i = (group.y * groups.x + group.x) * WG + tid;
+    let i = (params.first_group + group.y * groups.x + group.x) * WG + tid;
     let token = i / quads;
     if token >= params.tokens {
         return;

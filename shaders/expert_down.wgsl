@@ -16,6 +16,7 @@ struct Params {
     ranks: u32,          // experts used
     expert_words: u32,
     shard: u32,          // which shard of the stack is bound
+    first_group: u32,    // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> h: array<vec4<f32>>;         // [ranks, columns]
@@ -34,7 +35,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if halted() {
         return;
     }
-    let first = (group.y * groups.x + group.x) * ROWS;
+    let first = (params.first_group + group.y * groups.x + group.x) * ROWS;
     if first >= params.rows {
         return;
     }

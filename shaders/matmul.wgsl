@@ -22,6 +22,7 @@ struct Params {
     expert_words: u32,   // of GROUPED
     shard: u32,          // of GROUPED
     ranks: u32,          // of GATHER
+    first_group: u32,    // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;         // [tokens, columns]
@@ -53,7 +54,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #else
     const OUT: u32 = BM;
 #endif
-    let first_row = (group.y * groups.x + group.x) * OUT;
+    let first_row = (params.first_group + group.y * groups.x + group.x) * OUT;
     if first_row >= params.outputs {
         return;
     }

@@ -32,6 +32,7 @@ struct Params {
     eps: f32,            // of NORM
     expert_words: u32,   // of EXPERT: words an expert
     shard: u32,          // of EXPERT: which shard is bound
+    first_group: u32,    // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;         // [columns]
@@ -83,7 +84,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if halted() {
         return;
     }
-    let first = (group.y * groups.x + group.x) * OUT;
+    let first = (params.first_group + group.y * groups.x + group.x) * OUT;
     if first >= params.outputs {
         return;
     }

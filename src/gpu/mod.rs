@@ -8,6 +8,7 @@ mod kernel;
 mod profile;
 mod recording;
 mod submit;
+mod timing;
 
 pub use buffer::View;
 pub use caps::{Caps, DeviceClass, Tier};
@@ -17,7 +18,8 @@ pub use kernel::{Binding, BindingKind, Kernel, reflect};
 pub use profile::DeviceProfile;
 pub(crate) use recording::params;
 pub use recording::{Call, Cost, Dispatch, Grid, Params, Recorder, Recording, cut};
-pub use submit::{DispatchTime, Readback};
+pub use submit::Readback;
+pub use timing::{DispatchTime, Timing};
 
 /// What can go wrong between the host and the device.
 #[derive(Debug, thiserror::Error)]

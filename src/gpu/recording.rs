@@ -34,7 +34,23 @@ pub struct Grid(pub [u32; 3]);
 /// The default limit of workgroups a dimension, and Metal's and DX12's.
 const MAX_GROUPS: u64 = 65_535;
 
+/// A dispatch is cut into no more slices than this.
+const MOST_SLICES: f64 = 64.0;
+
 impl Grid {
+    /// At most `count` slices along x (of a folded grid, whole): each the linear index of its first workgroup, and its
+    /// grid, which is not folded.
+    fn slices(self, count: u64) -> Vec<(u32, Grid)> {
+        let Grid([x, y, z]) = self;
+        let groups = u64::from(x) * u64::from(y);
+        if count <= 1 || groups <= 1 {
+            return vec![(0, self)];
+        }
+        let each = groups.div_ceil(count).min(MAX_GROUPS) as u32;
+        let slice = |first: u32| (first, Grid([each.min((groups - u64::from(first)) as u32), 1, z]));
+        (0..groups as u32).step_by(each as usize).map(slice).collect()
+    }
+
     /// `count` workgroups along x, folded into y above 65,535 (the shader tests its linear index against the count),
     /// times `depth` along z. What no grid can hold is refused when it is recorded.
     pub fn linear(count: u64, depth: u64) -> Grid {
@@ -72,6 +88,21 @@ impl Cost {
         let flops = self.flops + self.position_flops * positions as u64;
         let moving = self.bytes(positions) as f64 / limits.stream_bytes_per_second;
         moving.max(flops as f64 / limits.flops_per_second) + limits.dispatch_seconds
+    }
+}
+
+impl std::ops::Div<u64> for Cost {
+    type Output = Cost;
+
+    /// The share of one of `parts`.
+    fn div(self, parts: u64) -> Cost {
+        Cost {
+            weight_bytes: self.weight_bytes.div_ceil(parts),
+            other_bytes: self.other_bytes.div_ceil(parts),
+            flops: self.flops.div_ceil(parts),
+            position_bytes: self.position_bytes.div_ceil(parts),
+            position_flops: self.position_flops.div_ceil(parts),
+        }
     }
 }
 
@@ -136,6 +167,7 @@ pub struct Recorder<'g> {
     pending: Vec<Pending>,
     arena: Vec<u8>,
     survey: Option<BTreeSet<KernelSpec>>,
+    slice: Option<(f64, usize, DeviceProfile)>,
 }
 
 struct Pending {
@@ -150,7 +182,7 @@ struct Pending {
 impl<'g> Recorder<'g> {
     /// `state` is bound wherever a shader names it.
     pub fn new(gpu: &'g Gpu, state: View) -> Self {
-        Recorder { gpu, state, layer: 0, pending: Vec::new(), arena: Vec::new(), survey: None }
+        Recorder { gpu, state, layer: 0, pending: Vec::new(), arena: Vec::new(), survey: None, slice: None }
     }
 
     pub fn gpu(&self) -> &'g Gpu {
@@ -201,13 +233,42 @@ impl<'g> Recorder<'g> {
                 }
             }
         }
+        let Call { grid, cost, params, .. } = call;
+        let first_group = P::FIELDS.iter().find(|(name, _)| *name == "first_group").map(|(_, at)| *at);
+        let slices = match first_group {
+            Some(_) => grid.slices(self.slices_for(&cost)),
+            None => vec![(0, grid)],
+        };
+        let share = cost / slices.len() as u64;
+        for (first, grid) in slices {
+            let mut bytes = bytemuck::bytes_of(&params).to_vec();
+            if let Some(at) = first_group {
+                bytes[at..at + 4].copy_from_slice(&first.to_ne_bytes());
+            }
+            let params_offset = self.place_params(&bytes);
+            let (kernel, bindings, layer) = (kernel.clone(), bindings.clone(), self.layer);
+            self.pending.push(Pending { kernel, bindings, grid, cost: share, layer, params_offset });
+        }
+        Ok(())
+    }
+
+    fn place_params(&mut self, bytes: &[u8]) -> u32 {
         let alignment = self.gpu.caps().uniform_alignment as usize;
         self.arena.resize(self.arena.len().next_multiple_of(alignment), 0);
-        let params_offset = self.arena.len() as u32;
-        self.arena.extend_from_slice(bytemuck::bytes_of(&call.params));
-        let Call { grid, cost, .. } = call;
-        self.pending.push(Pending { kernel, bindings, grid, cost, layer: self.layer, params_offset });
-        Ok(())
+        let offset = self.arena.len() as u32;
+        self.arena.extend_from_slice(bytes);
+        offset
+    }
+
+    /// From here on a dispatch that is estimated above `seconds` where `positions` are cached is recorded in slices of its
+    /// grid, if its kernel has a `first_group`. A workgroup computes the same whatever its slice, so no bit changes.
+    pub fn slice(&mut self, seconds: f64, positions: usize, limits: DeviceProfile) {
+        self.slice = Some((seconds, positions, limits));
+    }
+
+    fn slices_for(&self, cost: &Cost) -> u64 {
+        let Some((bound, positions, limits)) = &self.slice else { return 1 };
+        (2.0 * cost.seconds(*positions, limits) / bound).ceil().clamp(1.0, MOST_SLICES) as u64
     }
 
     /// Writes the parameter arena and makes the bind groups.
@@ -322,6 +383,17 @@ impl fmt::Display for Recording {
 #[cfg(test)]
 mod tests {
     use super::{Grid, cut};
+
+    #[test]
+    fn slices_cover_a_grid_once() {
+        assert_eq!(Grid([10, 1, 3]).slices(1), [(0, Grid([10, 1, 3]))]);
+        let slices = Grid([10, 1, 3]).slices(4);
+        assert_eq!(slices, [(0, Grid([3, 1, 3])), (3, Grid([3, 1, 3])), (6, Grid([3, 1, 3])), (9, Grid([1, 1, 3]))]);
+        let folded = Grid::linear(262_144, 1).slices(2);
+        assert!(folded.iter().all(|(_, g)| g.fits()));
+        let covered: u64 = folded.iter().map(|(_, g)| u64::from(g.0[0])).sum();
+        assert!(covered >= 262_144 && folded.windows(2).all(|w| w[0].0 + w[0].1.0[0] == w[1].0));
+    }
 
     #[test]
     fn cuts_stay_within_the_bound_and_lose_nothing() {

@@ -1,10 +1,10 @@
-//! Submitting recordings, reading results back, and timing.
+//! Submitting recordings and reading results back.
 
 use super::{Error, Gpu, Recording, Result, View};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A buffer on its way back to the host.
 pub struct Readback {
@@ -23,13 +23,6 @@ const SPARES: usize = 32;
 const WAITING: u8 = 0;
 const MAPPED: u8 = 1;
 const FAILED: u8 = 2;
-
-/// GPU time of one dispatch.
-#[derive(Clone, Debug)]
-pub struct DispatchTime {
-    pub kernel: String,
-    pub time: Duration,
-}
 
 impl Gpu {
     /// Submits a part of a recording in one pass, then copies of views to fresh read-back buffers.
@@ -65,7 +58,12 @@ impl Gpu {
         Ok(bytemuck::pod_collect_to_vec(&readback.blocking_take(self)?))
     }
 
-    fn finish_submit(&self, mut encoder: wgpu::CommandEncoder, read: &[&View], start: Instant) -> Vec<Readback> {
+    pub(super) fn finish_submit(
+        &self,
+        mut encoder: wgpu::CommandEncoder,
+        read: &[&View],
+        start: Instant,
+    ) -> Vec<Readback> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let mut readbacks: Vec<Readback> = read
             .iter()
@@ -111,54 +109,6 @@ impl Gpu {
     pub fn blocking_wait(&self) -> Result<()> {
         let done = self.device().poll(wgpu::PollType::wait_indefinitely());
         done.map(|_| ()).map_err(|e| Error::Lost(e.to_string()))
-    }
-
-    /// GPU time of each dispatch of a recording, run once: by timestamps inside one pass where the device has them,
-    /// else with one pass a dispatch; `None` where it has no timestamps.
-    pub fn blocking_profile(&self, recording: &Recording) -> Result<Option<Vec<DispatchTime>>> {
-        if !self.device().features().contains(wgpu::Features::TIMESTAMP_QUERY) {
-            return Ok(None);
-        }
-        let mut times = Vec::with_capacity(recording.dispatches.len());
-        // A query set holds at most 4,096 timestamps.
-        for start in (0..recording.dispatches.len()).step_by(2000) {
-            let range = start..recording.dispatches.len().min(start + 2000);
-            times.extend(self.profile_range(recording, range)?);
-        }
-        Ok(Some(times))
-    }
-
-    fn profile_range(&self, recording: &Recording, range: Range<usize>) -> Result<Vec<DispatchTime>> {
-        let count = 2 * range.len() as u32;
-        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
-        let resolved = self.buffer_with("timestamps", u64::from(count) * 8, usage)?;
-        let readback = self.scoped("profile", |device| {
-            let descriptor = wgpu::QuerySetDescriptor { label: None, ty: wgpu::QueryType::Timestamp, count };
-            let queries = device.create_query_set(&descriptor);
-            let mut encoder = device.create_command_encoder(&Default::default());
-            for (i, dispatch) in recording.dispatches[range.clone()].iter().enumerate() {
-                let (begin, end) = (2 * i as u32, 2 * i as u32 + 1);
-                let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
-                    query_set: &queries,
-                    beginning_of_pass_write_index: Some(begin),
-                    end_of_pass_write_index: Some(end),
-                });
-                let mut pass =
-                    encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
-                dispatch.encode(&mut pass, false);
-            }
-            encoder.resolve_query_set(&queries, 0..count, &resolved.buffer, 0);
-            self.finish_submit(encoder, &[&resolved], Instant::now()).remove(0)
-        })?;
-        let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&readback.blocking_take(self)?);
-        let nanos = f64::from(self.queue().get_timestamp_period());
-        let named = recording.dispatches[range].iter().zip(ticks.chunks_exact(2));
-        Ok(named
-            .map(|(d, t)| DispatchTime {
-                kernel: d.kernel.spec.to_string(),
-                time: Duration::from_nanos((t[1].saturating_sub(t[0]) as f64 * nanos) as u64),
-            })
-            .collect())
     }
 }
 

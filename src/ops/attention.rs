@@ -4,7 +4,7 @@ use super::heads::KvLayer;
 use super::{Result, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, params};
 
-params!(AttentionParams { tokens: u32, heads: u32, kv_heads: u32, splits: u32, scale: f32 });
+params!(AttentionParams { tokens: u32, heads: u32, kv_heads: u32, splits: u32, scale: f32, first_group: u32 });
 params!(CombineParams { heads: u32, splits: u32 });
 
 /// The geometry of attention.
@@ -79,6 +79,7 @@ impl Step<'_> {
                 kv_heads: a.kv_heads as u32,
                 splits,
                 scale: a.scale,
+                ..Default::default()
             },
             grid: Grid::linear(rows.div_ceil(tile_rows as usize) as u64, a.kv_heads as u64 * u64::from(splits)),
             cost: self.attention_cost(a, cache, tile_rows as usize),

@@ -15,8 +15,9 @@ params!(ExpertDownParams {
     ranks: u32,
     expert_words: u32,
     shard: u32,
+    first_group: u32
 });
-params!(ExpertCombineParams { tokens: u32, columns: u32, ranks: u32 });
+params!(ExpertCombineParams { tokens: u32, columns: u32, ranks: u32, first_group: u32 });
 
 /// The experts that tokens chose.
 pub struct Routing {
@@ -203,6 +204,7 @@ impl Step<'_> {
                     ranks: routing.ranks as u32,
                     expert_words: down.expert_words(),
                     shard: index as u32,
+                    ..Default::default()
                 },
                 grid: Grid::linear(down.rows.div_ceil(rows as usize) as u64, 1),
                 cost: expert_cost(down, shard, routing.ranks, routing.ranks),
@@ -298,6 +300,7 @@ impl Step<'_> {
                 tokens: self.tokens as u32,
                 columns: y.columns as u32,
                 ranks: routing.ranks as u32,
+                ..Default::default()
             },
             grid: Grid::linear((bytes / 16).div_ceil(u64::from(wg)), 1),
             cost: Cost { other_bytes: bytes * (routing.ranks as u64 + 2), ..Cost::default() },

@@ -14,6 +14,7 @@ params!(MatvecParams {
     eps: f32,
     expert_words: u32,
     shard: u32,
+    first_group: u32
 });
 
 params!(MatmulParams {
@@ -28,6 +29,7 @@ params!(MatmulParams {
     expert_words: u32,
     shard: u32,
     ranks: u32,
+    first_group: u32
 });
 
 /// What happens to a product before it is written.

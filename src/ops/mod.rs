@@ -19,7 +19,7 @@ pub use sample::{SampleBuffers, sample_bytes};
 pub use tensor::{GateUp, Joint, Matrix, Part, Shard, Stack, Tensor};
 pub use tuning::{MatmulTile, Tuning};
 
-use crate::gpu::{self, Gpu, KernelSpec, Recorder, Recording, Tier, View};
+use crate::gpu::{self, DeviceProfile, Gpu, KernelSpec, Recorder, Recording, Tier, View};
 use std::collections::{BTreeSet, HashMap};
 
 /// What an operator refuses.
@@ -116,6 +116,11 @@ impl<'a> Step<'a> {
     /// Other sizes than those of the device's kind, for operators recorded from here on: for tests and measurements.
     pub fn set_tuning(&mut self, tuning: &'static Tuning) {
         self.tuning = tuning;
+    }
+
+    /// Records what is estimated above `seconds` in slices: see [`Recorder::slice`].
+    pub fn slice(&mut self, seconds: f64, positions: usize, limits: DeviceProfile) {
+        self.recorder.slice(seconds, positions, limits);
     }
 
     /// Dispatches that follow belong to `layer`.

@@ -243,6 +243,7 @@ impl Session {
         let gpu = &self.model.gpu;
         let step = Step::new(gpu, self.tier, tokens, &self.state, &self.token_ids, &mut self.scratch)?;
         let mut step = prepare(step);
+        step.slice(self.submit.as_secs_f64(), self.cache.positions, self.limits);
         let x = architecture.forward(&mut step, &self.cache, &self.rope)?;
         let (norm, output) = architecture.head();
         step.enter_layer(self.cache.layers.len());

@@ -52,6 +52,10 @@ pub struct Args {
     #[arg(long)]
     pub json: bool,
 
+    /// GPU time that one submit may take, in milliseconds
+    #[arg(long, value_name = "MS", default_value = "200", value_parser = clap::value_parser!(u32).range(1..))]
+    pub submit_ms: u32,
+
     #[command(flatten, next_help_heading = "Sampling")]
     pub sampling: SamplingArgs,
 

@@ -15,6 +15,7 @@ use halogen::tokenizer::{Chat, Prompt, Special};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Whatever answers need.
 pub struct Runner {
@@ -42,7 +43,8 @@ impl Runner {
             output::note(format_args!("note: the device could not be measured: {error}"));
         }
         let model = model::load(&gpu, &gguf, || INTERRUPTED.load(Ordering::Relaxed))?;
-        let options = SessionOptions { limits: profile.as_ref().ok().copied(), ..options };
+        let submit = Duration::from_millis(args.submit_ms.into());
+        let options = SessionOptions { limits: profile.as_ref().ok().copied(), submit, ..options };
         let session = pipelines::kept(&gpu, || Ok(Session::new(&model, &options)?))?;
         let templated = !args.raw && model.template().is_some();
         if !args.raw && !templated {
