@@ -74,13 +74,13 @@ impl<'a> Weights<'a> {
         Format::from_ggml(tensor.ggml_type).ok_or_else(|| self.bad_type(tensor, "a matrix", Format::ALL))
     }
 
-    fn bad_type(&self, tensor: &TensorInfo, what: &'static str, known: &[Format]) -> Error {
+    fn bad_type(&self, tensor: &TensorInfo, what: &str, known: &[Format]) -> Error {
+        let known = known.iter().map(|f| f.name()).collect::<Vec<_>>().join(", ");
         Error::Type {
             file: self.file(),
             name: tensor.name.clone(),
             found: tensor.type_name().to_string(),
-            what,
-            known: known.iter().map(|f| f.name()).collect::<Vec<_>>().join(", "),
+            wanted: format!("{what}; it reads {known}"),
         }
     }
 

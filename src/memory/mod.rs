@@ -21,8 +21,8 @@ pub enum Error {
     MissingTensor { file: String, name: String },
     #[error("{file}: tensor {name}: shape {found:?} does not match {expected:?}, which the hyperparameters say")]
     Misshapen { file: String, name: String, found: Vec<u64>, expected: Vec<u64> },
-    #[error("{file}: tensor {name} is of type {found}, which halogen does not read as {what}; it reads {known}")]
-    Type { file: String, name: String, found: String, what: &'static str, known: String },
+    #[error("{file}: tensor {name} is of type {found}, which halogen does not read as {wanted}")]
+    Type { file: String, name: String, found: String, wanted: String },
     #[error("{file}: tensor {name} and {more} more have no part in this architecture as halogen knows it")]
     Unused { file: String, name: String, more: usize },
     #[error("{file}: one expert of {name} has {bytes} bytes; the adapter binds at most {limit}")]

@@ -84,6 +84,7 @@ impl Transformer {
             vocabulary: self.vocabulary,
             kv_widths: vec![self.kv_heads * self.head_dim; self.layers],
             context: self.context,
+            rope_pairs: self.rope_dim / 2,
             scratch_per_token: 4 * floats as u64,
         }
     }

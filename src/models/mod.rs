@@ -50,6 +50,8 @@ pub struct Shape {
     pub kv_widths: Vec<usize>,
     /// Positions that the model was made for.
     pub context: usize,
+    /// Pairs of a head that turn: the columns of the rope table.
+    pub rope_pairs: usize,
     /// Bytes of activations that each token of a step takes, the logits apart.
     pub scratch_per_token: u64,
 }

@@ -95,12 +95,13 @@ impl Session {
     pub fn needs(shape: &crate::models::Shape, options: &SessionOptions) -> Needs {
         let context = Self::context_of(shape, options);
         let chunk = Self::chunk_of(context, options) as u64;
+        // Each position has its place in the rope table and its token id.
+        let positions = (context as u64).saturating_mul(8 * shape.rope_pairs as u64 + 4);
+        let sampling = 4 * shape.vocabulary as u64 + sample_bytes(shape.vocabulary);
         Needs {
             weights: 0,
             kv: KvCache::bytes(&shape.kv_widths, context, options.kv),
-            scratch: shape.scratch_per_token.saturating_mul(chunk)
-                + 4 * shape.vocabulary as u64
-                + sample_bytes(shape.vocabulary),
+            scratch: shape.scratch_per_token.saturating_mul(chunk).saturating_add(positions).saturating_add(sampling),
             context,
         }
     }
@@ -133,7 +134,6 @@ impl Session {
             | wgpu::BufferUsages::STORAGE
             | wgpu::BufferUsages::COPY_DST
             | wgpu::BufferUsages::COPY_SRC;
-        let pairs = model.architecture.rope().frequencies.len();
         let mut session = Session {
             model: model.clone(),
             tier,
@@ -147,7 +147,7 @@ impl Session {
             // One more than the context: the last token is sampled, never processed.
             token_ids: gpu.buffer("token ids", (context as u64 + 1) * 4)?,
             sample: SampleBuffers::new(gpu, shape.vocabulary)?,
-            rope: gpu.buffer("rope", (context * pairs * 8) as u64)?,
+            rope: gpu.buffer("rope", context as u64 * 8 * shape.rope_pairs as u64)?,
             rope_filled: 0,
             recordings: HashMap::new(),
             history: Vec::new(),
@@ -173,6 +173,13 @@ impl Session {
     #[doc(hidden)]
     pub fn state_and_tokens(&self) -> (&View, &View) {
         (&self.state, &self.token_ids)
+    }
+
+    /// Bytes of the buffers that the session has made on the device, the recordings' parameters apart.
+    pub fn bytes(&self) -> u64 {
+        let cache: u64 = self.cache.layers.iter().map(|l| l.k.size + l.v.size).sum();
+        let sampling = sample_bytes(self.model.shape().vocabulary);
+        cache + self.scratch.total_bytes() + self.rope.size + self.token_ids.size + self.state.size + sampling
     }
 
     /// Positions that the cache holds.

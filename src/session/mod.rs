@@ -22,14 +22,14 @@ pub enum Error {
     #[error(transparent)]
     Memory(#[from] memory::Error),
     #[error(transparent)]
-    Model(#[from] models::Error),
+    Model(Box<models::Error>),
     #[error(transparent)]
     Op(#[from] ops::Error),
     #[error(transparent)]
     Tokenizer(#[from] tokenizer::Error),
     /// A vocabulary or chat template that halogen cannot use.
     #[error("{file}: {source}")]
-    Vocabulary { file: String, source: tokenizer::Error },
+    Vocabulary { file: String, source: Box<tokenizer::Error> },
     #[error("the prompt is empty")]
     EmptyPrompt,
     #[error("token id {id} is out of range; the vocabulary has {vocabulary} tokens")]
@@ -42,6 +42,13 @@ pub enum Error {
     Sampling { name: &'static str, value: String, problem: &'static str },
     #[error("{count} stop tokens; at most {MAX_STOPS} are supported")]
     TooManyStops { count: usize },
+}
+
+// Boxed, so that every `Result` stays small.
+impl From<models::Error> for Error {
+    fn from(error: models::Error) -> Self {
+        Error::Model(Box::new(error))
+    }
 }
 
 /// Most positions of a context: far above any model's, and far from the end of the kernels' 32-bit arithmetic.

@@ -36,7 +36,7 @@ impl Model {
         let named = |source| match source {
             // These name the file themselves.
             tokenizer::Error::Gguf(error) => Error::Gguf(error),
-            source => Error::Vocabulary { file: gguf.name().into(), source },
+            source => Error::Vocabulary { file: gguf.name().into(), source: Box::new(source) },
         };
         let tokenizer = Tokenizer::from_metadata(gguf.metadata()).map_err(named)?;
         let template = ChatTemplate::from_metadata(gguf.metadata()).map_err(named)?;

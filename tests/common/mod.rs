@@ -176,10 +176,9 @@ impl Made {
     }
 
     /// Sets a key under the architecture's name.
-    pub fn set(&mut self, key: &str, value: Value) -> &mut Self {
+    pub fn set(&mut self, key: &str, value: Value) {
         let key = format!("{}.{key}", self.architecture());
         self.metadata.insert(key, value);
-        self
     }
 
     /// A SentencePiece vocabulary of `count` tokens of which none is part of another.
@@ -216,9 +215,8 @@ impl Made {
         self.put(Tensor { name: name.into(), dims: vec![len as u64], ggml_type: 0, bytes });
     }
 
-    pub fn remove(&mut self, name: &str) -> &mut Self {
+    pub fn remove(&mut self, name: &str) {
         self.tensors.retain(|t| t.name != name);
-        self
     }
 
     pub fn gguf(&self) -> Gguf {

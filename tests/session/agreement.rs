@@ -43,7 +43,8 @@ fn the_smallest_submits_give_the_same_bits() {
             let found = cut.blocking_logits(&tokens, chunk).expect("logits");
             assert!(bits(&expected) == bits(&found), "chunk {chunk}");
         }
-        (whole.clear(), cut.clear());
+        whole.clear();
+        cut.clear();
         let said = answer(&mut whole, &tokens, &Sampling::greedy(), 8);
         let mut generation = cut.generate(&tokens, &Sampling::greedy(), &[], 8).expect("a generation");
         let found: Vec<u32> = collect(&mut generation).iter().map(|t| t.id).collect();
@@ -179,4 +180,18 @@ fn sessions_of_one_model_do_not_meet() {
         }
     }
     assert_eq!(said.to_vec(), alone);
+}
+
+#[test]
+fn the_rope_table_grows_with_the_answer() {
+    let sizes = Sizes { context: 2048, ..TINY };
+    let model = Made::new("qwen3", Format::F16, &sizes).load().expect("a model");
+    let prompt = some_tokens(1015);
+    let mut grown = session(&model, SessionOptions::default());
+    let said = answer(&mut grown, &prompt, &Sampling::greedy(), 24);
+    // All of the table is there before the answer.
+    let mut whole = session(&model, SessionOptions::default());
+    whole.blocking_logits(&some_tokens(2000), 512).expect("logits");
+    whole.clear();
+    assert_eq!(answer(&mut whole, &prompt, &Sampling::greedy(), 24), said);
 }

@@ -81,3 +81,25 @@ fn no_prompt_compiles_a_kernel() {
         }
     }
 }
+
+#[test]
+fn a_session_takes_the_memory_that_it_says() {
+    let wide = Sizes { hidden: 256, heads: 8, head_dim: 32, ff: 512, vocabulary: 2000, ..TINY };
+    let mut models: Vec<Arc<Model>> = vec![demo()];
+    for name in ["llama", "qwen2", "qwen3", "qwen3moe"] {
+        models.push(Made::new(name, Format::F16, &wide).load().expect("a model"));
+    }
+    for model in models {
+        for (context, chunk) in [(64, 64), (1000, 512), (4096, 64)] {
+            let options = SessionOptions { context: Some(context), chunk, ..SessionOptions::default() };
+            let mut session = session(&model, options.clone());
+            let made = session.bytes();
+            let said = Session::needs(model.shape(), &options).total();
+            // Small buffers are not counted one by one.
+            assert!(made <= said + said / 20 + 65536, "{made} bytes made, {said} said");
+            assert!(said <= made + made / 5, "{made} bytes made, {said} said");
+            answer(&mut session, &[1; 50], &Sampling::greedy(), 3);
+            assert_eq!(session.bytes(), made, "an answer made buffers");
+        }
+    }
+}

@@ -30,7 +30,8 @@ fn weights_in_many_shards_give_the_same_logits() {
                 let error = worst_nmse(&expected, &found, tokens.len());
                 assert!(error <= bound, "{name}, {tier}, chunk {chunk}: NMSE {error:.3e}");
             }
-            (whole.clear(), parts.clear());
+            whole.clear();
+            parts.clear();
             let said = answer(&mut whole, &tokens, &Sampling::greedy(), 8);
             assert_eq!(answer(&mut parts, &tokens, &Sampling::greedy(), 8), said, "{name}, {tier}");
         }
@@ -126,7 +127,8 @@ fn an_apps_own_device_is_extended_and_left_as_it_is() {
     assert!(refused.to_string().contains("impossible"), "{refused}");
     assert_eq!(seen.load(Ordering::Relaxed), 0, "the app's handler saw an error of halogen's");
     // Errors of the app's doing still reach its handler.
-    device.create_buffer(&wgpu::BufferDescriptor { label: None, size: 16, usage: cpu, mapped_at_creation: false });
+    let _invalid =
+        device.create_buffer(&wgpu::BufferDescriptor { label: None, size: 16, usage: cpu, mapped_at_creation: false });
     assert_eq!(seen.load(Ordering::Relaxed), 1, "the app's handler was replaced");
 }
 
