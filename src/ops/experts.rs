@@ -7,15 +7,7 @@ use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
 params!(RouterParams { tokens: u32, experts: u32, ranks: u32 });
 params!(GroupParams { rows: u32, tiles: u32 });
-params!(ExpertDownParams {
-    rows: u32,
-    columns: u32,
-    row_words: u32,
-    tail_words: u32,
-    ranks: u32,
-    expert_words: u32,
-    shard: u32,
-});
+params!(ExpertDownParams { rows: u32, columns: u32, row_words: u32, tail_words: u32, expert_words: u32, shard: u32 });
 params!(ExpertCombineParams { tokens: u32, columns: u32, ranks: u32 });
 
 /// The experts that tokens chose.
@@ -186,7 +178,12 @@ impl Step<'_> {
         let (wg, rows) = self.tuning.matvec;
         for (index, shard) in down.shards.iter().enumerate() {
             self.recorder.call(Call {
-                spec: self.reducing("expert_down", wg).format(down.format).size("ROWS", rows),
+                spec: self
+                    .reducing("expert_down", wg)
+                    .format(down.format)
+                    .size("ROWS", rows)
+                    .size("RANKS", routing.ranks as u32)
+                    .flag("RAGGED", !down.columns.is_multiple_of(16)),
                 bind: &[
                     ("weights", &shard.view),
                     ("h", h),
@@ -200,7 +197,6 @@ impl Step<'_> {
                     columns: down.columns as u32,
                     row_words: down.row_words(),
                     tail_words: down.tail_words(),
-                    ranks: routing.ranks as u32,
                     expert_words: down.expert_words(),
                     shard: index as u32,
                 },
