@@ -12,8 +12,9 @@ ensure_mesa() {
     if ! command -v apt-get >/dev/null || ! command -v dpkg >/dev/null; then echo "no apt-get: the packages are Debian's"; return 1; fi
     rm -rf "$cache/root" "$cache/deb"
     mkdir -p "$cache/lists/partial" "$cache/deb" "$cache/root"
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri bookworm-backports main" \
-        >"$cache/sources.list"
+    local uri
+    uri="$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | head -n 1)"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri bookworm-backports main" >"$cache/sources.list"
     local apt=(-qq -o "Dir::Etc::SourceList=$cache/sources.list" -o Dir::Etc::SourceParts=/dev/null -o APT::Sandbox::User=
         -o "Dir::State::Lists=$cache/lists" -o "Dir::Cache=$cache" -o Acquire::Retries=2 -o Acquire::http::Timeout=20)
     local packages=("mesa-vulkan-drivers=$version" "mesa-libgallium=$version" libdrm2 libdrm-amdgpu1 libdrm-intel1)

@@ -1,7 +1,8 @@
 // y += sum over ranks of gates[rank] * (W[routed[rank]] h[rank]): the experts' down projection for one token, its weighted
 // combine and the residual in one. Ranks are summed in order, so the result does not depend on where experts lie.
 // Grid: rows / ROWS workgroups, folded.
-// Bound: bytes of the routed experts. Ranks and runs are one loop, so that short rows still fill the workgroup.
+// Bound: bytes of the routed experts. Ranks and runs are one loop, so that short rows still fill the workgroup. Where the
+// experts lie is looked up once: in the loop it cost two reads of memory one after the other before each weight.
 #import lib/state
 #import lib/weights
 #import format
@@ -13,17 +14,38 @@ struct Params {
     columns: u32,
     row_words: u32,
     tail_words: u32,     // from a row's start to its tails
-    ranks: u32,          // experts used
     expert_words: u32,
     shard: u32,          // which shard of the stack is bound
     first_group: u32,    // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
-@group(0) @binding(3) var<storage, read> h: array<vec4<f32>>;         // [ranks, columns]
+@group(0) @binding(3) var<storage, read> h: array<vec4<f32>>;         // [RANKS, columns]
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;         // [rows]
-@group(0) @binding(5) var<storage, read> routed: array<u32>;          // [ranks]
-@group(0) @binding(6) var<storage, read> gates: array<f32>;           // [ranks]
+@group(0) @binding(5) var<storage, read> routed: array<u32>;          // [RANKS]
+@group(0) @binding(6) var<storage, read> gates: array<f32>;           // [RANKS]
 @group(0) @binding(7) var<storage, read> experts: array<vec2<u32>>;   // [experts]: shard, slot
+
+struct Place {
+    base: u32,    // first word, ABSENT if the expert is not in this shard
+    gate: f32,
+}
+const ABSENT: u32 = 0xffffffffu;
+var<workgroup> places: array<Place, RANKS>;
+
+// Sixteen of h; columns are a multiple of 4, RAGGED where they are none of 16.
+fn h16(rank: u32, run: u32) -> mat4x4<f32> {
+    let quads = params.columns / 4u;
+    let i = rank * quads + 4u * run;
+#if RAGGED
+    let left = quads - 4u * run;
+    let last = i + min(left, 4u) - 1u;
+    let zero = vec4(0.0);
+    return mat4x4(h[i], select(zero, h[min(i + 1u, last)], left > 1u), select(zero, h[min(i + 2u, last)], left > 2u),
+        select(zero, h[min(i + 3u, last)], left > 3u));
+#else
+    return mat4x4(h[i], h[i + 1u], h[i + 2u], h[i + 3u]);
+#endif
+}
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -39,26 +61,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if first >= params.rows {
         return;
     }
+    for (var rank = tid; rank < RANKS; rank += WG) {
+        let place = experts[routed[rank]];
+        let base = select(ABSENT, place.y * params.expert_words, place.x == params.shard);
+        places[rank] = Place(base, gates[rank]);
+    }
+    workgroupBarrier();
     let runs = (params.columns + 15u) / 16u;
-    let quads = params.columns / 4u;
-    for (var item = tid; item < params.ranks * runs; item += WG) {
+    for (var item = tid; item < RANKS * runs; item += WG) {
         let rank = item / runs;
         let run = item - rank * runs;
-        let place = experts[routed[rank]];
-        if place.x != params.shard {
+        let place = places[rank];
+        if place.base == ABSENT {
             continue;
         }
-        let i = rank * quads + 4u * run;
-        let left = quads - 4u * run;
-        var v = mat4x4<f32>();
-        v[0] = h[i];
-        if left > 1u { v[1] = h[i + 1u]; }
-        if left > 2u { v[2] = h[i + 2u]; }
-        if left > 3u { v[3] = h[i + 3u]; }
-        v *= gates[rank];
-        let base = place.y * params.expert_words;
+        let v = h16(rank, run) * place.gate;
         for (var r = 0u; r < ROWS; r++) {
-            let row = base + min(first + r, params.rows - 1u) * params.row_words;
+            let row = place.base + min(first + r, params.rows - 1u) * params.row_words;
             acc[r] += dot16(decode16(row, row + params.tail_words, run), v);
         }
     }

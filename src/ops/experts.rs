@@ -12,10 +12,9 @@ params!(ExpertDownParams {
     columns: u32,
     row_words: u32,
     tail_words: u32,
-    ranks: u32,
     expert_words: u32,
     shard: u32,
-    first_group: u32
+    first_group: u32,
 });
 params!(ExpertCombineParams { tokens: u32, columns: u32, ranks: u32, first_group: u32 });
 
@@ -187,7 +186,12 @@ impl Step<'_> {
         let (wg, rows) = self.tuning.matvec;
         for (index, shard) in down.shards.iter().enumerate() {
             self.recorder.call(Call {
-                spec: self.reducing("expert_down", wg).format(down.format).size("ROWS", rows),
+                spec: self
+                    .reducing("expert_down", wg)
+                    .format(down.format)
+                    .size("ROWS", rows)
+                    .size("RANKS", routing.ranks as u32)
+                    .flag("RAGGED", !down.columns.is_multiple_of(16)),
                 bind: &[
                     ("weights", &shard.view),
                     ("h", h),
@@ -201,7 +205,6 @@ impl Step<'_> {
                     columns: down.columns as u32,
                     row_words: down.row_words(),
                     tail_words: down.tail_words(),
-                    ranks: routing.ranks as u32,
                     expert_words: down.expert_words(),
                     shard: index as u32,
                     ..Default::default()

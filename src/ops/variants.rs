@@ -30,7 +30,7 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
     for &format in Format::ALL {
         let usual = [Format::F16, Format::Q4K].contains(&format);
         let matvec = new("matvec").size("WG", t.matvec.0).format(format).size("ROWS", t.matvec.1);
-        let down = new("expert_down").size("WG", t.matvec.0).format(format).size("ROWS", t.matvec.1);
+        let down = new("expert_down").size("WG", t.matvec.0).format(format).size("ROWS", t.matvec.1).size("RANKS", 8);
         let m = t.matmul;
         let matmul = new("matmul").size("BM", m.bm).size("BN", m.bn).size("TM", m.tm).size("TN", m.tn);
         let matmul = matmul.size("RUNS", m.runs).format(format);
@@ -41,7 +41,7 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         }
         let expert = all_of(matvec, &["EXPERT", "NORM"]);
         all.extend(each(one_of(vec![expert], &epilogues[1..]), &["RAGGED", "SUBGROUP"]));
-        all.extend(each(vec![down], &["SUBGROUP"]));
+        all.extend(each(vec![down], &["RAGGED", "SUBGROUP"]));
         all.extend([&["GATHER"][..], &["GATHER", "SWIGLU"], &["GATHER", "SILU_MUL"], &["SCATTER"]].map(grouped));
         all.push(matmul);
         all.push(new("embed").format(format).size("WG", t.row));
