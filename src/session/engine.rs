@@ -156,6 +156,7 @@ impl Session {
         session.warm_up()?;
         session.record(1, Ending::Sample)?;
         session.record(chunk, Ending::Sample)?;
+        session.run_halted(chunk)?;
         Ok(session)
     }
 
@@ -208,6 +209,17 @@ impl Session {
     /// The recording of one decode step.
     pub fn decode_recording(&self) -> &Recording {
         &self.recordings[&(1, Ending::Sample)].recording
+    }
+
+    /// Runs both recordings with the halt word set: they do nothing, but a driver that compiles at a kernel's first dispatch
+    /// does it here and not within the first answer.
+    fn run_halted(&self, chunk: usize) -> Result<()> {
+        self.write_state(&State { halt: 1, ..State::default() })?;
+        for tokens in [1, chunk] {
+            let recording = &self.recordings[&(tokens, Ending::Sample)].recording;
+            self.submit(recording, 0, &[])?;
+        }
+        Ok(())
     }
 
     /// Compiles what decode and prefill of any length need.
