@@ -4,6 +4,8 @@
 // holds each split's unnormalised sum and `stats` its maximum and sum, which attention_combine joins.
 // Grid: rows of a KV head / ROWS workgroups, folded; z = split * kv_heads + kv_head.
 // Bound: bytes of the keys and values in decode.
+// Lost, by RADV's gfx1151 code: sums indexed by a loop that does not unroll (300 blocks of branches a key); one value load
+// at a time (a wait for memory a key); scores by row, then key (8-way bank conflicts, 28 LDS reads for 4 keys where 8 do).
 #import lib/state
 #import lib/kv
 
