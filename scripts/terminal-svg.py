@@ -11,7 +11,7 @@ import re
 import sys
 import textwrap
 
-COLUMNS = 112
+COLUMNS = 124
 ESCAPES = {"1": "b", "2": "d"}
 
 
@@ -22,7 +22,7 @@ def run(command):
     def read(fd):
         data = os.read(fd, 65536)
         chunks.append(data)
-        return b""
+        return data
 
     os.environ.update(COLUMNS=str(COLUMNS), TERM="xterm-256color")
     pty.spawn(["/bin/sh", "-c", f"stty cols {COLUMNS}; {command}"], read)
@@ -32,7 +32,9 @@ def run(command):
 def lines(text):
     """Finished lines as (style, text) runs: carriage returns overwrite, cursor codes are dropped."""
     for line in text.replace("\r\n", "\n").split("\n"):
-        line = re.sub(r"\x1b\[[0-9;?]*[A-LN-Za-ln-z]", "", line).split("\r")[-1]
+        # What is erased was there for a moment only.
+        line = line.split("\x1b[2K")[-1].split("\r")[-1]
+        line = re.sub(r"\x1b\[[0-9;?]*[A-LN-Za-ln-z]", "", line)
         runs, style = [], ""
         for part in re.split(r"(\x1b\[[0-9;]*m)", line):
             code = re.fullmatch(r"\x1b\[([0-9;]*)m", part)
