@@ -3,6 +3,7 @@
 mod buffer;
 mod caps;
 mod compose;
+mod cost;
 mod device;
 mod kernel;
 mod profile;
@@ -13,11 +14,12 @@ mod timing;
 pub use buffer::View;
 pub use caps::{Caps, DeviceClass, Tier};
 pub use compose::{Composed, KernelSpec, SHADERS, compose};
+pub use cost::{Cost, cut};
 pub use device::{AdapterReport, Gpu, Selector, adapters};
 pub use kernel::{Binding, BindingKind, Kernel, reflect};
 pub use profile::DeviceProfile;
 pub(crate) use recording::params;
-pub use recording::{Call, Cost, Dispatch, Grid, Params, Recorder, Recording, cut};
+pub use recording::{Call, Dispatch, Grid, Params, Recorder, Recording};
 pub use submit::Readback;
 pub use timing::{DispatchTime, Timing};
 

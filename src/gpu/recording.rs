@@ -1,6 +1,6 @@
 //! A recording: an ordered list of dispatches, as data. Made once, printed, counted, cut and replayed.
 
-use super::{BindingKind, DeviceProfile, Error, Gpu, Kernel, KernelSpec, Result, View};
+use super::{BindingKind, Cost, DeviceProfile, Error, Gpu, Kernel, KernelSpec, Result, View};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
@@ -61,81 +61,6 @@ impl Grid {
     fn fits(self) -> bool {
         self.0.iter().all(|n| u64::from(*n) <= MAX_GROUPS)
     }
-}
-
-/// What a dispatch must move and compute at least; the speed of light is counted from it.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Cost {
-    /// Bytes of weights read.
-    pub weight_bytes: u64,
-    /// Bytes of everything else read and written.
-    pub other_bytes: u64,
-    /// Floating point operations, a multiply-add being two.
-    pub flops: u64,
-    /// Bytes of keys and values read, and operations on them, for each position that is cached.
-    pub position_bytes: u64,
-    pub position_flops: u64,
-}
-
-impl Cost {
-    /// Bytes moved where `positions` are cached.
-    pub fn bytes(&self, positions: usize) -> u64 {
-        self.weight_bytes + self.other_bytes + self.position_bytes * positions as u64
-    }
-
-    /// The least time that this takes at a device's limits: the longer of moving and computing, and a launch.
-    pub fn seconds(&self, positions: usize, limits: &DeviceProfile) -> f64 {
-        let flops = self.flops + self.position_flops * positions as u64;
-        let moving = self.bytes(positions) as f64 / limits.stream_bytes_per_second;
-        moving.max(flops as f64 / limits.flops_per_second) + limits.dispatch_seconds
-    }
-}
-
-impl std::ops::Div<u64> for Cost {
-    type Output = Cost;
-
-    /// The share of one of `parts`.
-    fn div(self, parts: u64) -> Cost {
-        Cost {
-            weight_bytes: self.weight_bytes.div_ceil(parts),
-            other_bytes: self.other_bytes.div_ceil(parts),
-            flops: self.flops.div_ceil(parts),
-            position_bytes: self.position_bytes.div_ceil(parts),
-            position_flops: self.position_flops.div_ceil(parts),
-        }
-    }
-}
-
-impl std::ops::Add for Cost {
-    type Output = Cost;
-
-    fn add(self, other: Cost) -> Cost {
-        Cost {
-            weight_bytes: self.weight_bytes + other.weight_bytes,
-            other_bytes: self.other_bytes + other.other_bytes,
-            flops: self.flops + other.flops,
-            position_bytes: self.position_bytes + other.position_bytes,
-            position_flops: self.position_flops + other.position_flops,
-        }
-    }
-}
-
-/// Cuts dispatches, whose times are estimated in seconds, into submits of at most `bound` seconds each; a dispatch that
-/// alone takes longer is a submit of its own.
-pub fn cut(estimates: &[f64], bound: f64) -> Vec<Range<usize>> {
-    let mut parts = Vec::new();
-    let (mut start, mut sum) = (0, 0.0);
-    for (i, estimate) in estimates.iter().enumerate() {
-        if i > start && sum + estimate > bound {
-            parts.push(start..i);
-            (start, sum) = (i, 0.0);
-        }
-        sum += estimate;
-    }
-    if start < estimates.len() {
-        parts.push(start..estimates.len());
-    }
-    parts
 }
 
 /// One dispatch to record.
@@ -331,7 +256,7 @@ impl Recording {
     /// kernel reaches them.
     pub fn cut(&self, positions: usize, limits: &DeviceProfile, bound: f64) -> Vec<Range<usize>> {
         let estimates: Vec<f64> = self.dispatches.iter().map(|d| 2.0 * d.cost.seconds(positions, limits)).collect();
-        cut(&estimates, bound)
+        super::cut(&estimates, bound)
     }
 
     /// The index of the first dispatch of `layer`: where a step that halted there is entered again.
@@ -382,7 +307,7 @@ impl fmt::Display for Recording {
 
 #[cfg(test)]
 mod tests {
-    use super::{Grid, cut};
+    use super::Grid;
 
     #[test]
     fn slices_cover_a_grid_once() {
@@ -393,15 +318,6 @@ mod tests {
         assert!(folded.iter().all(|(_, g)| g.fits()));
         let covered: u64 = folded.iter().map(|(_, g)| u64::from(g.0[0])).sum();
         assert!(covered >= 262_144 && folded.windows(2).all(|w| w[0].0 + w[0].1.0[0] == w[1].0));
-    }
-
-    #[test]
-    fn cuts_stay_within_the_bound_and_lose_nothing() {
-        assert!(cut(&[], 1.0).is_empty());
-        assert_eq!(cut(&[0.4, 0.4, 0.4], 1.0), [0..2, 2..3]);
-        assert_eq!(cut(&[5.0, 0.1, 0.1, 5.0], 1.0), [0..1, 1..3, 3..4]);
-        assert_eq!(cut(&[0.1; 10], f64::INFINITY).len(), 1);
-        assert_eq!(cut(&[0.1; 3], 0.0), [0..1, 1..2, 2..3]);
     }
 
     #[test]
