@@ -5,7 +5,7 @@ use crate::gguf::{Gguf, Value};
 use crate::gpu::View;
 use crate::memory::Weights;
 use crate::ops::{
-    Attention, ExpertGateUp, GateUp, Heads, Joint, KvLayer, Matrix, Norm, RopePairs, Stack, Step, Tensor,
+    Attention, ExpertGateUp, GateUp, Heads, Joint, KvLayer, Matrix, Norm, RopePairs, Stack, Step, Temperature, Tensor,
 };
 
 /// The attention kernel keeps a tile of heads in 16 KiB of workgroup memory, which WebGPU guarantees.
@@ -140,6 +140,7 @@ pub struct SelfAttention {
     geometry: Attention,
     pairs: RopePairs,
     rope_dim: usize,
+    temperature: Option<Temperature>,
 }
 
 impl SelfAttention {
@@ -179,7 +180,13 @@ impl SelfAttention {
             },
             pairs,
             rope_dim: t.rope_dim,
+            temperature: None,
         })
+    }
+
+    /// With queries that grow with their position.
+    pub fn tempered(self, temperature: Option<Temperature>) -> Self {
+        SelfAttention { temperature, ..self }
     }
 
     /// x += output(attention(norm(x))).   x: [tokens, hidden]
@@ -194,6 +201,7 @@ impl SelfAttention {
             pairs: self.pairs,
             rope,
             rope_dim: self.rope_dim,
+            temperature: self.temperature,
         };
         let q = step.heads(&qkv, &heads, cache)?;
         let attended = step.attention(&q, &self.geometry, cache)?;

@@ -3,6 +3,7 @@
 mod blocks;
 mod keys;
 mod llama;
+mod mistral3;
 mod qwen2;
 mod qwen3;
 mod qwen3moe;
@@ -80,6 +81,7 @@ struct Known {
 
 const ARCHITECTURES: &[Known] = &[
     Known { name: "llama", shape: blocks::dense_shape, load: llama::load },
+    Known { name: "mistral3", shape: blocks::dense_shape, load: mistral3::load },
     Known { name: "qwen2", shape: blocks::dense_shape, load: qwen2::load },
     Known { name: "qwen3", shape: blocks::dense_shape, load: qwen3::load },
     Known { name: "qwen3moe", shape: blocks::mixture_shape, load: qwen3moe::load },

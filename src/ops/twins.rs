@@ -3,7 +3,7 @@
 //!
 //! Weights come in decoded, all arrays are row-major, and shapes stand as in the kernels' own declarations.
 
-use super::RopePairs;
+use super::{RopePairs, Temperature};
 
 /// What becomes of a product W x before it is written.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +99,11 @@ pub fn head(x: &[f32], norm: Option<(&[f32], f32)>, turns: &[[f32; 2]], pairs: R
         y[b] = (u * sin + v * cos) as f32;
     }
     y
+}
+
+/// The factor of a query at `position`.
+pub fn temperature(t: Temperature, position: usize) -> f64 {
+    1.0 + f64::from(t.scale) * (1.0 + (position / t.span) as f64).ln()
 }
 
 /// What an f16 cache keeps of `x`.

@@ -48,7 +48,9 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
     }
     for dim in [16, 20, 32, 64, 80, 96, 112, 128, 192, 256] {
         let heads = new("heads").size("WG", t.row).size("HEAD_DIM", dim);
+        let tempered = all_of(heads.clone(), &["ADJACENT", "TEMPERATURE"]);
         all.extend(each(vec![heads], &["QK_NORM", "ADJACENT", "KV_F16", "SUBGROUP"]));
+        all.extend(each(vec![tempered], &["KV_F16", "SUBGROUP"]));
         for rows in (0..).map(|i| 1 << i).take_while(|rows| *rows <= t.attention.1) {
             let attention = new("attention").size("WG", t.attention.0).size("ROWS", rows).size("HEAD_DIM", dim);
             all.extend(each(vec![attention], &["KV_F16", "SPLIT"]));

@@ -50,7 +50,17 @@ const OPERATORS: &[(&str, Record)] = &[
         let norm = norm(rig.gpu(), random, head_dim).0;
         let qk_norm = Some((&norm, &norm));
         let pairs = RopePairs::HalfSplit;
-        let h = Heads { heads, kv_heads, head_dim, at: [0, 256, 384], qk_norm, pairs, rope: &rope, rope_dim: head_dim };
+        let h = Heads {
+            heads,
+            kv_heads,
+            head_dim,
+            at: [0, 256, 384],
+            qk_norm,
+            pairs,
+            rope: &rope,
+            rope_dim: head_dim,
+            temperature: None,
+        };
         rig.run(|step| step.heads(&qkv, &h, &kv).map(drop))
     }),
     ("attention", |rig, random, tokens| {
