@@ -29,8 +29,9 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
     };
     let layers = (0..t.layers)
         .map(|i| {
-            let attention = SelfAttention::load(weights, &t, i, RopePairs::Adjacent, Extras::Nothing)?;
-            Ok((attention.tempered(temperature), GatedMlp::load(weights, &t, i, ff)?))
+            let mut attention = SelfAttention::load(weights, &t, i, RopePairs::Adjacent, Extras::NOTHING)?;
+            attention.temperature = temperature;
+            Ok((attention, GatedMlp::load(weights, &t, i, ff)?))
         })
         .collect::<Result<_>>()?;
     Ok(Box::new(Mistral3 { shape: t.shape(ff), rope, ends, layers }))
@@ -41,15 +42,15 @@ impl Architecture for Mistral3 {
         &self.shape
     }
 
-    fn rope(&self) -> &Rope {
-        &self.rope
+    fn ropes(&self) -> &[Rope] {
+        std::slice::from_ref(&self.rope)
     }
 
-    fn forward(&self, step: &mut Step, cache: &KvCache, rope: &View) -> Result<Tensor> {
+    fn forward(&self, step: &mut Step, cache: &KvCache, ropes: &[View]) -> Result<Tensor> {
         let x = step.embed(&self.ends.embedding, 1.0)?; // [tokens, hidden]
         for (i, (attention, mlp)) in self.layers.iter().enumerate() {
             step.enter_layer(i);
-            attention.record(step, &x, &cache.layers[i], rope)?; // norm, q k v, rope and temperature, attention, output
+            attention.record(step, &x, &cache.layers[i], &ropes[0])?; // norm, q k v, rope and temperature, attention, output
             mlp.record(step, &x)?;
         }
         Ok(x)
