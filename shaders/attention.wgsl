@@ -2,6 +2,7 @@
 // as a running maximum and sum, no score matrix in memory. ROWS rows that share a KV head share one reading of it; a row is
 // (token, head of the group). `out` is the result; in decode over a long cache (SPLIT) the keys are cut into splits, `out`
 // holds each split's unnormalised sum and `stats` its maximum and sum, which attention_combine joins.
+// WINDOW: a token sees the last `window` positions up to its own; tiles before them are not read.
 // Grid: rows of a KV head / ROWS workgroups, folded; z = split * kv_heads + kv_head.
 // Bound: bytes of the keys and values in decode.
 // Lost, by RADV's gfx1151 code: sums indexed by a loop that does not unroll (300 blocks of branches a key); one value load
@@ -16,6 +17,7 @@ struct Params {
     splits: u32,
     scale: f32,
     first_group: u32,    // of a slice of the grid
+    window: u32,         // of WINDOW: positions
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> q: array<vec4<f32>>;             // [tokens, heads, HEAD_DIM]
@@ -68,8 +70,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     // The last row's token sees the most keys. Splits are whole tiles.
     let last_token = min(first + ROWS - 1u, rows - 1u) / sharing;
     let length = state.position + last_token + 1u;
-    let per_split = ((length + params.splits - 1u) / params.splits + WG - 1u) / WG * WG;
-    let begin = min(split * per_split, length);
+    var low = 0u;
+#if WINDOW
+    // The first row's token sees the earliest keys.
+    low = state.position + first / sharing + 1u;
+    low -= min(low, params.window);
+#endif
+    let per_split = ((length - low + params.splits - 1u) / params.splits + WG - 1u) / WG * WG;
+    let begin = min(low + split * per_split, length);
     let end = min(begin + per_split, length);
 
     let row = tid % ROWS;
@@ -90,7 +98,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             }
         }
         for (var r = 0u; r < ROWS; r++) {
-            let sees = key < end && key <= state.position + (first + r) / sharing;
+            let position = state.position + (first + r) / sharing;
+#if WINDOW
+            let sees = key < end && key <= position && key + params.window > position;
+#else
+            let sees = key < end && key <= position;
+#endif
             scores[tid * ROWS + r] = select(LOWEST, score[r], sees);
         }
         workgroupBarrier();

@@ -1,6 +1,6 @@
 // Y[token] = W X[token] for many tokens; W in any block format. Tiles of BM rows of W by BN tokens, RUNS runs of 16 columns
 // at a time decoded into workgroup memory; an invocation keeps TM x TN results. Flags:
-//   BIAS, RESIDUAL, SWIGLU, SILU_MUL   as in matvec
+//   BIAS, RESIDUAL, SWIGLU, SILU_MUL, GELU   as in matvec
 //   GROUPED   W is a stack; a tile belongs to one expert and its tokens are the rows that expert_group listed for it
 //   GATHER    of GROUPED: X is read at the listed row's token (row / ranks); else X lies in listed order
 //   SCATTER   of GROUPED: Y is written at the listed row; else in listed order
@@ -8,6 +8,7 @@
 // Bound: operations; at few tokens the bytes of W.
 #import lib/state
 #import lib/weights
+#import lib/activation
 #import format
 
 struct Params {
@@ -144,14 +145,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             }
             var value = sums[i * TN + j];
 #if SWIGLU
-            value = silu(value) * sums[(i + TM / 2u) * TN + j];
+            value = gated(value, sums[(i + TM / 2u) * TN + j]);
 #endif
 #if BIAS
             value += bias[params.bias_base + output];
 #endif
             let at = token * params.y_stride + params.y_base + output;
 #if SILU_MUL
-            value = silu(value) * y[at];
+            value = gated(value, y[at]);
 #endif
 #if RESIDUAL
             value += y[at];

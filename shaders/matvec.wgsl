@@ -3,11 +3,13 @@
 //   BIAS      y += bias          RESIDUAL  y += what y held
 //   SWIGLU    W is [2 * outputs, columns], gate rows first: y = silu(gate) * up
 //   SILU_MUL  y = silu(W x) * what y held (gate and up of two formats: up first, then gate)
+//   GELU      of both: gelu for silu (lib/activation)
 //   EXPERT    W is a stack of experts; the workgroup's z is a rank, its expert is routed[rank], its row of y is rank
 // Grid: outputs / OUT workgroups, folded; ranks along z.
 // Bound: bytes(W) over the stream rate. Every workgroup reads x again, from cache: ROWS rows share one reading.
 #import lib/state
 #import lib/weights
+#import lib/activation
 #import format
 #if SWIGLU
 const OUT: u32 = ROWS / 2u;
@@ -131,14 +133,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #endif
     var value = total(tid) * scale;
 #if SWIGLU
-    value = silu(value) * (total(OUT + tid) * scale);
+    value = gated(value, total(OUT + tid) * scale);
 #endif
 #if BIAS
     value += bias[params.bias_base + output];
 #endif
     let at = params.y_base + group.z * params.outputs + output;
 #if SILU_MUL
-    value = silu(value) * y[at];
+    value = gated(value, y[at]);
 #endif
 #if RESIDUAL
     value += y[at];

@@ -5,7 +5,8 @@ use crate::gguf::{Gguf, Value};
 use crate::gpu::View;
 use crate::memory::Weights;
 use crate::ops::{
-    Attention, ExpertGateUp, GateUp, Heads, Joint, KvLayer, Matrix, Norm, RopePairs, Stack, Step, Tensor,
+    Activation, Attention, ExpertGateUp, GateUp, Heads, Joint, KvLayer, Matrix, Norm, RopePairs, Stack, Step,
+    Temperature, Tensor,
 };
 
 /// The attention kernel keeps a tile of heads in 16 KiB of workgroup memory, which WebGPU guarantees.
@@ -120,13 +121,30 @@ impl Ends {
 }
 
 /// What an architecture has beside q, k and v; a file that lacks it is no such model.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Extras {
-    Nothing,
+#[derive(Clone, Copy)]
+pub struct Extras {
     /// A bias on q, k and v.
-    Bias,
+    pub bias: bool,
     /// A norm of each head of q and k.
-    QkNorm,
+    pub qk_norm: bool,
+}
+
+impl Extras {
+    pub const NOTHING: Extras = Extras { bias: false, qk_norm: false };
+    pub const BIAS: Extras = Extras { bias: true, qk_norm: false };
+    pub const QK_NORM: Extras = Extras { bias: false, qk_norm: true };
+}
+
+/// x += W h, or x += norm(W h) where a branch ends in a norm.   x: [tokens, hidden]
+fn add_branch(step: &mut Step, x: &Tensor, h: &Tensor, matrix: &Matrix, norm: Option<&Norm>) -> Result<()> {
+    match norm {
+        None => step.add_linear(x, h, matrix)?,
+        Some(norm) => {
+            let branch = step.project("branch", h, matrix)?;
+            step.add_norm(x, &branch, norm)?;
+        }
+    }
+    Ok(())
 }
 
 /// Grouped-query attention with rotary positions.
@@ -137,9 +155,12 @@ pub struct SelfAttention {
     at: [usize; 3],
     qk_norm: Option<(Norm, Norm)>,
     output: Matrix,
-    geometry: Attention,
+    pub geometry: Attention,
     pairs: RopePairs,
     rope_dim: usize,
+    pub temperature: Option<Temperature>,
+    /// Of the result, before it joins the residual stream.
+    pub post_norm: Option<Norm>,
 }
 
 impl SelfAttention {
@@ -154,16 +175,15 @@ impl SelfAttention {
         let (q_rows, kv_rows) = (t.heads * t.head_dim, t.kv_heads * t.head_dim);
         let names = ["attn_q.weight", "attn_k.weight", "attn_v.weight"].map(name);
         let biases = ["attn_q.bias", "attn_k.bias", "attn_v.bias"].map(name);
-        let biases: Vec<&str> =
-            if extras == Extras::Bias { biases.iter().map(String::as_str).collect() } else { vec![] };
+        let biases: Vec<&str> = if extras.bias { biases.iter().map(String::as_str).collect() } else { vec![] };
         let (qkv, at) =
             weights.joint(&[(&names[0], q_rows), (&names[1], kv_rows), (&names[2], kv_rows)], &biases, t.hidden)?;
-        let qk_norm = match extras {
-            Extras::QkNorm => Some((
+        let qk_norm = match extras.qk_norm {
+            true => Some((
                 t.norm(weights, &name("attn_q_norm.weight"), t.head_dim)?,
                 t.norm(weights, &name("attn_k_norm.weight"), t.head_dim)?,
             )),
-            _ => None,
+            false => None,
         };
         Ok(SelfAttention {
             norm: t.norm(weights, &name("attn_norm.weight"), t.hidden)?,
@@ -176,9 +196,12 @@ impl SelfAttention {
                 kv_heads: t.kv_heads,
                 head_dim: t.head_dim,
                 scale: 1.0 / (t.head_dim as f32).sqrt(),
+                window: None,
             },
             pairs,
             rope_dim: t.rope_dim,
+            temperature: None,
+            post_norm: None,
         })
     }
 
@@ -194,18 +217,22 @@ impl SelfAttention {
             pairs: self.pairs,
             rope,
             rope_dim: self.rope_dim,
+            temperature: self.temperature,
         };
         let q = step.heads(&qkv, &heads, cache)?;
         let attended = step.attention(&q, &self.geometry, cache)?;
-        Ok(step.add_linear(x, &attended, &self.output)?)
+        add_branch(step, x, &attended, &self.output, self.post_norm.as_ref())
     }
 }
 
-/// down(silu(gate x) * up x), with its norm.
+/// down(activation(gate x) * up x), with its norm; silu unless an architecture says otherwise.
 pub struct GatedMlp {
     norm: Norm,
     gate_up: GateUp,
     down: Matrix,
+    pub activation: Activation,
+    /// Of the result, before it joins the residual stream.
+    pub post_norm: Option<Norm>,
 }
 
 impl GatedMlp {
@@ -215,13 +242,15 @@ impl GatedMlp {
             norm: t.norm(weights, &name("ffn_norm"), t.hidden)?,
             gate_up: weights.gate_up(&name("ffn_gate"), &name("ffn_up"), ff, t.hidden)?,
             down: weights.matrix(&name("ffn_down"), t.hidden, ff)?,
+            activation: Activation::Silu,
+            post_norm: None,
         })
     }
 
-    /// x += down(silu(gate norm(x)) * up norm(x)).   x: [tokens, hidden]
+    /// x += down(activation(gate norm(x)) * up norm(x)).   x: [tokens, hidden]
     pub fn record(&self, step: &mut Step, x: &Tensor) -> Result<()> {
-        let h = step.norm_gate_up(x, &self.norm, &self.gate_up)?;
-        Ok(step.add_linear(x, &h, &self.down)?)
+        let h = step.norm_gate_up(x, &self.norm, &self.gate_up, self.activation)?;
+        add_branch(step, x, &h, &self.down, self.post_norm.as_ref())
     }
 }
 

@@ -18,10 +18,7 @@ impl Rope {
     /// frequencies one by one: the tensor `rope_freqs.weight`, in which Llama 3's scaling arrives.
     pub fn new(keys: &Keys, dim: usize, factors: Option<&[f32]>) -> Result<Rope> {
         let base = f64::from(keys.positive_or("rope.freq_base", 10_000.0)?);
-        let mut rope = Rope {
-            frequencies: (0..dim / 2).map(|i| base.powf(-2.0 * i as f64 / dim as f64)).collect(),
-            magnitude: 1.0,
-        };
+        let mut rope = Rope::unscaled(base, dim);
         for (f, factor) in rope.frequencies.iter_mut().zip(factors.unwrap_or(&[])) {
             if !(factor.is_finite() && *factor > 0.0) {
                 return Err(Error::RopeFactor { file: keys.file().into(), factor: *factor });
@@ -40,6 +37,11 @@ impl Rope {
             }
         }
         Ok(rope)
+    }
+
+    /// base^(-2i/dim) for dim / 2 pairs.
+    pub fn unscaled(base: f64, dim: usize) -> Rope {
+        Rope { frequencies: (0..dim / 2).map(|i| base.powf(-2.0 * i as f64 / dim as f64)).collect(), magnitude: 1.0 }
     }
 
     /// YaRN (arXiv 2309.00071): pairs that turn fast keep their frequency, slow ones are interpolated, with a ramp

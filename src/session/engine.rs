@@ -77,8 +77,8 @@ pub struct Session {
     state: View,
     token_ids: View,
     sample: SampleBuffers,
-    rope: View,
-    /// Positions that the rope table holds so far.
+    ropes: Vec<View>,
+    /// Positions that the rope tables hold so far.
     rope_filled: usize,
     recordings: HashMap<(usize, Ending), Recorded>,
     /// Tokens whose keys and values are in the cache, as far as the host knows.
@@ -95,7 +95,7 @@ impl Session {
     pub fn needs(shape: &crate::models::Shape, options: &SessionOptions) -> Needs {
         let context = Self::context_of(shape, options);
         let chunk = Self::chunk_of(context, options) as u64;
-        // Each position has its place in the rope table and its token id.
+        // Each position has its place in the rope tables and its token id.
         let positions = (context as u64).saturating_mul(8 * shape.rope_pairs as u64 + 4);
         let sampling = 4 * shape.vocabulary as u64 + sample_bytes(shape.vocabulary);
         Needs {
@@ -147,7 +147,12 @@ impl Session {
             // One more than the context: the last token is sampled, never processed.
             token_ids: gpu.buffer("token ids", (context as u64 + 1) * 4)?,
             sample: SampleBuffers::new(gpu, shape.vocabulary)?,
-            rope: gpu.buffer("rope", context as u64 * 8 * shape.rope_pairs as u64)?,
+            ropes: model
+                .architecture
+                .ropes()
+                .iter()
+                .map(|rope| gpu.buffer("rope", context as u64 * 8 * rope.frequencies.len() as u64))
+                .collect::<std::result::Result<_, _>>()?,
             rope_filled: 0,
             recordings: HashMap::new(),
             history: Vec::new(),
@@ -180,7 +185,12 @@ impl Session {
     pub fn bytes(&self) -> u64 {
         let cache: u64 = self.cache.layers.iter().map(|l| l.k.size + l.v.size).sum();
         let sampling = sample_bytes(self.model.shape().vocabulary);
-        cache + self.scratch.total_bytes() + self.rope.size + self.token_ids.size + self.state.size + sampling
+        cache
+            + self.scratch.total_bytes()
+            + self.ropes.iter().map(|r| r.size).sum::<u64>()
+            + self.token_ids.size
+            + self.state.size
+            + sampling
     }
 
     /// Positions that the cache holds.
@@ -256,7 +266,7 @@ impl Session {
         let step = Step::new(gpu, self.tier, tokens, &self.state, &self.token_ids, &mut self.scratch)?;
         let mut step = prepare(step);
         step.slice(self.submit.as_secs_f64(), self.cache.positions, self.limits);
-        let x = architecture.forward(&mut step, &self.cache, &self.rope)?;
+        let x = architecture.forward(&mut step, &self.cache, &self.ropes)?;
         let (norm, output) = architecture.head();
         step.enter_layer(self.cache.layers.len());
         let mut logits = None;
@@ -280,14 +290,15 @@ impl Session {
         }
     }
 
-    /// Fills the rope table for positions below `end`.
+    /// Fills the rope tables for positions below `end`.
     pub(super) fn fill_rope(&mut self, end: usize) -> Result<()> {
         let end = end.next_multiple_of(ROPE_STEP).min(self.cache.positions);
         if end > self.rope_filled {
-            let rope = self.model.architecture.rope();
-            let bytes = rope.frequencies.len() as u64 * 8;
-            let table = rope.table(self.rope_filled..end);
-            self.model.gpu.write(&self.rope, self.rope_filled as u64 * bytes, bytemuck::cast_slice(&table))?;
+            for (rope, view) in self.model.architecture.ropes().iter().zip(&self.ropes) {
+                let bytes = rope.frequencies.len() as u64 * 8;
+                let table = rope.table(self.rope_filled..end);
+                self.model.gpu.write(view, self.rope_filled as u64 * bytes, bytemuck::cast_slice(&table))?;
+            }
             self.rope_filled = end;
         }
         Ok(())
