@@ -198,6 +198,11 @@ impl Session {
         self.cache.positions
     }
 
+    /// Most tokens of a step.
+    pub fn chunk(&self) -> usize {
+        self.chunk
+    }
+
     pub fn tier(&self) -> Tier {
         self.tier
     }
@@ -230,6 +235,13 @@ impl Session {
             self.submit(recording, 0, &[])?;
         }
         Ok(())
+    }
+
+    /// The recording of a step of `tokens` tokens, at most the options' chunk, which samples at its end.
+    pub fn step_recording(&mut self, tokens: usize) -> Result<&Recording> {
+        let tokens = tokens.clamp(1, self.chunk);
+        self.record(tokens, Ending::Sample)?;
+        Ok(&self.recordings[&(tokens, Ending::Sample)].recording)
     }
 
     /// Compiles what decode and prefill of any length need.
@@ -304,7 +316,7 @@ impl Session {
         Ok(())
     }
 
-    fn write_state(&self, state: &State) -> Result<()> {
+    pub(super) fn write_state(&self, state: &State) -> Result<()> {
         Ok(self.gpu().write(&self.state, 0, bytemuck::bytes_of(state))?)
     }
 

@@ -2,6 +2,7 @@
 
 mod engine;
 mod generate;
+mod measure;
 mod model;
 mod state;
 
