@@ -1,7 +1,8 @@
 //! `halogen = { version = "0.1", default-features = false }`
 //!
 //! halogen runs large language models, mixtures of experts first, on any GPU that WebGPU reaches: Vulkan, Metal, DX12.
-//! It computes on a device of its own or on the app's, prints nothing, starts no thread and sets no global state.
+//! It computes on a device of its own or on the app's, prints nothing, keeps no thread and sets no global state. (While it
+//! compiles kernels it uses the cores there are; a chat template is rendered on a thread that ends with it.)
 //!
 //! ```no_run
 //! use futures::StreamExt;
@@ -25,8 +26,9 @@
 //! ```
 //!
 //! An app that draws opens its device with [`Gpu::extend`], which adds what halogen can use to what the app asks for,
-//! and hands it over with [`Gpu::from_wgpu`]. A [`Generation`] is a [`futures::Stream`] that never waits; programs
-//! without an executor call [`Generation::blocking_next`].
+//! and hands it over with [`Gpu::from_wgpu`]. A [`Generation`] is a [`futures::Stream`] that never waits, and
+//! asks to be polled again at once while its step runs: an app that draws polls it once a frame, and a program that has
+//! nothing else to do calls [`Generation::blocking_next`], which sleeps.
 //!
 //! How it is built, and where to add a format, an operator or a model: ARCHITECTURE.md.
 

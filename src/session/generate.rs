@@ -211,7 +211,8 @@ impl Generation<'_> {
 impl futures::Stream for Generation<'_> {
     type Item = Result<Token>;
 
-    /// Never waits: where no step has finished, it asks to be polled again.
+    /// Never waits: where no step has finished, it asks to be polled again at once. wgpu calls back only from a poll of
+    /// the device, and without a thread of halogen's own nobody else is sure to do that.
     fn poll_next(self: Pin<&mut Self>, context: &mut Context) -> Poll<Option<Self::Item>> {
         match self.get_mut().try_next() {
             Ok(Some(token)) => Poll::Ready(token.map(Ok)),
