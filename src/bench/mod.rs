@@ -1,13 +1,17 @@
 //! Measurements: models, kernels and the device, each beside the limit of the machine that it ran on.
 
 mod compare;
+mod kernels;
 mod model;
 mod random;
+mod roofline;
 mod stats;
 
 pub use compare::{Change, Comparison, Verdict, compare};
+pub use kernels::{Case, KernelBench, KernelRow, Limit, PRESETS, Preset, Selection};
 pub use model::{KernelTime, ModelBench, ModelReport, ModelRow};
 pub use random::Random;
+pub use roofline::{Point, roofline};
 pub use stats::Summary;
 
 use crate::{gpu, ops, session};

@@ -9,6 +9,7 @@ mod state;
 pub use engine::{Session, SessionOptions};
 pub use generate::{Generation, Stats, Token};
 pub use model::{LoadStats, Model};
+pub(crate) use state::State;
 pub use state::{MAX_STOPS, StopReason};
 
 use crate::{gguf, gpu, memory, models, ops, tokenizer};

@@ -1,6 +1,8 @@
 //! `halogen bench`: measurements, each beside the limit of the machine.
 
+mod kernels;
 mod model;
+mod print;
 mod table;
 
 use super::success;
@@ -11,7 +13,8 @@ use std::process::ExitCode;
 
 const EXAMPLES: &str = "\
 Examples:
-  halogen bench model model.gguf -p 512 -n 128    a prompt, and tokens one by one";
+  halogen bench model model.gguf -p 512 -n 128    a prompt, and tokens one by one
+  halogen bench kernels --plot roofline.svg       every operator, beside what the device could do";
 
 /// Measure models, kernels and the device against the machine's limits
 #[derive(clap::Args)]
@@ -24,11 +27,13 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum What {
     Model(model::Args),
+    Kernels(kernels::Args),
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
     match args.what {
         What::Model(args) => model::run(args)?,
+        What::Kernels(args) => kernels::run(args)?,
     }
     success()
 }
