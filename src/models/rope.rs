@@ -79,7 +79,7 @@ impl Rope {
 
 #[cfg(test)]
 mod tests {
-    use super::{Rope, frequencies};
+    use super::Rope;
 
     /// Cosine and sine of position * base^(-2 pair / 128), from decimal arithmetic with 60 digits: Machin's pi, the angle
     /// reduced by whole turns, then the series.

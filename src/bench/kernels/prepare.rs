@@ -5,7 +5,7 @@ use super::{Case, KernelBench};
 use crate::bench::{Error, Random, Result};
 use crate::formats::Format;
 use crate::gpu::{Gpu, Recording, View};
-use crate::ops::{Attention, ExpertGateUp, KvLayer, Norm, Routing, Scratch, Step, Tensor, twins};
+use crate::ops::{Activation, Attention, ExpertGateUp, KvLayer, Norm, Routing, Scratch, Step, Tensor, twins};
 use crate::session::State;
 
 /// An operator recorded once for each copy of its inputs, and found right.
@@ -159,7 +159,7 @@ impl KernelBench<'_> {
         let gated = |rank: usize, i: usize| {
             let row = order[rank] as usize * 2 * ff + i;
             let both = [wide.row(0, row), wide.row(0, row + ff)].concat();
-            twins::linear(&normed, &both, hidden, None, twins::Epilogue::Swiglu)[0]
+            twins::linear(&normed, &both, hidden, None, twins::Epilogue::GateUp(Activation::Silu))[0]
         };
         let hs: Vec<(f32, f32)> = (0..used)
             .flat_map(|rank| spread(ff, SAMPLE / 8).map(move |i| (rank, i)))
@@ -200,7 +200,7 @@ impl KernelBench<'_> {
             inputs.push((tensor(gpu, &q, heads * head_dim)?, cache));
             first.get_or_insert((q, twins::round_f16(&k), twins::round_f16(&v)));
         }
-        let attention = Attention { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() };
+        let attention = Attention { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), window: None };
         let mut rig = Rig::new(gpu, tokens, before)?;
         let op = |step: &mut Step, copy: usize| {
             let (q, cache) = &inputs[copy];
@@ -219,7 +219,7 @@ impl KernelBench<'_> {
                     rows.flat_map(|row| row[head / (heads / kv_heads) * head_dim..][..head_dim].to_vec()).collect()
                 };
                 let (q, k, v) = (&q[at..][..head_dim], of(&k), of(&v));
-                let want = twins::attention(q, &k, &v, 1, 1, head_dim, attention.scale, before + token);
+                let want = twins::attention(q, &k, &v, 1, 1, head_dim, attention.scale, before + token, None);
                 pairs.extend(got[at..][..head_dim].iter().copied().zip(want));
             }
         }
