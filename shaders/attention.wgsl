@@ -3,6 +3,7 @@
 // (token, head of the group). `out` is the result; in decode over a long cache (SPLIT) the keys are cut into splits, `out`
 // holds each split's unnormalised sum and `stats` its maximum and sum, which attention_combine joins.
 // WINDOW: a token sees the last `window` positions up to its own; tiles before them are not read.
+// SINKS: a score of its own a head takes part in the softmax and has no value.
 // Grid: rows of a KV head / ROWS workgroups, folded; z = split * kv_heads + kv_head.
 // Bound: bytes of the keys and values in decode.
 // Lost, by RADV's gfx1151 code: sums indexed by a loop that does not unroll (300 blocks of branches a key); one value load
@@ -24,6 +25,9 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;     // [tokens, heads, HEAD_DIM] or [splits, ...]
 #if SPLIT
 @group(0) @binding(7) var<storage, read_write> stats: array<vec2<f32>>;   // [splits, tokens, heads]: maximum, sum
+#endif
+#if SINKS
+@group(0) @binding(8) var<storage, read> sinks: array<f32>;               // [heads]
 #endif
 
 const QUADS: u32 = HEAD_DIM / 4u;
@@ -64,6 +68,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if tid < ROWS {
         row_max[tid] = LOWEST;
         row_sum[tid] = 0.0;
+#if SINKS
+        if split == 0u {
+            row_max[tid] = sinks[kv_head * sharing + (first + tid) % sharing];
+            row_sum[tid] = 1.0;
+        }
+#endif
     }
     workgroupBarrier();
 

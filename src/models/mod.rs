@@ -2,6 +2,7 @@
 
 mod blocks;
 mod gemma3;
+mod gpt_oss;
 mod keys;
 mod llama;
 mod mistral3;
@@ -83,6 +84,7 @@ struct Known {
 
 const ARCHITECTURES: &[Known] = &[
     Known { name: "gemma3", shape: gemma3::shape, load: gemma3::load },
+    Known { name: "gpt-oss", shape: blocks::mixture_shape, load: gpt_oss::load },
     Known { name: "llama", shape: blocks::dense_shape, load: llama::load },
     Known { name: "mistral3", shape: blocks::dense_shape, load: mistral3::load },
     Known { name: "qwen2", shape: blocks::dense_shape, load: qwen2::load },

@@ -1,6 +1,6 @@
 //! Qwen3-MoE (arXiv 2505.09388): Qwen3-30B-A3B, 235B-A22B, Coder-30B. Every layer is a mixture; no shared expert.
 
-use super::blocks::{Ends, Extras, SelfAttention, SoftmaxExperts, Transformer};
+use super::blocks::{Ends, Extras, Mixture, SelfAttention, SoftmaxExperts, Transformer};
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gpu::View;
 use crate::memory::{KvCache, Weights};
@@ -22,7 +22,7 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
             Ok((attention, SoftmaxExperts::load(weights, keys, &t, i)?))
         })
         .collect::<Result<_>>()?;
-    let shape = t.shape(SoftmaxExperts::floats_per_token(keys, &t)?);
+    let shape = t.shape(Mixture::read(keys)?.floats_per_token(&t));
     Ok(Box::new(Qwen3Moe { shape, rope: Rope::new(keys, t.rope_dim, None)?, ends, layers }))
 }
 

@@ -2,7 +2,7 @@
 
 use super::heads::KvLayer;
 use super::{Result, Step, Tensor, ensure};
-use crate::gpu::{Call, Cost, Grid, KernelSpec, params};
+use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
 params!(AttentionParams {
     tokens: u32,
@@ -24,6 +24,8 @@ pub struct Attention {
     pub scale: f32,
     /// Positions that a token sees, its own included; all up to its own if none.
     pub window: Option<usize>,
+    /// f32 [heads]: scores that take part in the softmax and have no value.
+    pub sinks: Option<View>,
 }
 
 impl Step<'_> {
@@ -53,6 +55,9 @@ impl Step<'_> {
         ensure(a.head_dim.is_multiple_of(4) && a.head_dim <= 256, "attention", || {
             format!("head size {}: a multiple of 4 up to 256 is needed", a.head_dim)
         })?;
+        ensure(a.sinks.as_ref().is_none_or(|s| s.size >= a.heads as u64 * 4), "attention", || {
+            format!("sinks of {} heads are needed", a.heads)
+        })?;
         ensure(a.window.is_none_or(|w| w > 0), "attention", || "a window of no positions".into())?;
         ensure(q.rows == self.tokens && q.columns == a.heads * a.head_dim, "attention", || {
             format!(
@@ -76,6 +81,7 @@ impl Step<'_> {
             .size("HEAD_DIM", a.head_dim as u32)
             .flag("KV_F16", cache.f16)
             .flag("WINDOW", a.window.is_some())
+            .flag("SINKS", a.sinks.is_some())
             .flag("SPLIT", split);
         let mut bind = vec![("q", &q.view), ("k_cache", &cache.k), ("v_cache", &cache.v)];
         let (sums, stats) = if split {
@@ -88,6 +94,7 @@ impl Step<'_> {
         };
         bind.push(("out", sums.as_ref().unwrap_or(&out.view)));
         bind.extend(stats.as_ref().map(|s| ("stats", s)));
+        bind.extend(a.sinks.as_ref().map(|s| ("sinks", s)));
         self.recorder.call(Call {
             spec,
             bind: &bind,

@@ -14,7 +14,8 @@ params!(MatvecParams {
     eps: f32,
     expert_words: u32,
     shard: u32,
-    first_group: u32
+    first_group: u32,
+    bias_stride: u32
 });
 
 params!(MatmulParams {
@@ -29,7 +30,8 @@ params!(MatmulParams {
     expert_words: u32,
     shard: u32,
     ranks: u32,
-    first_group: u32
+    first_group: u32,
+    bias_stride: u32
 });
 
 /// What a gated MLP's gate passes through.
@@ -39,11 +41,13 @@ pub enum Activation {
     Silu,
     /// 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
     GeluTanh,
+    /// gpt-oss's: gate * sigmoid(1.702 gate) * (up + 1), gate at most 7, up within 7
+    Clamped,
 }
 
 impl Activation {
     pub(super) fn flags(self, spec: KernelSpec) -> KernelSpec {
-        spec.flag("GELU", self == Activation::GeluTanh)
+        spec.flag("GELU", self == Activation::GeluTanh).flag("CLAMPED", self == Activation::Clamped)
     }
 }
 
@@ -125,9 +129,9 @@ impl Step<'_> {
         Ok(h)
     }
 
-    /// y += W x.
-    pub fn add_linear(&mut self, y: &Tensor, x: &Tensor, matrix: &Matrix) -> Result<()> {
-        self.linear(x, y, Linear { matrix, norm: None, bias: None, epilogue: Epilogue::Residual, at: 0 })
+    /// y += W x + bias.
+    pub fn add_linear(&mut self, y: &Tensor, x: &Tensor, matrix: &Matrix, bias: Option<&View>) -> Result<()> {
+        self.linear(x, y, Linear { matrix, norm: None, bias, epilogue: Epilogue::Residual, at: 0 })
     }
 
     /// y = W x, y [tokens, rows of W].

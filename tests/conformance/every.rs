@@ -4,7 +4,9 @@
 use crate::rig::*;
 use halogen::formats::Format;
 use halogen::gpu::View;
-use halogen::ops::{Activation, Attention, ExpertGateUp, GateUp, Heads, KvLayer, RopePairs, Routing, SampleBuffers};
+use halogen::ops::{
+    Activation, Attention, ExpertGateUp, ExpertMlp, GateUp, Heads, KvLayer, RopePairs, Routing, SampleBuffers,
+};
 
 type Record = fn(&mut Rig, &mut Random, usize) -> Outcome;
 
@@ -45,7 +47,7 @@ const OPERATORS: &[(&str, Record)] = &[
         let y = tensor(rig.gpu(), &random.floats(tokens * 10), 10);
         rig.watch(&y.view);
         let matrix = Weights::random(random, Format::F16, 10, 4096).matrix(rig.gpu(), 1);
-        rig.run(|step| step.add_linear(&y, &x, &matrix))
+        rig.run(|step| step.add_linear(&y, &x, &matrix, None))
     }),
     ("heads", |rig, random, tokens| {
         let (heads, kv_heads, head_dim) = (4, 2, 64);
@@ -70,7 +72,7 @@ const OPERATORS: &[(&str, Record)] = &[
         rig.run(|step| step.heads(&qkv, &h, &kv).map(drop))
     }),
     ("attention", |rig, random, tokens| {
-        let a = Attention { heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125, window: None };
+        let a = Attention { heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125, window: None, sinks: None };
         rig.poison("attended", tokens * 256);
         if tokens == 1 {
             rig.poison("split sums", 16 * 256);
@@ -110,7 +112,9 @@ const OPERATORS: &[(&str, Record)] = &[
         let gate = Weights::random(random, Format::Q4K, experts * ff, hidden).stack(gpu, experts, 2);
         let up = Weights::random(random, Format::Q4K, experts * ff, hidden).stack(gpu, experts, 1);
         let down = Weights::random(random, Format::Q8_0, experts * hidden, ff).stack(gpu, experts, 1);
-        rig.run(|step| step.norm_experts(&y, &norm, &routing, &ExpertGateUp::Split { gate, up }, &down))
+        let gate_up = ExpertGateUp::Split { gate, up };
+        let mlp = ExpertMlp { gate_up, down, bias: None, activation: Activation::Silu };
+        rig.run(|step| step.norm_experts(&y, &norm, &routing, &mlp))
     }),
     ("sample", |rig, random, tokens| {
         let logits = tensor(rig.gpu(), &random.floats(tokens * 3000), 3000);
@@ -173,13 +177,13 @@ const REFUSED: &[(&str, Record)] = &[
         let matrix = Weights::random(random, Format::F32, 8, 8).matrix(rig.gpu(), 1);
         let (x, y) =
             (tensor(rig.gpu(), &random.floats(tokens * 12), 12), tensor(rig.gpu(), &random.floats(tokens * 8), 8));
-        rig.run(|step| step.add_linear(&y, &x, &matrix))
+        rig.run(|step| step.add_linear(&y, &x, &matrix, None))
     }),
     ("linear/outputs", |rig, random, tokens| {
         let matrix = Weights::random(random, Format::F32, 9, 8).matrix(rig.gpu(), 1);
         let (x, y) =
             (tensor(rig.gpu(), &random.floats(tokens * 8), 8), tensor(rig.gpu(), &random.floats(tokens * 8), 8));
-        rig.run(|step| step.add_linear(&y, &x, &matrix))
+        rig.run(|step| step.add_linear(&y, &x, &matrix, None))
     }),
     ("linear/norm", |rig, random, tokens| {
         let matrix = Weights::random(random, Format::F32, 8, 16).matrix(rig.gpu(), 1);
@@ -187,13 +191,13 @@ const REFUSED: &[(&str, Record)] = &[
         rig.run(|step| step.norm_linear("y", &x, &norm, &matrix).map(drop))
     }),
     ("attention/q", |rig, random, tokens| {
-        let a = Attention { heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125, window: None };
+        let a = Attention { heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125, window: None, sinks: None };
         let q = tensor(rig.gpu(), &random.floats(tokens * 128), 128);
         let kv = cache(rig, &[0; 4096]);
         rig.run(|step| step.attention(&q, &a, &kv).map(drop))
     }),
     ("attention/groups", |rig, random, tokens| {
-        let a = Attention { heads: 3, kv_heads: 2, head_dim: 64, scale: 0.125, window: None };
+        let a = Attention { heads: 3, kv_heads: 2, head_dim: 64, scale: 0.125, window: None, sinks: None };
         let q = tensor(rig.gpu(), &random.floats(tokens * 192), 192);
         let kv = cache(rig, &[0; 4096]);
         rig.run(|step| step.attention(&q, &a, &kv).map(drop))

@@ -116,7 +116,7 @@ fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, token
                 let y = random.floats(tokens * rows);
                 let ys = tensor(gpu, &y, rows);
                 let matrix = weights.matrix(gpu, shards);
-                rig.run(|step| step.add_linear(&ys, &xs, &matrix))?;
+                rig.run(|step| step.add_linear(&ys, &xs, &matrix, None))?;
                 let want = twins::linear(&x, w, columns, None, Epilogue::Residual(&y));
                 let got = guarded(gpu, &ys.view, tokens * rows)?;
                 compare("y", bytemuck::cast_slice(&got), &want, rows, 1e-7)

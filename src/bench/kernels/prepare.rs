@@ -5,7 +5,9 @@ use super::{Case, KernelBench};
 use crate::bench::{Error, Random, Result};
 use crate::formats::Format;
 use crate::gpu::{Gpu, Recording, View};
-use crate::ops::{Activation, Attention, ExpertGateUp, KvLayer, Norm, Routing, Scratch, Step, Tensor, twins};
+use crate::ops::{
+    Activation, Attention, ExpertGateUp, ExpertMlp, KvLayer, Norm, Routing, Scratch, Step, Tensor, twins,
+};
 use crate::session::State;
 
 /// An operator recorded once for each copy of its inputs, and found right.
@@ -109,7 +111,7 @@ impl KernelBench<'_> {
         let mut rig = Rig::new(gpu, tokens, 0)?;
         let recording = rig.record(self, tokens, copies, |step, copy| {
             let (x, matrix) = &inputs[copy];
-            step.add_linear(&y, x, matrix)
+            step.add_linear(&y, x, matrix, None)
         })?;
         let got: Vec<f32> = gpu.blocking_read(&y.view)?;
         let mut pairs = Vec::new();
@@ -134,8 +136,12 @@ impl KernelBench<'_> {
         let gpu = self.gpu;
         let copies = (experts / used).min(self.copies_by_time(case));
         let (wide, narrow) = (Pool::new(format, hidden), Pool::new(format, ff));
-        let gate_up = ExpertGateUp::Joined(wide.stack(gpu, experts, 2 * ff)?);
-        let down = narrow.stack(gpu, experts, hidden)?;
+        let mlp = ExpertMlp {
+            gate_up: ExpertGateUp::Joined(wide.stack(gpu, experts, 2 * ff)?),
+            down: narrow.stack(gpu, experts, hidden)?,
+            bias: None,
+            activation: Activation::Silu,
+        };
         let mut random = Random::new(2);
         let mut order: Vec<u32> = (0..experts as u32).collect();
         (1..experts).rev().for_each(|i| order.swap(i, random.below(i + 1)));
@@ -150,7 +156,7 @@ impl KernelBench<'_> {
         let norm = Norm { weight: gpu.upload("norm", &weight)?, columns: hidden, eps: 1e-6 };
         let y = tensor(gpu, &x, hidden)?;
         let mut rig = Rig::new(gpu, 1, 0)?;
-        let op = |step: &mut Step, copy: usize| step.norm_experts(&y, &norm, &routings[copy], &gate_up, &down);
+        let op = |step: &mut Step, copy: usize| step.norm_experts(&y, &norm, &routings[copy], &mlp);
         let recording = rig.record(self, 1, copies, op)?;
 
         // Each of the two kernels by itself: the second on what the first gave.
@@ -200,7 +206,8 @@ impl KernelBench<'_> {
             inputs.push((tensor(gpu, &q, heads * head_dim)?, cache));
             first.get_or_insert((q, twins::round_f16(&k), twins::round_f16(&v)));
         }
-        let attention = Attention { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), window: None };
+        let attention =
+            Attention { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), window: None, sinks: None };
         let mut rig = Rig::new(gpu, tokens, before)?;
         let op = |step: &mut Step, copy: usize| {
             let (q, cache) = &inputs[copy];
@@ -219,7 +226,7 @@ impl KernelBench<'_> {
                     rows.flat_map(|row| row[head / (heads / kv_heads) * head_dim..][..head_dim].to_vec()).collect()
                 };
                 let (q, k, v) = (&q[at..][..head_dim], of(&k), of(&v));
-                let want = twins::attention(q, &k, &v, 1, 1, head_dim, attention.scale, before + token, None);
+                let want = twins::attention(q, &k, &v, 1, 1, head_dim, attention.scale, before + token, None, None);
                 pairs.extend(got[at..][..head_dim].iter().copied().zip(want));
             }
         }
