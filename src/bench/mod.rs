@@ -1,6 +1,7 @@
 //! Measurements: models, kernels and the device, each beside the limit of the machine that it ran on.
 
 mod compare;
+mod device;
 mod kernels;
 mod model;
 mod random;
@@ -8,6 +9,7 @@ mod roofline;
 mod stats;
 
 pub use compare::{Change, Comparison, Verdict, compare};
+pub use device::{DeviceRow, device};
 pub use kernels::{Case, KernelBench, KernelRow, Limit, PRESETS, Preset, Selection};
 pub use model::{KernelTime, ModelBench, ModelReport, ModelRow};
 pub use random::Random;

@@ -139,6 +139,7 @@ fn plot(gpu: &Gpu, limits: &DeviceProfile, rows: &[KernelRow]) -> String {
 fn report(bench: &KernelBench, rows: &[KernelRow]) -> Report {
     let mut origin = origin(bench.gpu);
     origin["kind"] = "kernels".into();
+    origin["tier"] = bench.tier.to_string().into();
     origin["limits"] = serde_json::to_value(bench.limits).expect("numbers");
     let mut table = Table::new(&["kernel", "time", "spread", "rate", "of limit", "samples", "copies", "NMSE"]);
     for r in rows {
@@ -174,6 +175,7 @@ time: median of one run on the device, by {}. spread: a deviation, from the quar
 rate: bytes that must be moved at least (weights as in the file, inputs, outputs once) or, where computing takes longer at
 the limits, operations, a multiply-add being two. Limits measured before: reads {}, f32 {}FLOP/s.
 Inputs are random and rotated through so many copies (of experts: disjoint choices). NMSE: against the twin, over a sample.
+More than 100 %: a cache held the inputs (see --memory), or the machine was busy while its limits were measured.
 ",
         timing_note(timing),
         human::rate(limits.stream_bytes_per_second),

@@ -1,5 +1,7 @@
 //! `halogen bench`: measurements, each beside the limit of the machine.
 
+mod compare;
+mod device;
 mod kernels;
 mod model;
 mod print;
@@ -14,7 +16,9 @@ use std::process::ExitCode;
 const EXAMPLES: &str = "\
 Examples:
   halogen bench model model.gguf -p 512 -n 128    a prompt, and tokens one by one
-  halogen bench kernels --plot roofline.svg       every operator, beside what the device could do";
+  halogen bench kernels --plot roofline.svg       every operator, beside what the device could do
+  halogen bench device                            reads, copies, multiply-adds, dispatches, round trips
+  halogen bench compare before.json after.json    what changed by more than its spread";
 
 /// Measure models, kernels and the device against the machine's limits
 #[derive(clap::Args)]
@@ -28,12 +32,16 @@ pub struct Args {
 enum What {
     Model(model::Args),
     Kernels(kernels::Args),
+    Device(device::Args),
+    Compare(compare::Args),
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
     match args.what {
         What::Model(args) => model::run(args)?,
         What::Kernels(args) => kernels::run(args)?,
+        What::Device(args) => device::run(args)?,
+        What::Compare(args) => compare::run(args)?,
     }
     success()
 }
