@@ -113,7 +113,7 @@ pub fn run(args: Args) -> Result<()> {
     Needs { weights: gguf.data_bytes(), ..Session::needs(&shape, &options) }.check(&gpu)?;
     let model = model::load(&gpu, &gguf, || false)?;
     let mut session = pipelines::kept(&gpu, || Ok(Session::new(&model, &options)?))?;
-    let report = measure(&mut session, &gpu, limits, &tests, args.repetitions as usize)?;
+    let report = measure(&mut session, &gpu, limits, &tests, &args)?;
     match args.output {
         Format::Json => {
             let mut all = origin(&gpu);
@@ -142,9 +142,9 @@ fn measure(
     gpu: &Gpu,
     limits: DeviceProfile,
     tests: &[Test],
-    repetitions: usize,
+    args: &Args,
 ) -> Result<ModelReport> {
-    let mut bench = ModelBench::new(session, limits, repetitions);
+    let mut bench = ModelBench::new(session, limits, args.repetitions as usize);
     let mut rows = Vec::new();
     for test in tests {
         rows.push(match *test {
@@ -156,6 +156,8 @@ fn measure(
         Test::Tokens(tokens, depth) => Some(depth.max(&1) + tokens / 2),
         Test::Prompt(..) => None,
     });
+    // Asked for, it is shown even where no token was generated.
+    let last = last.or(args.profile.then_some(args.n_depth[0] as usize));
     let timing = gpu.timing();
     let kernels = last.map_or(Ok(Vec::new()), |positions| bench.kernels(positions, timing))?;
     Ok(ModelReport { rows, kernels, timing })
@@ -195,7 +197,7 @@ fn notes(limits: DeviceProfile, repetitions: u32) -> String {
         "
 Mean ± standard deviation of {repetitions} runs after one that is not counted; all on the wall clock, by random tokens.
 pp: from the first submit until the token that follows the prompt is on the host, its sampling included. tg: from there to
-the last token, each sampled on the GPU (greedy) and read back; steps are queued ahead. Not included: loading, compiling,
+the last token, each sampled on the GPU (greedy) and read back; steps are queued ahead; without -d after one token. Not included: loading, compiling,
 tokenizing. dispatches, submits, host us (encoding, up to the driver's submit): of the whole prompt in pp, of a token in tg.
 Limits measured before: reads {}, f32 {}FLOP/s, a dependent dispatch {}.
 Bound of tg: bytes of weights and cache over reads, plus dispatches. Bound of pp: operations over f32 FLOP/s.
