@@ -55,6 +55,12 @@ impl<'a> Weights<'a> {
         self.gguf.tensor(name).is_some()
     }
 
+    /// Passes over the tensors whose names start so: parts of a model that are not run.
+    pub fn skip(&mut self, prefix: &str) {
+        let names = self.gguf.tensors().iter().map(|t| t.name.as_str());
+        self.asked.extend(names.filter(|name| name.starts_with(prefix)));
+    }
+
     /// The tensor `name`, whose dimensions must be `dims`, innermost (columns) first.
     fn tensor(&mut self, name: &str, dims: &[usize]) -> Result<&'a TensorInfo> {
         let missing = || Error::MissingTensor { file: self.file(), name: name.into() };

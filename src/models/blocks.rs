@@ -242,9 +242,21 @@ pub struct GatedMlp {
 
 impl GatedMlp {
     pub fn load(weights: &mut Weights, t: &Transformer, layer: usize, ff: usize) -> Result<Self> {
-        let name = |what: &str| format!("blk.{layer}.{what}.weight");
+        GatedMlp::named(weights, t, layer, "ffn_norm", "", ff)
+    }
+
+    /// With a norm of another name, and a suffix on the matrices' names.
+    pub fn named(
+        weights: &mut Weights,
+        t: &Transformer,
+        layer: usize,
+        norm: &str,
+        suffix: &str,
+        ff: usize,
+    ) -> Result<Self> {
+        let name = |what: &str| format!("blk.{layer}.{what}{suffix}.weight");
         Ok(GatedMlp {
-            norm: t.norm(weights, &name("ffn_norm"), t.hidden)?,
+            norm: t.norm(weights, &format!("blk.{layer}.{norm}.weight"), t.hidden)?,
             gate_up: weights.gate_up(&name("ffn_gate"), &name("ffn_up"), ff, t.hidden)?,
             down: weights.matrix(&name("ffn_down"), t.hidden, ff)?,
             activation: Activation::Silu,
@@ -254,8 +266,18 @@ impl GatedMlp {
 
     /// x += down(activation(gate norm(x)) * up norm(x)).   x: [tokens, hidden]
     pub fn record(&self, step: &mut Step, x: &Tensor) -> Result<()> {
-        let h = step.norm_gate_up(x, &self.norm, &self.gate_up, self.activation)?;
-        add_branch(step, x, &h, &self.down, self.post_norm.as_ref())
+        let h = self.inner(step, x)?;
+        self.add_outer(step, x, &h)
+    }
+
+    /// activation(gate norm(x)) * up norm(x): [tokens, ff].
+    pub fn inner(&self, step: &mut Step, x: &Tensor) -> Result<Tensor> {
+        Ok(step.norm_gate_up(x, &self.norm, &self.gate_up, self.activation)?)
+    }
+
+    /// x += down(h).
+    pub fn add_outer(&self, step: &mut Step, x: &Tensor, h: &Tensor) -> Result<()> {
+        add_branch(step, x, h, &self.down, self.post_norm.as_ref())
     }
 }
 

@@ -48,6 +48,15 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// A number of things that there may be none of, or `default` if the key is absent.
+    pub fn count_or(&self, key: &str, default: usize) -> Result<usize> {
+        match self.metadata.u64(&self.name(key))? {
+            Some(0) => Ok(0),
+            Some(value) => self.checked(key, value),
+            None => Ok(default),
+        }
+    }
+
     /// As [`Keys::size`], of a row that kernels read four values at a time.
     pub fn width(&self, key: &str) -> Result<usize> {
         let value = self.size(key)?;

@@ -18,7 +18,8 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
     let ff = keys.width("feed_forward_length")?;
     let ends = Ends::load(weights, &t)?;
     let mut rope = Rope::new(keys, t.rope_dim, None)?;
-    if let Some(multiplier) = keys.positive("rope.scaling.yarn_log_multiplier")? {
+    let multiplier = keys.positive("rope.scaling.yarn_log_multiplier")?;
+    if let (Some("yarn"), Some(multiplier)) = (keys.word("rope.scaling.type")?, multiplier) {
         // The configuration's mscale_all_dim: its share of YaRN's magnitude is taken out of q and k again.
         let factor = f64::from(keys.positive_or("rope.scaling.factor", 1.0)?);
         rope.magnitude /= 1.0 + 0.1 * f64::from(multiplier) * factor.ln().max(0.0);

@@ -2,6 +2,7 @@
 
 mod blocks;
 mod gemma3;
+mod glm4moe;
 mod gpt_oss;
 mod keys;
 mod llama;
@@ -84,6 +85,7 @@ struct Known {
 
 const ARCHITECTURES: &[Known] = &[
     Known { name: "gemma3", shape: gemma3::shape, load: gemma3::load },
+    Known { name: "glm4moe", shape: glm4moe::shape, load: glm4moe::load },
     Known { name: "gpt-oss", shape: blocks::mixture_shape, load: gpt_oss::load },
     Known { name: "llama", shape: blocks::dense_shape, load: llama::load },
     Known { name: "mistral3", shape: blocks::dense_shape, load: mistral3::load },

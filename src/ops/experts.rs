@@ -5,7 +5,7 @@ use super::linear::{MatmulParams, MatvecParams};
 use super::{Activation, Result, Shard, Stack, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
-params!(RouterParams { tokens: u32, experts: u32, ranks: u32 });
+params!(RouterParams { tokens: u32, experts: u32, ranks: u32, scale: f32 });
 params!(GroupParams { rows: u32, tiles: u32 });
 params!(ExpertDownParams {
     rows: u32,
@@ -73,6 +73,33 @@ impl Step<'_> {
     /// Softmax over the logits [tokens, experts], the best `ranks` of each token, their weights renormalised to 1 if
     /// asked.
     pub fn route_softmax(&mut self, logits: &Tensor, ranks: usize, renormalise: bool) -> Result<Routing> {
+        self.route(logits, ranks, renormalise, None)
+    }
+
+    /// The best `ranks` of each token by sigmoid(logit) + bias; their weights are the sigmoids, renormalised to a sum of
+    /// 1 if asked, times `scale` (DeepSeek-V3, arXiv 2412.19437, section 2.1.2). The bias is f32 [experts].
+    pub fn route_sigmoid(
+        &mut self,
+        logits: &Tensor,
+        bias: &View,
+        ranks: usize,
+        renormalise: bool,
+        scale: f32,
+    ) -> Result<Routing> {
+        ensure(bias.size >= logits.columns as u64 * 4, "router", || {
+            format!("a bias of {} bytes for {} experts", bias.size, logits.columns)
+        })?;
+        self.route(logits, ranks, renormalise, Some((bias, scale)))
+    }
+
+    /// By sigmoids with a bias and a scale, else by softmax.
+    fn route(
+        &mut self,
+        logits: &Tensor,
+        ranks: usize,
+        renormalise: bool,
+        sigmoid: Option<(&View, f32)>,
+    ) -> Result<Routing> {
         let experts = logits.columns;
         ensure(ranks >= 1 && ranks <= experts && experts <= 1024, "router", || {
             format!("{ranks} of {experts} experts: at least 1 of at most 1024 are supported")
@@ -80,13 +107,21 @@ impl Step<'_> {
         ensure(logits.rows == self.tokens, "router", || format!("{} rows of {} tokens", logits.rows, self.tokens))?;
         let routed = self.tensor("routed", ranks)?.view;
         let gates = self.tensor("gates", ranks)?.view;
+        let mut bind = vec![("logits", &logits.view), ("routed", &routed), ("gates", &gates)];
+        bind.extend(sigmoid.map(|(bias, _)| ("bias", bias)));
         self.recorder.call(Call {
             spec: KernelSpec::new("router")
                 .size("WG", self.tuning.wide.min(experts.next_power_of_two() as u32))
                 .size("EXPERTS", experts.next_power_of_two() as u32)
+                .flag("SIGMOID", sigmoid.is_some())
                 .flag("RENORMALISE", renormalise),
-            bind: &[("logits", &logits.view), ("routed", &routed), ("gates", &gates)],
-            params: RouterParams { tokens: self.tokens as u32, experts: experts as u32, ranks: ranks as u32 },
+            bind: &bind,
+            params: RouterParams {
+                tokens: self.tokens as u32,
+                experts: experts as u32,
+                ranks: ranks as u32,
+                scale: sigmoid.map_or(1.0, |(_, scale)| scale),
+            },
             grid: Grid::linear(self.tokens as u64, 1),
             cost: Cost { other_bytes: (self.tokens * (experts + 2 * ranks) * 4) as u64, ..Cost::default() },
         })?;

@@ -180,6 +180,28 @@ pub fn router(logits: &[f32], experts: usize, ranks: usize, renormalise: bool) -
     (routed, gates)
 }
 
+/// As [`router`], by sigmoid(logit) + bias; the weights are the sigmoids, renormalised if asked, times `scale`.
+pub fn router_sigmoid(
+    logits: &[f32],
+    bias: &[f32],
+    ranks: usize,
+    renormalise: bool,
+    scale: f32,
+) -> (Vec<u32>, Vec<f32>) {
+    let (mut routed, mut gates) = (Vec::new(), Vec::new());
+    for logits in logits.chunks_exact(bias.len()) {
+        let weight = |e: usize| 1.0 / (1.0 + (-f64::from(logits[e])).exp());
+        let score = |e: usize| weight(e) + f64::from(bias[e]);
+        let mut order: Vec<usize> = (0..bias.len()).collect();
+        order.sort_by(|a, b| score(*b).total_cmp(&score(*a))); // stable
+        let total: f64 = order[..ranks].iter().map(|e| weight(*e)).sum();
+        let factor = f64::from(scale) / if renormalise { total } else { 1.0 };
+        routed.extend(order[..ranks].iter().map(|e| *e as u32));
+        gates.extend(order[..ranks].iter().map(|e| (weight(*e) * factor) as f32));
+    }
+    (routed, gates)
+}
+
 /// The rows of `routed` sorted by expert, stably, and tiles [expert, first in the order, count, 0] of at most `bn` rows
 /// of one expert.
 pub fn expert_group(routed: &[u32], bn: usize) -> (Vec<u32>, Vec<[u32; 4]>) {

@@ -81,7 +81,7 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
     }
     for experts in [2, 8, 64, 128, 512, 1024] {
         let router = new("router").size("WG", t.wide.min(experts)).size("EXPERTS", experts);
-        all.extend(each(vec![router], &["RENORMALISE"]));
+        all.extend(each(vec![router], &["SIGMOID", "RENORMALISE"]));
         all.push(new("expert_group").size("WG", t.wide).size("BN", t.matmul.bn).size("EXPERTS", experts - 1));
     }
     all.extend(each(vec![new("rms_norm").size("WG", t.row)], &["RESIDUAL", "SUBGROUP"]));

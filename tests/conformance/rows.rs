@@ -40,6 +40,7 @@ pub fn cases(cases: &mut Vec<Case>) {
             for logits in [Logits::Spread, Logits::Ties, Logits::Extremes] {
                 router(cases, tokens, experts, ranks, renormalise, logits);
             }
+            router_sigmoid(cases, tokens, experts, ranks, renormalise);
         }
     }
 }
@@ -123,6 +124,39 @@ fn router(cases: &mut Vec<Case>, tokens: usize, experts: usize, ranks: usize, re
         // Against the whole of a token's weights: where one rules, the variance of few is no measure.
         got.iter().zip(&gates).enumerate().try_for_each(|(i, (got, want))| {
             let near = (got - want).abs() <= 1e-6 * want.abs() + 1e-7;
+            if near { Ok(()) } else { Err(format!("gate {i}: {got} instead of {want}")) }
+        })
+    }));
+}
+
+fn router_sigmoid(cases: &mut Vec<Case>, tokens: usize, experts: usize, ranks: usize, renormalise: bool) {
+    let all = if renormalise { "renormalise" } else { "all" };
+    let name = format!("router/sigmoid/experts={experts}/ranks={ranks}/tokens={tokens}/{all}");
+    cases.push(Case::new(name, move |setup| {
+        let random = &mut Random::new((tokens * experts + ranks) as u64);
+        // Scores apart by more than rounding: sigmoids of -3 .. 3 on a grid that is shuffled, with a bias by expert.
+        let x: Vec<f32> = (0..tokens)
+            .flat_map(|_| {
+                let mut grid: Vec<f32> = (0..experts).map(|e| 6.0 * e as f32 / experts as f32 - 3.0).collect();
+                (1..experts).for_each(|i| grid.swap(i, random.below(i + 1)));
+                grid
+            })
+            .collect();
+        let bias: Vec<f32> = (0..experts).map(|e| if e % 3 == 0 { 2.0 } else { -1.0 }).collect();
+        let mut rig = Rig::new(setup, tokens, State::at(0), &[]);
+        rig.poison("routed", tokens * ranks);
+        rig.poison("gates", tokens * ranks);
+        let xs = tensor(rig.gpu(), &x, experts);
+        let on_device = rig.gpu().upload("bias", &bias).unwrap();
+        rig.run(|step| step.route_sigmoid(&xs, &on_device, ranks, renormalise, 2.5).map(drop))?;
+        let (routed, gates) = twins::router_sigmoid(&x, &bias, ranks, renormalise, 2.5);
+        let got = rig.words("routed", tokens * ranks)?;
+        if got != routed {
+            return Err(format!("routed {got:?} instead of {routed:?}"));
+        }
+        let got = rig.floats("gates", tokens * ranks)?;
+        got.iter().zip(&gates).enumerate().try_for_each(|(i, (got, want))| {
+            let near = (got - want).abs() <= 2e-6 * want.abs();
             if near { Ok(()) } else { Err(format!("gate {i}: {got} instead of {want}")) }
         })
     }));
