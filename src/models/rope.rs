@@ -18,7 +18,7 @@ impl Rope {
     /// frequencies one by one: the tensor `rope_freqs.weight`, in which Llama 3's scaling arrives.
     pub fn new(keys: &Keys, dim: usize, factors: Option<&[f32]>) -> Result<Rope> {
         let base = f64::from(keys.positive_or("rope.freq_base", 10_000.0)?);
-        let mut rope = Rope { frequencies: frequencies(base, dim), magnitude: 1.0 };
+        let mut rope = Rope::unscaled(base, dim);
         for (f, factor) in rope.frequencies.iter_mut().zip(factors.unwrap_or(&[])) {
             if !(factor.is_finite() && *factor > 0.0) {
                 return Err(Error::RopeFactor { file: keys.file().into(), factor: *factor });
@@ -37,6 +37,11 @@ impl Rope {
             }
         }
         Ok(rope)
+    }
+
+    /// base^(-2i/dim) for dim / 2 pairs.
+    pub fn unscaled(base: f64, dim: usize) -> Rope {
+        Rope { frequencies: (0..dim / 2).map(|i| base.powf(-2.0 * i as f64 / dim as f64)).collect(), magnitude: 1.0 }
     }
 
     /// YaRN (arXiv 2309.00071): pairs that turn fast keep their frequency, slow ones are interpolated, with a ramp
@@ -72,14 +77,9 @@ impl Rope {
     }
 }
 
-/// Radians that each of dim / 2 pairs turns a position: base^(-2i/dim).
-fn frequencies(base: f64, dim: usize) -> Vec<f64> {
-    (0..dim / 2).map(|i| base.powf(-2.0 * i as f64 / dim as f64)).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Rope, frequencies};
+    use super::Rope;
 
     /// Cosine and sine of position * base^(-2 pair / 128), from decimal arithmetic with 60 digits: Machin's pi, the angle
     /// reduced by whole turns, then the series.
@@ -102,8 +102,7 @@ mod tests {
     #[test]
     fn the_table_is_exact_up_to_the_last_of_a_million_positions() {
         for (base, position, pair, cos, sin) in EXACT {
-            let rope = Rope { frequencies: frequencies(base, 128), magnitude: 1.0 };
-            let [c, s] = rope.table(position..position + 1)[pair];
+            let [c, s] = Rope::unscaled(base, 128).table(position..position + 1)[pair];
             // Half an f32 step below 1 is 2^-25; the f64 angle is within 1e-9.
             let off = (f64::from(c) - cos).abs().max((f64::from(s) - sin).abs());
             assert!(off < 3.2e-8, "base {base}, position {position}, pair {pair}: [{c}, {s}] is off by {off:e}");
