@@ -7,8 +7,8 @@ use super::{Array, Error, KeyProblem, Value};
 /// All key-value pairs of a file, in file order.
 ///
 /// The typed getters return `Ok(None)` where the key is absent, and an error that names the key, the type expected and
-/// the type found where it holds something else. Integers convert between widths and signs when the value fits. The
-/// Their `require_` twins, where there are any, make absence an error too.
+/// the type found where it holds something else. Integers convert between widths and signs when the value fits. A
+/// `require_` twin, where there is one, makes absence an error too.
 #[derive(Clone, Debug)]
 pub struct Metadata {
     /// The file's name, which starts every message.
