@@ -2,6 +2,8 @@
 // as a running maximum and sum, no score matrix in memory. ROWS rows that share a KV head share one reading of it; a row is
 // (token, head of the group). `out` is the result; in decode over a long cache (SPLIT) the keys are cut into splits, `out`
 // holds each split's unnormalised sum and `stats` its maximum and sum, which attention_combine joins.
+// WINDOW: a token sees the last `window` positions up to its own; tiles before them are not read.
+// SINKS: a score of its own a head takes part in the softmax and has no value.
 // Grid: rows of a KV head / ROWS workgroups, folded; z = split * kv_heads + kv_head.
 // Bound: bytes of the keys and values in decode.
 // Lost, by RADV's gfx1151 code: sums indexed by a loop that does not unroll (300 blocks of branches a key); one value load
@@ -16,12 +18,16 @@ struct Params {
     splits: u32,
     scale: f32,
     first_group: u32,    // of a slice of the grid
+    window: u32,         // of WINDOW: positions
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> q: array<vec4<f32>>;             // [tokens, heads, HEAD_DIM]
 @group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;     // [tokens, heads, HEAD_DIM] or [splits, ...]
 #if SPLIT
 @group(0) @binding(7) var<storage, read_write> stats: array<vec2<f32>>;   // [splits, tokens, heads]: maximum, sum
+#endif
+#if SINKS
+@group(0) @binding(8) var<storage, read> sinks: array<f32>;               // [heads]
 #endif
 
 const QUADS: u32 = HEAD_DIM / 4u;
@@ -62,14 +68,26 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if tid < ROWS {
         row_max[tid] = LOWEST;
         row_sum[tid] = 0.0;
+#if SINKS
+        if split == 0u {
+            row_max[tid] = sinks[kv_head * sharing + (first + tid) % sharing];
+            row_sum[tid] = 1.0;
+        }
+#endif
     }
     workgroupBarrier();
 
     // The last row's token sees the most keys. Splits are whole tiles.
     let last_token = min(first + ROWS - 1u, rows - 1u) / sharing;
     let length = state.position + last_token + 1u;
-    let per_split = ((length + params.splits - 1u) / params.splits + WG - 1u) / WG * WG;
-    let begin = min(split * per_split, length);
+    var low = 0u;
+#if WINDOW
+    // The first row's token sees the earliest keys.
+    low = state.position + first / sharing + 1u;
+    low -= min(low, params.window);
+#endif
+    let per_split = ((length - low + params.splits - 1u) / params.splits + WG - 1u) / WG * WG;
+    let begin = min(low + split * per_split, length);
     let end = min(begin + per_split, length);
 
     let row = tid % ROWS;
@@ -90,7 +108,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             }
         }
         for (var r = 0u; r < ROWS; r++) {
-            let sees = key < end && key <= state.position + (first + r) / sharing;
+            let position = state.position + (first + r) / sharing;
+#if WINDOW
+            let sees = key < end && key <= position && key + params.window > position;
+#else
+            let sees = key < end && key <= position;
+#endif
             scores[tid * ROWS + r] = select(LOWEST, score[r], sees);
         }
         workgroupBarrier();

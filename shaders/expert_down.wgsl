@@ -24,6 +24,9 @@ struct Params {
 @group(0) @binding(5) var<storage, read> routed: array<u32>;          // [RANKS]
 @group(0) @binding(6) var<storage, read> gates: array<f32>;           // [RANKS]
 @group(0) @binding(7) var<storage, read> experts: array<vec2<u32>>;   // [experts]: shard, slot
+#if BIAS
+@group(0) @binding(8) var<storage, read> bias: array<f32>;            // [experts, rows]
+#endif
 
 struct Place {
     base: u32,    // first word, ABSENT if the expert is not in this shard
@@ -87,6 +90,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     reduce(tid);
 #endif
     if tid < ROWS && first + tid < params.rows {
-        y[first + tid] += total(tid);
+        var value = total(tid);
+#if BIAS
+        for (var rank = 0u; rank < RANKS; rank++) {
+            let expert = routed[rank];
+            if experts[expert].x == params.shard {
+                value += gates[rank] * bias[expert * params.rows + first + tid];
+            }
+        }
+#endif
+        y[first + tid] += value;
     }
 }

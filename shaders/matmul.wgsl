@@ -1,6 +1,6 @@
 // Y[token] = W X[token] for many tokens; W in any block format. Tiles of BM rows of W by BN tokens, RUNS runs of 16 columns
 // at a time decoded into workgroup memory; an invocation keeps TM x TN results. Flags:
-//   BIAS, RESIDUAL, SWIGLU, SILU_MUL   as in matvec
+//   BIAS, RESIDUAL, SWIGLU, SILU_MUL, GELU, CLAMPED   as in matvec
 //   GROUPED   W is a stack; a tile belongs to one expert and its tokens are the rows that expert_group listed for it
 //   GATHER    of GROUPED: X is read at the listed row's token (row / ranks); else X lies in listed order
 //   SCATTER   of GROUPED: Y is written at the listed row; else in listed order
@@ -8,6 +8,7 @@
 // Bound: operations; at few tokens the bytes of W.
 #import lib/state
 #import lib/weights
+#import lib/activation
 #import format
 
 struct Params {
@@ -23,12 +24,13 @@ struct Params {
     shard: u32,          // of GROUPED
     ranks: u32,          // of GATHER
     first_group: u32,    // of a slice of the grid
+    bias_stride: u32,    // of GROUPED and BIAS: from one expert's to the next's
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;         // [tokens, columns]
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;         // [tokens, y_stride]
 #if BIAS
-@group(0) @binding(5) var<storage, read> bias: array<f32>;            // [rows of all shards]
+@group(0) @binding(5) var<storage, read> bias: array<f32>;            // [rows of all shards], or [experts, rows]
 #endif
 #if GROUPED
 @group(0) @binding(6) var<storage, read> order: array<u32>;           // [tokens * ranks]: rows, sorted by expert
@@ -143,15 +145,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
                 continue;
             }
             var value = sums[i * TN + j];
-#if SWIGLU
-            value = silu(value) * sums[(i + TM / 2u) * TN + j];
-#endif
 #if BIAS
-            value += bias[params.bias_base + output];
+            var bias_at = params.bias_base + output;
+#if GROUPED
+            bias_at += tile.x * params.bias_stride;
+#endif
+            value += bias[bias_at];
+#endif
+#if SWIGLU
+            var up = sums[(i + TM / 2u) * TN + j];
+#if BIAS
+            up += bias[bias_at + params.outputs];
+#endif
+            value = gated(value, up);
 #endif
             let at = token * params.y_stride + params.y_base + output;
 #if SILU_MUL
-            value = silu(value) * y[at];
+            value = gated(value, y[at]);
 #endif
 #if RESIDUAL
             value += y[at];

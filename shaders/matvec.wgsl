@@ -3,11 +3,13 @@
 //   BIAS      y += bias          RESIDUAL  y += what y held
 //   SWIGLU    W is [2 * outputs, columns], gate rows first: y = silu(gate) * up
 //   SILU_MUL  y = silu(W x) * what y held (gate and up of two formats: up first, then gate)
+//   GELU, CLAMPED   of both: another activation (lib/activation); a bias comes before it
 //   EXPERT    W is a stack of experts; the workgroup's z is a rank, its expert is routed[rank], its row of y is rank
 // Grid: outputs / OUT workgroups, folded; ranks along z.
 // Bound: bytes(W) over the stream rate. Every workgroup reads x again, from cache: ROWS rows share one reading.
 #import lib/state
 #import lib/weights
+#import lib/activation
 #import format
 #if SWIGLU
 const OUT: u32 = ROWS / 2u;
@@ -33,6 +35,7 @@ struct Params {
     expert_words: u32,   // of EXPERT: words an expert
     shard: u32,          // of EXPERT: which shard is bound
     first_group: u32,    // of a slice of the grid
+    bias_stride: u32,    // of EXPERT and BIAS: from one expert's to the next's
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;         // [columns]
@@ -41,7 +44,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read> norm: array<vec4<f32>>;      // [columns]
 #endif
 #if BIAS
-@group(0) @binding(6) var<storage, read> bias: array<f32>;            // [rows of all shards]
+@group(0) @binding(6) var<storage, read> bias: array<f32>;            // [rows of all shards], or [experts, rows]
 #endif
 #if EXPERT
 @group(0) @binding(7) var<storage, read> routed: array<u32>;          // [ranks]
@@ -130,15 +133,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     scale = inverseSqrt(total(ROWS) / f32(params.columns) + params.eps);
 #endif
     var value = total(tid) * scale;
-#if SWIGLU
-    value = silu(value) * (total(OUT + tid) * scale);
-#endif
 #if BIAS
-    value += bias[params.bias_base + output];
+    var bias_at = params.bias_base + output;
+#if EXPERT
+    bias_at += routed[group.z] * params.bias_stride;
+#endif
+    value += bias[bias_at];
+#endif
+#if SWIGLU
+    var up = total(OUT + tid) * scale;
+#if BIAS
+    up += bias[bias_at + params.outputs];
+#endif
+    value = gated(value, up);
 #endif
     let at = params.y_base + group.z * params.outputs + output;
 #if SILU_MUL
-    value = silu(value) * y[at];
+    value = gated(value, y[at]);
 #endif
 #if RESIDUAL
     value += y[at];

@@ -1,4 +1,5 @@
 // y[t] = x[t] / sqrt(mean(x[t]^2) + eps) * norm, for many tokens; one token's norm is fused into the mat-vec.
+// RESIDUAL: y[t] += that, for a norm at the end of a branch, which needs all rows of the matrix before it.
 // Grid: one workgroup a token.   Bound: bytes of x and y.
 #import lib/state
 const SUMS: u32 = 1u;
@@ -35,6 +36,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #endif
     let inverse = inverseSqrt(total(0u) / f32(params.columns) + params.eps);
     for (var i = tid; i < quads; i += WG) {
+#if RESIDUAL
+        y[row + i] += x[row + i] * inverse * norm[i];
+#else
         y[row + i] = x[row + i] * inverse * norm[i];
+#endif
     }
 }

@@ -32,6 +32,7 @@
 //!
 //! How it is built, and where to add a format, an operator or a model: ARCHITECTURE.md.
 
+pub mod bench;
 pub mod formats;
 pub mod gguf;
 pub mod gpu;

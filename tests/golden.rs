@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// NMSE of f32 paths, per position, the worst position counting.
 const BOUND: f64 = 1e-6;
-const MODELS: &[&str] = &["llama", "llama3-rope-scaled", "qwen2", "qwen3", "qwen3moe"];
+const MODELS: &[&str] = &["gemma3", "gpt-oss", "llama", "llama3-rope-scaled", "mistral3", "qwen2", "qwen3", "qwen3moe"];
 
 fn main() {
     let mut arguments = Arguments::from_args();

@@ -13,8 +13,3 @@ fn weight_word(i: u32) -> u32 {
 fn dot16(a: mat4x4<f32>, b: mat4x4<f32>) -> f32 {
     return (dot(a[0], b[0]) + dot(a[1], b[1])) + (dot(a[2], b[2]) + dot(a[3], b[3]));
 }
-
-// x / (1 + e^-x); a driver may assume that no infinity occurs.
-fn silu(x: f32) -> f32 {
-    return x / (1.0 + exp(min(-x, 80.0)));
-}

@@ -10,6 +10,11 @@ pub fn rate(bytes_per_second: f64) -> String {
     scaled(bytes_per_second, "B/s")
 }
 
+/// A number and the prefix of its unit: `1.25 T`.
+pub fn si(value: f64) -> String {
+    scaled(value, "")
+}
+
 /// Bytes in binary units: `128 MiB`. Limits of devices are powers of two.
 pub fn binary(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod bench;
 mod completions;
 mod device;
 mod devices;
@@ -24,6 +25,7 @@ Examples:
   halogen run model.gguf -p \"Hello\" --temp 0   a model from a file, always the best token
   git diff | halogen run model.gguf \"Review this:\"
   halogen devices                              the adapters of this machine, and what they reach
+  halogen bench model model.gguf               tokens a second, beside the limit of the machine
   halogen show model.gguf                      what is in a file
 
 MODEL is the path of a .gguf file (of a split model: any of its files), or `demo`:
@@ -48,6 +50,7 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Devices(devices::Args),
+    Bench(bench::Args),
     Show(show::Args),
     Logits(logits::Args),
     Shaders(shaders::Args),
@@ -67,6 +70,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => run::run(args, cli.verbose),
         Command::Devices(args) => devices::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Show(args) => show::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Shaders(args) => shaders::run(args),

@@ -18,6 +18,7 @@ shaders![
     "lib/weights",
     "lib/reduce",
     "lib/kv",
+    "lib/activation",
     "attention",
     "attention_combine",
     "embed",

@@ -87,6 +87,10 @@ impl<'a> Weights<'a> {
     /// A vector as f32 values on the host; the file may hold it as f32, f16 or bf16.
     pub fn host_vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
         let tensor = self.tensor(name, &[len])?;
+        self.host_values(tensor, len)
+    }
+
+    fn host_values(&mut self, tensor: &TensorInfo, len: usize) -> Result<Vec<f32>> {
         let floats = [Format::F32, Format::F16, Format::BF16];
         let format = self.format(tensor)?;
         if !floats.contains(&format) {
@@ -103,6 +107,25 @@ impl<'a> Weights<'a> {
     /// A vector as f32 [len] on the device.
     pub fn vector(&mut self, name: &str, len: usize) -> Result<View> {
         let values = self.host_vector(name, len)?;
+        Ok(self.gpu.upload(name, &values)?)
+    }
+
+    /// Vectors [rows, len] as f32 values on the host.
+    pub fn host_rows(&mut self, name: &str, rows: usize, len: usize) -> Result<Vec<f32>> {
+        let tensor = self.tensor(name, &[len, rows])?;
+        self.host_values(tensor, rows * len)
+    }
+
+    /// Biases of experts' gate and up as f32 [experts, 2 * ff], those of the gate first.
+    pub fn expert_gate_up_bias(&mut self, gate: &str, up: &str, experts: usize, ff: usize) -> Result<View> {
+        let (gate, up) = (self.host_rows(gate, experts, ff)?, self.host_rows(up, experts, ff)?);
+        let both: Vec<f32> = gate.chunks(ff).zip(up.chunks(ff)).flat_map(|(g, u)| [g, u].concat()).collect();
+        Ok(self.gpu.upload("expert bias", &both)?)
+    }
+
+    /// Biases of experts as f32 [experts, rows].
+    pub fn expert_bias(&mut self, name: &str, experts: usize, rows: usize) -> Result<View> {
+        let values = self.host_rows(name, experts, rows)?;
         Ok(self.gpu.upload(name, &values)?)
     }
 

@@ -5,7 +5,7 @@ use crate::gguf::{Gguf, Value};
 use crate::gpu::View;
 use crate::memory::Weights;
 use crate::ops::{
-    Attention, ExpertGateUp, GateUp, Heads, Joint, KvLayer, Matrix, Norm, RopePairs, Stack, Step, Tensor,
+    Activation, Attention, ExpertMlp, GateUp, Heads, Joint, KvLayer, Matrix, Norm, RopePairs, Step, Temperature, Tensor,
 };
 
 /// The attention kernel keeps a tile of heads in 16 KiB of workgroup memory, which WebGPU guarantees.
@@ -98,7 +98,7 @@ pub fn dense_shape(gguf: &Gguf, keys: &Keys) -> Result<super::Shape> {
 /// The sizes of a model whose layers are all mixtures.
 pub fn mixture_shape(gguf: &Gguf, keys: &Keys) -> Result<super::Shape> {
     let t = Transformer::read(gguf, keys)?;
-    Ok(t.shape(SoftmaxExperts::floats_per_token(keys, &t)?))
+    Ok(t.shape(Mixture::read(keys)?.floats_per_token(&t)))
 }
 
 /// The embedding table, and the final norm with the output matrix; the table itself where the file has none.
@@ -120,13 +120,30 @@ impl Ends {
 }
 
 /// What an architecture has beside q, k and v; a file that lacks it is no such model.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Extras {
-    Nothing,
+#[derive(Clone, Copy)]
+pub struct Extras {
     /// A bias on q, k and v.
-    Bias,
+    pub bias: bool,
     /// A norm of each head of q and k.
-    QkNorm,
+    pub qk_norm: bool,
+}
+
+impl Extras {
+    pub const NOTHING: Extras = Extras { bias: false, qk_norm: false };
+    pub const BIAS: Extras = Extras { bias: true, qk_norm: false };
+    pub const QK_NORM: Extras = Extras { bias: false, qk_norm: true };
+}
+
+/// x += W h, or x += norm(W h) where a branch ends in a norm.   x: [tokens, hidden]
+fn add_branch(step: &mut Step, x: &Tensor, h: &Tensor, matrix: &Matrix, norm: Option<&Norm>) -> Result<()> {
+    match norm {
+        None => step.add_linear(x, h, matrix, None)?,
+        Some(norm) => {
+            let branch = step.project("branch", h, matrix)?;
+            step.add_norm(x, &branch, norm)?;
+        }
+    }
+    Ok(())
 }
 
 /// Grouped-query attention with rotary positions.
@@ -137,9 +154,13 @@ pub struct SelfAttention {
     at: [usize; 3],
     qk_norm: Option<(Norm, Norm)>,
     output: Matrix,
-    geometry: Attention,
+    pub geometry: Attention,
     pairs: RopePairs,
     rope_dim: usize,
+    pub temperature: Option<Temperature>,
+    pub output_bias: Option<View>,
+    /// Of the result without a bias, before it joins the residual stream.
+    pub post_norm: Option<Norm>,
 }
 
 impl SelfAttention {
@@ -154,16 +175,15 @@ impl SelfAttention {
         let (q_rows, kv_rows) = (t.heads * t.head_dim, t.kv_heads * t.head_dim);
         let names = ["attn_q.weight", "attn_k.weight", "attn_v.weight"].map(name);
         let biases = ["attn_q.bias", "attn_k.bias", "attn_v.bias"].map(name);
-        let biases: Vec<&str> =
-            if extras == Extras::Bias { biases.iter().map(String::as_str).collect() } else { vec![] };
+        let biases: Vec<&str> = if extras.bias { biases.iter().map(String::as_str).collect() } else { vec![] };
         let (qkv, at) =
             weights.joint(&[(&names[0], q_rows), (&names[1], kv_rows), (&names[2], kv_rows)], &biases, t.hidden)?;
-        let qk_norm = match extras {
-            Extras::QkNorm => Some((
+        let qk_norm = match extras.qk_norm {
+            true => Some((
                 t.norm(weights, &name("attn_q_norm.weight"), t.head_dim)?,
                 t.norm(weights, &name("attn_k_norm.weight"), t.head_dim)?,
             )),
-            _ => None,
+            false => None,
         };
         Ok(SelfAttention {
             norm: t.norm(weights, &name("attn_norm.weight"), t.hidden)?,
@@ -176,9 +196,14 @@ impl SelfAttention {
                 kv_heads: t.kv_heads,
                 head_dim: t.head_dim,
                 scale: 1.0 / (t.head_dim as f32).sqrt(),
+                window: None,
+                sinks: None,
             },
             pairs,
             rope_dim: t.rope_dim,
+            temperature: None,
+            output_bias: None,
+            post_norm: None,
         })
     }
 
@@ -194,18 +219,25 @@ impl SelfAttention {
             pairs: self.pairs,
             rope,
             rope_dim: self.rope_dim,
+            temperature: self.temperature,
         };
         let q = step.heads(&qkv, &heads, cache)?;
         let attended = step.attention(&q, &self.geometry, cache)?;
-        Ok(step.add_linear(x, &attended, &self.output)?)
+        match &self.output_bias {
+            None => add_branch(step, x, &attended, &self.output, self.post_norm.as_ref()),
+            bias => Ok(step.add_linear(x, &attended, &self.output, bias.as_ref())?),
+        }
     }
 }
 
-/// down(silu(gate x) * up x), with its norm.
+/// down(activation(gate x) * up x), with its norm; silu unless an architecture says otherwise.
 pub struct GatedMlp {
     norm: Norm,
     gate_up: GateUp,
     down: Matrix,
+    pub activation: Activation,
+    /// Of the result, before it joins the residual stream.
+    pub post_norm: Option<Norm>,
 }
 
 impl GatedMlp {
@@ -215,31 +247,31 @@ impl GatedMlp {
             norm: t.norm(weights, &name("ffn_norm"), t.hidden)?,
             gate_up: weights.gate_up(&name("ffn_gate"), &name("ffn_up"), ff, t.hidden)?,
             down: weights.matrix(&name("ffn_down"), t.hidden, ff)?,
+            activation: Activation::Silu,
+            post_norm: None,
         })
     }
 
-    /// x += down(silu(gate norm(x)) * up norm(x)).   x: [tokens, hidden]
+    /// x += down(activation(gate norm(x)) * up norm(x)).   x: [tokens, hidden]
     pub fn record(&self, step: &mut Step, x: &Tensor) -> Result<()> {
-        let h = step.norm_gate_up(x, &self.norm, &self.gate_up)?;
-        Ok(step.add_linear(x, &h, &self.down)?)
+        let h = step.norm_gate_up(x, &self.norm, &self.gate_up, self.activation)?;
+        add_branch(step, x, &h, &self.down, self.post_norm.as_ref())
     }
 }
 
 /// The router sorts its scores in workgroup memory.
 const MAX_EXPERTS: usize = 1024;
 
-/// A mixture of gated MLPs, of which a softmax router picks some for each token.
-pub struct SoftmaxExperts {
-    norm: Norm,
-    router: Matrix,
-    gate_up: ExpertGateUp,
-    down: Stack,
-    used: usize,
+/// The numbers of a mixture.
+pub struct Mixture {
+    pub experts: usize,
+    /// Experts of each token.
+    pub used: usize,
+    pub ff: usize,
 }
 
-impl SoftmaxExperts {
-    pub fn load(weights: &mut Weights, keys: &Keys, t: &Transformer, layer: usize) -> Result<Self> {
-        let name = |what: &str| format!("blk.{layer}.{what}.weight");
+impl Mixture {
+    pub fn read(keys: &Keys) -> Result<Self> {
         let (experts, used) = (keys.size("expert_count")?, keys.size("expert_used_count")?);
         if experts > MAX_EXPERTS {
             return Err(keys.error("expert_count", experts, format!("at most {MAX_EXPERTS} are supported")));
@@ -247,26 +279,51 @@ impl SoftmaxExperts {
         if used > experts {
             return Err(keys.error("expert_used_count", used, format!("there are {experts} experts")));
         }
-        let ff = keys.width("expert_feed_forward_length")?;
-        Ok(SoftmaxExperts {
-            norm: t.norm(weights, &name("ffn_norm"), t.hidden)?,
-            router: weights.matrix(&name("ffn_gate_inp"), experts, t.hidden)?,
-            gate_up: weights.expert_gate_up(&name("ffn_gate_exps"), &name("ffn_up_exps"), experts, ff, t.hidden)?,
-            down: weights.stack(&name("ffn_down_exps"), experts, t.hidden, ff)?,
-            used,
-        })
+        Ok(Mixture { experts, used, ff: keys.width("expert_feed_forward_length")? })
     }
 
     /// Floats that live at once for each token: the experts' inner and outer rows.
-    pub fn floats_per_token(keys: &Keys, t: &Transformer) -> Result<usize> {
-        let inner = keys.size("expert_feed_forward_length")?;
-        Ok(keys.size("expert_used_count")? * (inner + t.hidden) + keys.size("expert_count")?)
+    pub fn floats_per_token(&self, t: &Transformer) -> usize {
+        self.used * (self.ff + t.hidden) + self.experts
+    }
+
+    /// The experts of a layer, with silu and no bias.
+    pub fn mlp(&self, weights: &mut Weights, t: &Transformer, layer: usize) -> Result<ExpertMlp> {
+        let name = |what: &str| format!("blk.{layer}.{what}.weight");
+        let (gate, up) = (name("ffn_gate_exps"), name("ffn_up_exps"));
+        Ok(ExpertMlp {
+            gate_up: weights.expert_gate_up(&gate, &up, self.experts, self.ff, t.hidden)?,
+            down: weights.stack(&name("ffn_down_exps"), self.experts, t.hidden, self.ff)?,
+            bias: None,
+            activation: Activation::Silu,
+        })
+    }
+}
+
+/// A mixture of gated MLPs, of which a softmax router picks some for each token.
+pub struct SoftmaxExperts {
+    norm: Norm,
+    router: Matrix,
+    mlp: ExpertMlp,
+    used: usize,
+}
+
+impl SoftmaxExperts {
+    pub fn load(weights: &mut Weights, keys: &Keys, t: &Transformer, layer: usize) -> Result<Self> {
+        let name = |what: &str| format!("blk.{layer}.{what}.weight");
+        let mixture = Mixture::read(keys)?;
+        Ok(SoftmaxExperts {
+            norm: t.norm(weights, &name("ffn_norm"), t.hidden)?,
+            router: weights.matrix(&name("ffn_gate_inp"), mixture.experts, t.hidden)?,
+            mlp: mixture.mlp(weights, t, layer)?,
+            used: mixture.used,
+        })
     }
 
     /// x += sum over the chosen experts of weight * mlp(norm(x)), the weights renormalised to 1.   x: [tokens, hidden]
     pub fn record(&self, step: &mut Step, x: &Tensor) -> Result<()> {
         let logits = step.norm_linear("router logits", x, &self.norm, &self.router)?;
         let routing = step.route_softmax(&logits, self.used, true)?;
-        Ok(step.norm_experts(x, &self.norm, &routing, &self.gate_up, &self.down)?)
+        Ok(step.norm_experts(x, &self.norm, &routing, &self.mlp)?)
     }
 }

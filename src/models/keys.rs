@@ -64,6 +64,14 @@ impl<'a> Keys<'a> {
         Err(self.error(key, value, format!("a number from 1 to {LARGEST} is needed")))
     }
 
+    /// A finite, positive number, if the key is present.
+    pub fn positive(&self, key: &str) -> Result<Option<f32>> {
+        match self.metadata.f32(&self.name(key))? {
+            Some(_) => self.positive_or(key, 1.0).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// A finite, positive number, or `default` if the key is absent.
     pub fn positive_or(&self, key: &str, default: f32) -> Result<f32> {
         let value = self.metadata.f32(&self.name(key))?.unwrap_or(default);

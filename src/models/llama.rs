@@ -23,7 +23,7 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
         false => None,
     };
     // Few have biases (`attention_bias` in their configurations); the tensors alone say so.
-    let extras = if weights.has("blk.0.attn_q.bias") { Extras::Bias } else { Extras::Nothing };
+    let extras = if weights.has("blk.0.attn_q.bias") { Extras::BIAS } else { Extras::NOTHING };
     let layers = (0..t.layers)
         .map(|i| {
             let attention = SelfAttention::load(weights, &t, i, RopePairs::Adjacent, extras)?;
@@ -38,15 +38,15 @@ impl Architecture for Llama {
         &self.shape
     }
 
-    fn rope(&self) -> &Rope {
-        &self.rope
+    fn ropes(&self) -> &[Rope] {
+        std::slice::from_ref(&self.rope)
     }
 
-    fn forward(&self, step: &mut Step, cache: &KvCache, rope: &View) -> Result<Tensor> {
+    fn forward(&self, step: &mut Step, cache: &KvCache, ropes: &[View]) -> Result<Tensor> {
         let x = step.embed(&self.ends.embedding, 1.0)?; // [tokens, hidden]
         for (i, (attention, mlp)) in self.layers.iter().enumerate() {
             step.enter_layer(i);
-            attention.record(step, &x, &cache.layers[i], rope)?;
+            attention.record(step, &x, &cache.layers[i], &ropes[0])?;
             mlp.record(step, &x)?;
         }
         Ok(x)

@@ -1,8 +1,11 @@
 //! Architectures: one file each, its hyperparameters, its tensors' names, its forward pass told in operators.
 
 mod blocks;
+mod gemma3;
+mod gpt_oss;
 mod keys;
 mod llama;
+mod mistral3;
 mod qwen2;
 mod qwen3;
 mod qwen3moe;
@@ -50,7 +53,7 @@ pub struct Shape {
     pub kv_widths: Vec<usize>,
     /// Positions that the model was made for.
     pub context: usize,
-    /// Pairs of a head that turn: the columns of the rope table.
+    /// Pairs of a head that turn: the columns of the rope tables, all together.
     pub rope_pairs: usize,
     /// Bytes of activations that each token of a step takes, the logits apart.
     pub scratch_per_token: u64,
@@ -60,11 +63,12 @@ pub struct Shape {
 pub trait Architecture: Send + Sync {
     fn shape(&self) -> &Shape;
 
-    fn rope(&self) -> &Rope;
+    /// The rope tables, one for each kind of layer.
+    fn ropes(&self) -> &[Rope];
 
-    /// Records all layers over the step's tokens. `rope` is the table of [`Rope::table`] on the device. The result is
-    /// the residual stream [tokens, hidden].
-    fn forward(&self, step: &mut Step, cache: &KvCache, rope: &View) -> Result<Tensor>;
+    /// Records all layers over the step's tokens. `ropes` are the tables of [`Rope::table`] on the device. The result
+    /// is the residual stream [tokens, hidden].
+    fn forward(&self, step: &mut Step, cache: &KvCache, ropes: &[View]) -> Result<Tensor>;
 
     /// The final norm and the output matrix [vocabulary, hidden].
     fn head(&self) -> (&Norm, &Matrix);
@@ -79,7 +83,10 @@ struct Known {
 }
 
 const ARCHITECTURES: &[Known] = &[
+    Known { name: "gemma3", shape: gemma3::shape, load: gemma3::load },
+    Known { name: "gpt-oss", shape: blocks::mixture_shape, load: gpt_oss::load },
     Known { name: "llama", shape: blocks::dense_shape, load: llama::load },
+    Known { name: "mistral3", shape: blocks::dense_shape, load: mistral3::load },
     Known { name: "qwen2", shape: blocks::dense_shape, load: qwen2::load },
     Known { name: "qwen3", shape: blocks::dense_shape, load: qwen3::load },
     Known { name: "qwen3moe", shape: blocks::mixture_shape, load: qwen3moe::load },

@@ -19,7 +19,7 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
     let ends = Ends::load(weights, &t)?;
     let layers = (0..t.layers)
         .map(|i| {
-            let attention = SelfAttention::load(weights, &t, i, RopePairs::HalfSplit, Extras::Bias)?;
+            let attention = SelfAttention::load(weights, &t, i, RopePairs::HalfSplit, Extras::BIAS)?;
             Ok((attention, GatedMlp::load(weights, &t, i, ff)?))
         })
         .collect::<Result<_>>()?;
@@ -31,15 +31,15 @@ impl Architecture for Qwen2 {
         &self.shape
     }
 
-    fn rope(&self) -> &Rope {
-        &self.rope
+    fn ropes(&self) -> &[Rope] {
+        std::slice::from_ref(&self.rope)
     }
 
-    fn forward(&self, step: &mut Step, cache: &KvCache, rope: &View) -> Result<Tensor> {
+    fn forward(&self, step: &mut Step, cache: &KvCache, ropes: &[View]) -> Result<Tensor> {
         let x = step.embed(&self.ends.embedding, 1.0)?; // [tokens, hidden]
         for (i, (attention, mlp)) in self.layers.iter().enumerate() {
             step.enter_layer(i);
-            attention.record(step, &x, &cache.layers[i], rope)?;
+            attention.record(step, &x, &cache.layers[i], &ropes[0])?;
             mlp.record(step, &x)?;
         }
         Ok(x)

@@ -102,7 +102,8 @@ mod tests {
     #[test]
     fn the_table_is_exact_up_to_the_last_of_a_million_positions() {
         for (base, position, pair, cos, sin) in EXACT {
-            let [c, s] = Rope::unscaled(base, 128).table(position..position + 1)[pair];
+            let rope = Rope::unscaled(base, 128);
+            let [c, s] = rope.table(position..position + 1)[pair];
             // Half an f32 step below 1 is 2^-25; the f64 angle is within 1e-9.
             let off = (f64::from(c) - cos).abs().max((f64::from(s) - sin).abs());
             assert!(off < 3.2e-8, "base {base}, position {position}, pair {pair}: [{c}, {s}] is off by {off:e}");

@@ -2,9 +2,17 @@
 
 use super::heads::KvLayer;
 use super::{Result, Step, Tensor, ensure};
-use crate::gpu::{Call, Cost, Grid, KernelSpec, params};
+use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
-params!(AttentionParams { tokens: u32, heads: u32, kv_heads: u32, splits: u32, scale: f32, first_group: u32 });
+params!(AttentionParams {
+    tokens: u32,
+    heads: u32,
+    kv_heads: u32,
+    splits: u32,
+    scale: f32,
+    first_group: u32,
+    window: u32
+});
 params!(CombineParams { heads: u32 });
 
 /// The geometry of attention.
@@ -14,6 +22,10 @@ pub struct Attention {
     pub head_dim: usize,
     /// Of the scores, before softmax.
     pub scale: f32,
+    /// Positions that a token sees, its own included; all up to its own if none.
+    pub window: Option<usize>,
+    /// f32 [heads]: scores that take part in the softmax and have no value.
+    pub sinks: Option<View>,
 }
 
 impl Step<'_> {
@@ -21,12 +33,17 @@ impl Step<'_> {
     fn attention_cost(&self, a: &Attention, cache: &KvLayer, tile_rows: usize) -> Cost {
         let rows = self.tokens * (a.heads / a.kv_heads);
         let row_bytes = 2 * a.kv_heads * a.head_dim * if cache.f16 { 2 } else { 4 };
-        Cost {
-            other_bytes: (2 * self.tokens * a.heads * a.head_dim * 4) as u64,
-            position_bytes: (rows.div_ceil(tile_rows) * row_bytes) as u64,
-            position_flops: (4 * self.tokens * a.heads * a.head_dim) as u64,
-            ..Cost::default()
+        let mut other_bytes = (2 * self.tokens * a.heads * a.head_dim * 4) as u64;
+        let mut position_bytes = (rows.div_ceil(tile_rows) * row_bytes) as u64;
+        let (mut flops, mut position_flops) = (0, (4 * self.tokens * a.heads * a.head_dim) as u64);
+        if let Some(window) = a.window {
+            // No position but those of the window, and of the tile's own tokens, costs anything.
+            let seen = (window + self.tokens.min(tile_rows)) as u64;
+            other_bytes += position_bytes * seen;
+            flops = position_flops * seen;
+            (position_bytes, position_flops) = (0, 0);
         }
+        Cost { other_bytes, flops, position_bytes, position_flops, ..Cost::default() }
     }
 
     /// softmax(scale q k^T) v per head, each token over the positions up to its own. q and the result are
@@ -38,6 +55,10 @@ impl Step<'_> {
         ensure(a.head_dim.is_multiple_of(4) && a.head_dim <= 256, "attention", || {
             format!("head size {}: a multiple of 4 up to 256 is needed", a.head_dim)
         })?;
+        ensure(a.sinks.as_ref().is_none_or(|s| s.size >= a.heads as u64 * 4), "attention", || {
+            format!("sinks of {} heads are needed", a.heads)
+        })?;
+        ensure(a.window.is_none_or(|w| w > 0), "attention", || "a window of no positions".into())?;
         ensure(q.rows == self.tokens && q.columns == a.heads * a.head_dim, "attention", || {
             format!(
                 "q is [{}, {}], of {} tokens and {} heads of {}",
@@ -51,13 +72,16 @@ impl Step<'_> {
         // Of prefill one variant serves all lengths, so that none is compiled on the way.
         let tile_rows = if self.tokens == 1 { (sharing as u32).next_power_of_two().min(most_rows) } else { most_rows };
         let row_bytes = (a.kv_heads * a.head_dim * if cache.f16 { 2 } else { 4 }) as u64;
-        let splits = if self.tokens == 1 { self.tuning.splits_for((cache.k.size / row_bytes) as usize) } else { 1 };
+        let positions = ((cache.k.size / row_bytes) as usize).min(a.window.unwrap_or(usize::MAX));
+        let splits = if self.tokens == 1 { self.tuning.splits_for(positions) } else { 1 };
         let split = splits > 1;
         let spec = KernelSpec::new("attention")
             .size("WG", wg)
             .size("ROWS", tile_rows)
             .size("HEAD_DIM", a.head_dim as u32)
             .flag("KV_F16", cache.f16)
+            .flag("WINDOW", a.window.is_some())
+            .flag("SINKS", a.sinks.is_some())
             .flag("SPLIT", split);
         let mut bind = vec![("q", &q.view), ("k_cache", &cache.k), ("v_cache", &cache.v)];
         let (sums, stats) = if split {
@@ -70,6 +94,7 @@ impl Step<'_> {
         };
         bind.push(("out", sums.as_ref().unwrap_or(&out.view)));
         bind.extend(stats.as_ref().map(|s| ("stats", s)));
+        bind.extend(a.sinks.as_ref().map(|s| ("sinks", s)));
         self.recorder.call(Call {
             spec,
             bind: &bind,
@@ -79,6 +104,7 @@ impl Step<'_> {
                 kv_heads: a.kv_heads as u32,
                 splits,
                 scale: a.scale,
+                window: a.window.map_or(0, |w| w as u32),
                 ..Default::default()
             },
             grid: Grid::linear(rows.div_ceil(tile_rows as usize) as u64, a.kv_heads as u64 * u64::from(splits)),

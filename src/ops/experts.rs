@@ -2,7 +2,7 @@
 //! experts by mat-vec; many are grouped by expert (count, scan, scatter) for a tiled matmul.
 
 use super::linear::{MatmulParams, MatvecParams};
-use super::{Result, Shard, Stack, Step, Tensor, ensure};
+use super::{Activation, Result, Shard, Stack, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
 params!(RouterParams { tokens: u32, experts: u32, ranks: u32 });
@@ -46,6 +46,22 @@ impl ExpertGateUp {
     }
 }
 
+/// Biases of all experts.
+pub struct ExpertBias {
+    /// f32 [experts, 2 * ff], those of the gate first.
+    pub gate_up: View,
+    /// f32 [experts, hidden].
+    pub down: View,
+}
+
+/// The gated MLPs of all experts: down(activation(gate x) * up x).
+pub struct ExpertMlp {
+    pub gate_up: ExpertGateUp,
+    pub down: Stack,
+    pub bias: Option<ExpertBias>,
+    pub activation: Activation,
+}
+
 /// Rows of (token, rank) sorted by expert.
 struct Groups {
     order: View,
@@ -77,16 +93,9 @@ impl Step<'_> {
         Ok(Routing { routed, gates, experts, ranks })
     }
 
-    /// y += sum over ranks of gate * down(silu(gate_proj x) * up_proj x): x and y are [tokens, hidden].
-    /// `x` is normalised already if there are several tokens; one token's norm is fused: see [`Step::norm_experts`].
-    pub fn norm_experts(
-        &mut self,
-        y: &Tensor,
-        norm: &super::Norm,
-        routing: &Routing,
-        gate_up: &ExpertGateUp,
-        down: &Stack,
-    ) -> Result<()> {
+    /// y += sum over ranks of gate * mlp(norm(y)), y [tokens, hidden].
+    pub fn norm_experts(&mut self, y: &Tensor, norm: &super::Norm, routing: &Routing, mlp: &ExpertMlp) -> Result<()> {
+        let ExpertMlp { gate_up, down, .. } = mlp;
         let stack = gate_up.stack();
         let ff = down.columns;
         ensure(stack.experts == routing.experts && down.experts == routing.experts, "experts", || {
@@ -105,22 +114,27 @@ impl Step<'_> {
         ensure(rows == ff && same, "experts", || {
             format!("{rows} gate rows, or up rows that differ; down has {ff} columns")
         })?;
+        let sizes = mlp.bias.as_ref().map(|b| (b.gate_up.size, b.down.size));
+        let wanted = ((8 * stack.experts * ff) as u64, (4 * stack.experts * y.columns) as u64);
+        ensure(sizes.is_none_or(|s| s.0 >= wanted.0 && s.1 >= wanted.1), "experts", || {
+            format!("biases of {sizes:?} bytes, {wanted:?} are needed")
+        })?;
         let h = self.scratch.bytes(
             self.recorder.gpu(),
             "expert h",
             (self.scratch.max_tokens * routing.ranks * ff * 4) as u64,
         )?;
         if self.tokens == 1 {
-            self.expert_matvec(y, norm, routing, gate_up, &h, ff)?;
-            return self.expert_down(y, routing, &h, down);
+            self.expert_matvec(y, norm, routing, mlp, &h, ff)?;
+            return self.expert_down(y, routing, &h, mlp);
         }
         let groups = self.group(routing)?;
         let x = self.rms_norm(y, norm)?;
         match gate_up {
-            ExpertGateUp::Joined(stack) => self.grouped(&x.view, &h, stack, routing, &groups, Grouped::GateUp)?,
+            ExpertGateUp::Joined(stack) => self.grouped(&x.view, &h, stack, mlp, routing, &groups, Grouped::GateUp)?,
             ExpertGateUp::Split { gate, up } => {
-                self.grouped(&x.view, &h, up, routing, &groups, Grouped::Up)?;
-                self.grouped(&x.view, &h, gate, routing, &groups, Grouped::Gate)?;
+                self.grouped(&x.view, &h, up, mlp, routing, &groups, Grouped::Up)?;
+                self.grouped(&x.view, &h, gate, mlp, routing, &groups, Grouped::Gate)?;
             }
         }
         let rows = self.scratch.bytes(
@@ -128,7 +142,7 @@ impl Step<'_> {
             "expert rows",
             (self.scratch.max_tokens * routing.ranks * y.columns * 4) as u64,
         )?;
-        self.grouped(&h, &rows, down, routing, &groups, Grouped::Down)?;
+        self.grouped(&h, &rows, down, mlp, routing, &groups, Grouped::Down)?;
         self.expert_combine(y, &rows, routing)
     }
 
@@ -137,39 +151,45 @@ impl Step<'_> {
         x: &Tensor,
         norm: &super::Norm,
         routing: &Routing,
-        gate_up: &ExpertGateUp,
+        mlp: &ExpertMlp,
         h: &View,
         ff: usize,
     ) -> Result<()> {
-        let passes: Vec<(&Stack, &'static str)> = match gate_up {
-            ExpertGateUp::Joined(stack) => vec![(stack, "SWIGLU")],
-            ExpertGateUp::Split { gate, up } => vec![(up, ""), (gate, "SILU_MUL")],
+        let passes: Vec<(&Stack, &'static str, usize)> = match &mlp.gate_up {
+            ExpertGateUp::Joined(stack) => vec![(stack, "SWIGLU", 0)],
+            ExpertGateUp::Split { gate, up } => vec![(up, "", ff), (gate, "SILU_MUL", 0)],
         };
-        for (stack, flag) in passes {
+        let bias = mlp.bias.as_ref().map(|b| ("bias", &b.gate_up));
+        for (stack, flag, bias_base) in passes {
             let (wg, rows) = self.tuning.matvec;
             let outputs = if flag == "SWIGLU" { rows / 2 } else { rows };
             for (index, shard) in stack.shards.iter().enumerate() {
                 let spec = self.reducing("matvec", wg).format(stack.format).size("ROWS", rows);
+                let spec = if flag.is_empty() { spec } else { mlp.activation.flags(spec).flag(flag, true) };
+                let mut bind = vec![
+                    ("weights", &shard.view),
+                    ("x", &x.view),
+                    ("y", h),
+                    ("norm", &norm.weight),
+                    ("routed", &routing.routed),
+                    ("experts", &stack.table),
+                ];
+                bind.extend(bias);
                 self.recorder.call(Call {
                     spec: spec
                         .flag("NORM", true)
                         .flag("EXPERT", true)
-                        .flag(flag, !flag.is_empty())
+                        .flag("BIAS", bias.is_some())
                         .flag("RAGGED", !stack.columns.is_multiple_of(16)),
-                    bind: &[
-                        ("weights", &shard.view),
-                        ("x", &x.view),
-                        ("y", h),
-                        ("norm", &norm.weight),
-                        ("routed", &routing.routed),
-                        ("experts", &stack.table),
-                    ],
+                    bind: &bind,
                     params: MatvecParams {
                         outputs: ff as u32,
                         columns: stack.columns as u32,
                         row_words: stack.row_words(),
                         tail_words: stack.tail_words(),
                         eps: norm.eps,
+                        bias_base: bias_base as u32,
+                        bias_stride: 2 * ff as u32,
                         expert_words: stack.expert_words(),
                         shard: index as u32,
                         ..Default::default()
@@ -182,24 +202,27 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn expert_down(&mut self, y: &Tensor, routing: &Routing, h: &View, down: &Stack) -> Result<()> {
+    fn expert_down(&mut self, y: &Tensor, routing: &Routing, h: &View, mlp: &ExpertMlp) -> Result<()> {
         let (wg, rows) = self.tuning.matvec;
+        let down = &mlp.down;
+        let bias = mlp.bias.as_ref().map(|b| ("bias", &b.down));
         for (index, shard) in down.shards.iter().enumerate() {
+            let spec = self.reducing("expert_down", wg).format(down.format).size("ROWS", rows);
+            let mut bind = vec![
+                ("weights", &shard.view),
+                ("h", h),
+                ("y", &y.view),
+                ("routed", &routing.routed),
+                ("gates", &routing.gates),
+                ("experts", &down.table),
+            ];
+            bind.extend(bias);
             self.recorder.call(Call {
-                spec: self
-                    .reducing("expert_down", wg)
-                    .format(down.format)
-                    .size("ROWS", rows)
+                spec: spec
                     .size("RANKS", routing.ranks as u32)
-                    .flag("RAGGED", !down.columns.is_multiple_of(16)),
-                bind: &[
-                    ("weights", &shard.view),
-                    ("h", h),
-                    ("y", &y.view),
-                    ("routed", &routing.routed),
-                    ("gates", &routing.gates),
-                    ("experts", &down.table),
-                ],
+                    .flag("RAGGED", !down.columns.is_multiple_of(16))
+                    .flag("BIAS", bias.is_some()),
+                bind: &bind,
                 params: ExpertDownParams {
                     rows: down.rows as u32,
                     columns: down.columns as u32,
@@ -239,11 +262,13 @@ impl Step<'_> {
         Ok(Groups { order, tiles, count })
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn grouped(
         &mut self,
         x: &View,
         y: &View,
         stack: &Stack,
+        mlp: &ExpertMlp,
         routing: &Routing,
         g: &Groups,
         what: Grouped,
@@ -257,18 +282,28 @@ impl Step<'_> {
             .flag("SWIGLU", swiglu)
             .flag("SILU_MUL", what == Grouped::Gate)
             .flag("GATHER", what != Grouped::Down)
-            .flag("SCATTER", what == Grouped::Down);
+            .flag("SCATTER", what == Grouped::Down)
+            .flag("BIAS", mlp.bias.is_some());
+        let spec = if swiglu || what == Grouped::Gate { mlp.activation.flags(spec) } else { spec };
+        let bias = mlp.bias.as_ref().map(|b| if what == Grouped::Down { &b.down } else { &b.gate_up });
+        let (bias_base, bias_stride) = match what {
+            Grouped::Down => (0, outputs),
+            Grouped::Up => (outputs, 2 * outputs),
+            Grouped::GateUp | Grouped::Gate => (0, 2 * outputs),
+        };
         for (index, shard) in stack.shards.iter().enumerate() {
+            let mut bind = vec![
+                ("weights", &shard.view),
+                ("x", x),
+                ("y", y),
+                ("order", &g.order),
+                ("tiles", &g.tiles),
+                ("experts", &stack.table),
+            ];
+            bind.extend(bias.map(|b| ("bias", b)));
             self.recorder.call(Call {
                 spec: spec.clone(),
-                bind: &[
-                    ("weights", &shard.view),
-                    ("x", x),
-                    ("y", y),
-                    ("order", &g.order),
-                    ("tiles", &g.tiles),
-                    ("experts", &stack.table),
-                ],
+                bind: &bind,
                 params: MatmulParams {
                     outputs: outputs as u32,
                     columns: stack.columns as u32,
@@ -276,6 +311,8 @@ impl Step<'_> {
                     tail_words: stack.tail_words(),
                     tokens: (self.tokens * routing.ranks) as u32,
                     y_stride: outputs as u32,
+                    bias_base: bias_base as u32,
+                    bias_stride: bias_stride as u32,
                     expert_words: stack.expert_words(),
                     shard: index as u32,
                     ranks: routing.ranks as u32,

@@ -3,7 +3,18 @@
 use super::{Norm, Result, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, View, params};
 
-params!(HeadsParams { heads: u32, kv_heads: u32, pairs: u32, eps: f32, q_at: u32, k_at: u32, v_at: u32, stride: u32 });
+params!(HeadsParams {
+    heads: u32,
+    kv_heads: u32,
+    pairs: u32,
+    eps: f32,
+    q_at: u32,
+    k_at: u32,
+    v_at: u32,
+    stride: u32,
+    temperature: f32,
+    span: u32
+});
 
 /// Which elements of a head turn together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +23,14 @@ pub enum RopePairs {
     Adjacent,
     /// (i, i + pairs): GPT-NeoX's, and most others'.
     HalfSplit,
+}
+
+/// Queries grow by 1 + scale * ln(1 + floor(position / span)), so that attention stays sharp over long contexts.
+#[derive(Clone, Copy, Debug)]
+pub struct Temperature {
+    pub scale: f32,
+    /// Positions; at least 1.
+    pub span: usize,
 }
 
 /// What lies in a row of the joint projection and how it becomes attention's input.
@@ -27,6 +46,8 @@ pub struct Heads<'a> {
     pub rope: &'a View,
     /// Elements of a head that turn; even.
     pub rope_dim: usize,
+    /// Of q alone.
+    pub temperature: Option<Temperature>,
 }
 
 /// One layer's keys and values, each [positions, kv_heads, head_dim].
@@ -55,6 +76,7 @@ impl Step<'_> {
         ensure(h.qk_norm.is_none_or(|(q, k)| q.columns == h.head_dim && k.columns == h.head_dim), "heads", || {
             format!("norms of q and k that are not of the head size {}", h.head_dim)
         })?;
+        ensure(h.temperature.is_none_or(|t| t.span > 0), "heads", || "a temperature over no positions".into())?;
         let q = self.tensor("q", h.heads * h.head_dim)?;
         let (rope_dim, elements) = (h.rope_dim, (h.heads + 2 * h.kv_heads) * h.head_dim * self.tokens);
         let spec = self
@@ -62,6 +84,7 @@ impl Step<'_> {
             .size("HEAD_DIM", h.head_dim as u32)
             .flag("QK_NORM", h.qk_norm.is_some())
             .flag("ADJACENT", h.pairs == RopePairs::Adjacent)
+            .flag("TEMPERATURE", h.temperature.is_some())
             .flag("KV_F16", cache.f16);
         let mut bind = vec![("qkv", &qkv.view), ("q", &q.view), ("rope", h.rope)];
         bind.extend([("k_cache", &cache.k), ("v_cache", &cache.v)]);
@@ -80,6 +103,8 @@ impl Step<'_> {
                 k_at: h.at[1] as u32,
                 v_at: h.at[2] as u32,
                 stride: qkv.columns as u32,
+                temperature: h.temperature.map_or(0.0, |t| t.scale),
+                span: h.temperature.map_or(0, |t| t.span as u32),
             },
             grid: Grid([(h.heads + 2 * h.kv_heads) as u32, 1, self.tokens as u32]),
             cost: Cost { other_bytes: 8 * elements as u64, ..Cost::default() },

@@ -14,7 +14,8 @@ params!(MatvecParams {
     eps: f32,
     expert_words: u32,
     shard: u32,
-    first_group: u32
+    first_group: u32,
+    bias_stride: u32
 });
 
 params!(MatmulParams {
@@ -29,8 +30,26 @@ params!(MatmulParams {
     expert_words: u32,
     shard: u32,
     ranks: u32,
-    first_group: u32
+    first_group: u32,
+    bias_stride: u32
 });
+
+/// What a gated MLP's gate passes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// x / (1 + e^-x)
+    Silu,
+    /// 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
+    GeluTanh,
+    /// gpt-oss's: gate * sigmoid(1.702 gate) * (up + 1), gate at most 7, up within 7
+    Clamped,
+}
+
+impl Activation {
+    pub(super) fn flags(self, spec: KernelSpec) -> KernelSpec {
+        spec.flag("GELU", self == Activation::GeluTanh).flag("CLAMPED", self == Activation::Clamped)
+    }
+}
 
 /// What happens to a product before it is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,17 +57,27 @@ enum Epilogue {
     Store,
     /// y += W x
     Residual,
-    /// W holds gate rows, then up rows: y = silu(gate) * up
-    Swiglu,
-    /// y = silu(W x) * y
-    SiluMul,
+    /// W holds gate rows, then up rows: y = activation(gate) * up
+    GateUp(Activation),
+    /// y = activation(W x) * y
+    GateMul(Activation),
 }
 
 impl Epilogue {
     fn flags(self, spec: KernelSpec) -> KernelSpec {
-        spec.flag("RESIDUAL", self == Epilogue::Residual)
-            .flag("SWIGLU", self == Epilogue::Swiglu)
-            .flag("SILU_MUL", self == Epilogue::SiluMul)
+        let spec = spec
+            .flag("RESIDUAL", self == Epilogue::Residual)
+            .flag("SWIGLU", self.joined())
+            .flag("SILU_MUL", matches!(self, Epilogue::GateMul(_)));
+        match self {
+            Epilogue::GateUp(activation) | Epilogue::GateMul(activation) => activation.flags(spec),
+            Epilogue::Store | Epilogue::Residual => spec,
+        }
+    }
+
+    /// Two rows of W make an output.
+    fn joined(self) -> bool {
+        matches!(self, Epilogue::GateUp(_))
     }
 }
 
@@ -74,8 +103,14 @@ impl Step<'_> {
         Ok(y)
     }
 
-    /// h = silu(gate norm(x)) * (up norm(x)), h [tokens, ff].
-    pub fn norm_gate_up(&mut self, x: &Tensor, norm: &Norm, gate_up: &GateUp) -> Result<Tensor> {
+    /// h = activation(gate norm(x)) * (up norm(x)), h [tokens, ff].
+    pub fn norm_gate_up(
+        &mut self,
+        x: &Tensor,
+        norm: &Norm,
+        gate_up: &GateUp,
+        activation: Activation,
+    ) -> Result<Tensor> {
         let ff = match gate_up {
             GateUp::Joined(matrix) => matrix.rows / 2,
             GateUp::Split { gate, .. } => gate.rows,
@@ -84,19 +119,26 @@ impl Step<'_> {
         let (x, norm) = self.norm_for(x, norm)?;
         let mut apply = |matrix, epilogue| self.linear(&x, &h, Linear { matrix, norm, bias: None, epilogue, at: 0 });
         match gate_up {
-            GateUp::Joined(matrix) => apply(matrix, Epilogue::Swiglu)?,
+            GateUp::Joined(matrix) => apply(matrix, Epilogue::GateUp(activation))?,
             GateUp::Split { gate, up } => {
                 ensure(gate.rows == up.rows, "linear", || format!("{} gate rows, {} up rows", gate.rows, up.rows))?;
                 apply(up, Epilogue::Store)?;
-                apply(gate, Epilogue::SiluMul)?;
+                apply(gate, Epilogue::GateMul(activation))?;
             }
         }
         Ok(h)
     }
 
-    /// y += W x.
-    pub fn add_linear(&mut self, y: &Tensor, x: &Tensor, matrix: &Matrix) -> Result<()> {
-        self.linear(x, y, Linear { matrix, norm: None, bias: None, epilogue: Epilogue::Residual, at: 0 })
+    /// y += W x + bias.
+    pub fn add_linear(&mut self, y: &Tensor, x: &Tensor, matrix: &Matrix, bias: Option<&View>) -> Result<()> {
+        self.linear(x, y, Linear { matrix, norm: None, bias, epilogue: Epilogue::Residual, at: 0 })
+    }
+
+    /// y = W x, y [tokens, rows of W].
+    pub fn project(&mut self, name: &'static str, x: &Tensor, matrix: &Matrix) -> Result<Tensor> {
+        let y = self.tensor(name, matrix.rows)?;
+        self.linear(x, &y, Linear { matrix, norm: None, bias: None, epilogue: Epilogue::Store, at: 0 })?;
+        Ok(y)
     }
 
     /// y = W norm(x), y [rows of x, rows of W].
@@ -119,7 +161,7 @@ impl Step<'_> {
         ensure(x.columns == m.columns && x.columns.is_multiple_of(4), "linear", || {
             format!("x has {} columns (a multiple of 4 is needed), the matrix {}", x.columns, m.columns)
         })?;
-        let outputs = if op.epilogue == Epilogue::Swiglu { m.rows / 2 } else { m.rows };
+        let outputs = if op.epilogue.joined() { m.rows / 2 } else { m.rows };
         ensure(y.first_row == 0 && (x.first_row == 0 || x.rows == 1), "linear", || "rows that start late".into())?;
         ensure(op.at + outputs <= y.columns && x.rows == y.rows, "linear", || {
             format!("outputs {}..{} of {} rows into [{}, {}]", op.at, op.at + outputs, x.rows, y.rows, y.columns)
@@ -130,7 +172,7 @@ impl Step<'_> {
         ensure(op.bias.is_none_or(|b| b.size >= m.rows as u64 * 4), "linear", || {
             format!("a bias of {:?} bytes for {} rows", op.bias.map(|b| b.size), m.rows)
         })?;
-        ensure(op.epilogue != Epilogue::Swiglu || m.shards.len() == 1, "linear", || {
+        ensure(!op.epilogue.joined() || m.shards.len() == 1, "linear", || {
             "gate and up of several shards must be split".into()
         })?;
         for shard in &m.shards {
@@ -141,7 +183,7 @@ impl Step<'_> {
 
     fn matvec(&mut self, x: &Tensor, y: &Tensor, op: &Linear, shard: &Shard) -> Result<()> {
         let m = op.matrix;
-        let swiglu = op.epilogue == Epilogue::Swiglu;
+        let swiglu = op.epilogue.joined();
         let outputs = if swiglu { m.rows / 2 } else { shard.count };
         let (wg, rows) = self.tuning.matvec;
         let spec = op.epilogue.flags(self.reducing("matvec", wg).format(m.format).size("ROWS", rows));
@@ -174,7 +216,7 @@ impl Step<'_> {
 
     fn matmul(&mut self, x: &Tensor, y: &Tensor, op: &Linear, shard: &Shard) -> Result<()> {
         let m = op.matrix;
-        let swiglu = op.epilogue == Epilogue::Swiglu;
+        let swiglu = op.epilogue.joined();
         let outputs = if swiglu { m.rows / 2 } else { shard.count };
         let mut bind = vec![("weights", &shard.view), ("x", &x.view), ("y", &y.view)];
         bind.extend(op.bias.map(|b| ("bias", b)));

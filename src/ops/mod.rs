@@ -13,8 +13,9 @@ pub mod twins;
 mod variants;
 
 pub use attention::Attention;
-pub use experts::{ExpertGateUp, Routing};
-pub use heads::{Heads, KvLayer, RopePairs};
+pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp, Routing};
+pub use heads::{Heads, KvLayer, RopePairs, Temperature};
+pub use linear::Activation;
 pub use norm::Norm;
 pub use sample::{SampleBuffers, sample_bytes};
 pub use tensor::{GateUp, Joint, Matrix, Part, Shard, Stack, Tensor};

@@ -3,7 +3,7 @@
 //!
 //! Weights come in decoded, all arrays are row-major, and shapes stand as in the kernels' own declarations.
 
-use super::RopePairs;
+use super::{Activation, RopePairs, Temperature};
 
 /// What becomes of a product W x before it is written.
 #[derive(Clone, Copy, Debug)]
@@ -11,10 +11,10 @@ pub enum Epilogue<'a> {
     Store,
     /// y + W x, where y is what the output held.
     Residual(&'a [f32]),
-    /// W is [2 * outputs, columns], gate rows first: silu(gate x) * (up x).
-    Swiglu,
-    /// silu(W x) * y, where y is what the output held.
-    SiluMul(&'a [f32]),
+    /// W is [2 * outputs, columns], gate rows first: activation(gate x) * (up x).
+    GateUp(Activation),
+    /// activation(W x) * y, where y is what the output held.
+    GateMul(Activation, &'a [f32]),
 }
 
 /// How one token is drawn. Zero turns off `top_k` and `min_p`, one `top_p` and `repeat_penalty`.
@@ -51,6 +51,21 @@ pub fn silu(x: f64) -> f64 {
     x / (1.0 + (-x).exp())
 }
 
+/// activation(gate) * up
+pub fn gated(activation: Activation, gate: f64, up: f64) -> f64 {
+    match activation {
+        Activation::Silu => silu(gate) * up,
+        Activation::GeluTanh => {
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (gate + 0.044715 * gate.powi(3));
+            0.5 * gate * (1.0 + u.tanh()) * up
+        }
+        Activation::Clamped => {
+            let gate = gate.min(7.0);
+            gate / (1.0 + (-1.702 * gate).exp()) * (up.clamp(-7.0, 7.0) + 1.0)
+        }
+    }
+}
+
 /// sum of a * b
 pub fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
@@ -61,23 +76,23 @@ fn row(matrix: &[f32], i: usize, columns: usize) -> &[f32] {
     &matrix[i * columns..][..columns]
 }
 
-/// W x + bias for each token: x [tokens, columns], W [rows, columns], bias [outputs], the result [tokens, outputs].
+/// W x + bias for each token: x [tokens, columns], W [rows, columns], bias [rows], the result [tokens, outputs].
 /// The twin of both `matvec` and `matmul`.
 pub fn linear(x: &[f32], w: &[f32], columns: usize, bias: Option<&[f32]>, epilogue: Epilogue) -> Vec<f32> {
     let rows = w.len() / columns;
-    let outputs = if matches!(epilogue, Epilogue::Swiglu) { rows / 2 } else { rows };
+    let outputs = if matches!(epilogue, Epilogue::GateUp(_)) { rows / 2 } else { rows };
     let mut y = Vec::with_capacity(x.len() / columns * outputs);
     for x in x.chunks_exact(columns) {
         for o in 0..outputs {
-            let mut value = dot(row(w, o, columns), x);
-            if let Epilogue::Swiglu = epilogue {
-                value = silu(value) * dot(row(w, outputs + o, columns), x);
+            let bias = |row: usize| bias.map_or(0.0, |b| f64::from(b[row]));
+            let mut value = dot(row(w, o, columns), x) + bias(o);
+            if let Epilogue::GateUp(activation) = epilogue {
+                value = gated(activation, value, dot(row(w, outputs + o, columns), x) + bias(outputs + o));
             }
-            value += bias.map_or(0.0, |b| f64::from(b[o]));
             y.push(match epilogue {
                 Epilogue::Residual(held) => f64::from(held[y.len()]) + value,
-                Epilogue::SiluMul(held) => silu(value) * f64::from(held[y.len()]),
-                Epilogue::Store | Epilogue::Swiglu => value,
+                Epilogue::GateMul(activation, held) => gated(activation, value, f64::from(held[y.len()])),
+                Epilogue::Store | Epilogue::GateUp(_) => value,
             } as f32);
         }
     }
@@ -101,12 +116,18 @@ pub fn head(x: &[f32], norm: Option<(&[f32], f32)>, turns: &[[f32; 2]], pairs: R
     y
 }
 
+/// The factor of a query at `position`.
+pub fn temperature(t: Temperature, position: usize) -> f64 {
+    1.0 + f64::from(t.scale) * (1.0 + (position / t.span) as f64).ln()
+}
+
 /// What an f16 cache keeps of `x`.
 pub fn round_f16(x: &[f32]) -> Vec<f32> {
     x.iter().map(|x| half::f16::from_f32(*x).to_f32()).collect()
 }
 
-/// softmax(scale q k^T) v per head, token t over positions 0 ..= position + t. q and the result are
+/// softmax(scale q k^T) v per head, token t over positions 0 ..= position + t, of which the last `window`; a head's sink
+/// is one more score, of no value. q and the result are
 /// [tokens, heads, head_dim], k and v [positions, kv_heads, head_dim]; heads / kv_heads query heads share a KV head.
 #[allow(clippy::too_many_arguments)]
 pub fn attention(
@@ -118,21 +139,25 @@ pub fn attention(
     head_dim: usize,
     scale: f32,
     position: usize,
+    window: Option<usize>,
+    sinks: Option<&[f32]>,
 ) -> Vec<f32> {
     let mut out = Vec::with_capacity(q.len());
     for (i, q) in q.chunks_exact(head_dim).enumerate() {
         let (token, head) = (i / heads, i % heads);
         let kv_head = head / (heads / kv_heads);
-        let scores: Vec<f64> = (0..=position + token)
+        let first = (position + token + 1).saturating_sub(window.unwrap_or(usize::MAX));
+        let scores: Vec<f64> = (first..=position + token)
             .map(|p| f64::from(scale) * dot(q, row(k, p * kv_heads + kv_head, head_dim)))
             .collect();
-        let high = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sink = sinks.map_or(f64::NEG_INFINITY, |s| f64::from(s[head]));
+        let high = scores.iter().copied().fold(sink, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| (s - high).exp()).collect();
-        let total: f64 = weights.iter().sum();
+        let total: f64 = weights.iter().sum::<f64>() + (sink - high).exp();
         let mut sum = vec![0.0; head_dim];
         for (p, w) in weights.iter().enumerate() {
             sum.iter_mut()
-                .zip(row(v, p * kv_heads + kv_head, head_dim))
+                .zip(row(v, (first + p) * kv_heads + kv_head, head_dim))
                 .for_each(|(s, v)| *s += w / total * f64::from(*v));
         }
         out.extend(sum.iter().map(|s| *s as f32));
@@ -176,11 +201,14 @@ pub struct Experts<'a> {
     pub gate: &'a [f32],
     pub up: &'a [f32],
     pub down: &'a [f32],
+    /// Of gate and up [experts, 2 * ff], and of down [experts, hidden].
+    pub bias: Option<(&'a [f32], &'a [f32])>,
+    pub activation: Activation,
     pub hidden: usize,
     pub ff: usize,
 }
 
-/// y + sum over ranks of gates * down(silu(gate x) * (up x)), for x and y [tokens, hidden], routed and gates
+/// y + sum over ranks of gates * down(activation(gate x) * (up x)), for x and y [tokens, hidden], routed and gates
 /// [tokens, ranks]. The twin of the expert mat-vecs, and of the grouped matmuls with `expert_combine`.
 pub fn experts(y: &[f32], x: &[f32], e: &Experts, routed: &[u32], gates: &[f32]) -> Vec<f32> {
     let (hidden, ff, ranks) = (e.hidden, e.ff, routed.len() * e.hidden / x.len());
@@ -189,10 +217,16 @@ pub fn experts(y: &[f32], x: &[f32], e: &Experts, routed: &[u32], gates: &[f32])
         let mut sum: Vec<f64> = y[t * hidden..][..hidden].iter().map(|y| f64::from(*y)).collect();
         for r in t * ranks..(t + 1) * ranks {
             let first = routed[r] as usize * ff;
-            let h = |i| silu(dot(row(e.gate, first + i, hidden), x)) * dot(row(e.up, first + i, hidden), x);
+            let bias = |i: usize| e.bias.map_or(0.0, |b| f64::from(b.0[2 * first + i]));
+            let h = |i| {
+                let gate = dot(row(e.gate, first + i, hidden), x) + bias(i);
+                gated(e.activation, gate, dot(row(e.up, first + i, hidden), x) + bias(ff + i))
+            };
             let h: Vec<f32> = (0..ff).map(|i| h(i) as f32).collect();
             for (o, sum) in sum.iter_mut().enumerate() {
-                *sum += f64::from(gates[r]) * dot(row(e.down, routed[r] as usize * hidden + o, ff), &h);
+                let at = routed[r] as usize * hidden + o;
+                let bias = e.bias.map_or(0.0, |b| f64::from(b.1[at]));
+                *sum += f64::from(gates[r]) * (dot(row(e.down, at, ff), &h) + bias);
             }
         }
         out.extend(sum.iter().map(|s| *s as f32));

@@ -38,9 +38,30 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         if usual {
             all.extend(each(one_of(vec![matvec.clone()], &epilogues), &["NORM", "BIAS", "RAGGED", "SUBGROUP"]));
             all.extend(each(one_of(vec![matmul.clone()], &epilogues), &["BIAS"]));
+            let gelu = one_of(vec![matvec.clone().flag("GELU", true)], &epilogues[1..]);
+            all.extend(each(gelu, &["NORM", "SUBGROUP"]));
+            all.extend(one_of(vec![matmul.clone().flag("GELU", true)], &epilogues[1..]));
         }
         let expert = all_of(matvec, &["EXPERT", "NORM"]);
-        all.extend(each(one_of(vec![expert], &epilogues[1..]), &["RAGGED", "SUBGROUP"]));
+        all.extend(each(one_of(vec![expert.clone()], &epilogues[1..]), &["RAGGED", "SUBGROUP"]));
+        if usual || format == Format::MXFP4 {
+            let clamped = one_of(vec![expert.clone().flag("BIAS", true)], &epilogues[1..]);
+            let clamped = clamped.into_iter().map(|s| {
+                let gated = s.flags.contains("SWIGLU") || s.flags.contains("SILU_MUL");
+                s.flag("CLAMPED", gated)
+            });
+            all.extend(each(clamped.collect(), &["SUBGROUP"]));
+            all.extend(each(vec![down.clone().flag("BIAS", true)], &["SUBGROUP"]));
+            all.extend(
+                [
+                    &["GATHER", "BIAS"][..],
+                    &["GATHER", "BIAS", "SWIGLU", "CLAMPED"],
+                    &["GATHER", "BIAS", "SILU_MUL", "CLAMPED"],
+                    &["SCATTER", "BIAS"],
+                ]
+                .map(grouped),
+            );
+        }
         all.extend(each(vec![down], &["RAGGED", "SUBGROUP"]));
         all.extend([&["GATHER"][..], &["GATHER", "SWIGLU"], &["GATHER", "SILU_MUL"], &["SCATTER"]].map(grouped));
         all.push(matmul);
@@ -48,10 +69,12 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
     }
     for dim in [16, 20, 32, 64, 80, 96, 112, 128, 192, 256] {
         let heads = new("heads").size("WG", t.row).size("HEAD_DIM", dim);
+        let tempered = all_of(heads.clone(), &["ADJACENT", "TEMPERATURE"]);
         all.extend(each(vec![heads], &["QK_NORM", "ADJACENT", "KV_F16", "SUBGROUP"]));
+        all.extend(each(vec![tempered], &["KV_F16", "SUBGROUP"]));
         for rows in (0..).map(|i| 1 << i).take_while(|rows| *rows <= t.attention.1) {
             let attention = new("attention").size("WG", t.attention.0).size("ROWS", rows).size("HEAD_DIM", dim);
-            all.extend(each(vec![attention], &["KV_F16", "SPLIT"]));
+            all.extend(each(vec![attention], &["SINKS", "WINDOW", "KV_F16", "SPLIT"]));
         }
         let combine = new("attention_combine").size("WG", t.row.min(dim / 4)).size("SPLITS", t.splits.0);
         all.push(combine.size("HEAD_DIM", dim));
@@ -61,7 +84,7 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         all.extend(each(vec![router], &["RENORMALISE"]));
         all.push(new("expert_group").size("WG", t.wide).size("BN", t.matmul.bn).size("EXPERTS", experts - 1));
     }
-    all.extend(each(vec![new("rms_norm").size("WG", t.row)], &["SUBGROUP"]));
+    all.extend(each(vec![new("rms_norm").size("WG", t.row)], &["RESIDUAL", "SUBGROUP"]));
     // The measurements of the device itself.
     all.extend(one_of(vec![new("stream").size("WG", t.wide)], &["FILL", "MULTIPLY_ADD"]));
     all.push(new("stream").flag("TICK", true));

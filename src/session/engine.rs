@@ -79,8 +79,8 @@ pub struct Session {
     state: View,
     token_ids: View,
     sample: SampleBuffers,
-    rope: View,
-    /// Positions that the rope table holds so far.
+    ropes: Vec<View>,
+    /// Positions that the rope tables hold so far.
     rope_filled: usize,
     recordings: HashMap<(usize, Ending), Recorded>,
     /// How often a recording was asked for.
@@ -101,7 +101,7 @@ impl Session {
     pub fn needs(shape: &crate::models::Shape, options: &SessionOptions) -> Needs {
         let context = Self::context_of(shape, options);
         let chunk = Self::chunk_of(context, options) as u64;
-        // Each position has its place in the rope table and its token id.
+        // Each position has its place in the rope tables and its token id.
         let positions = (context as u64).saturating_mul(8 * shape.rope_pairs as u64 + 4);
         let sampling = 4 * shape.vocabulary as u64 + sample_bytes(shape.vocabulary);
         Needs {
@@ -153,7 +153,12 @@ impl Session {
             // One more than the context: the last token is sampled, never processed.
             token_ids: gpu.buffer("token ids", (context as u64 + 1) * 4)?,
             sample: SampleBuffers::new(gpu, shape.vocabulary)?,
-            rope: gpu.buffer("rope", context as u64 * 8 * shape.rope_pairs as u64)?,
+            ropes: model
+                .architecture
+                .ropes()
+                .iter()
+                .map(|rope| gpu.buffer("rope", context as u64 * 8 * rope.frequencies.len() as u64))
+                .collect::<std::result::Result<_, _>>()?,
             rope_filled: 0,
             recordings: HashMap::new(),
             asked: 0,
@@ -187,12 +192,22 @@ impl Session {
     pub fn bytes(&self) -> u64 {
         let cache: u64 = self.cache.layers.iter().map(|l| l.k.size + l.v.size).sum();
         let sampling = sample_bytes(self.model.shape().vocabulary);
-        cache + self.scratch.total_bytes() + self.rope.size + self.token_ids.size + self.state.size + sampling
+        cache
+            + self.scratch.total_bytes()
+            + self.ropes.iter().map(|r| r.size).sum::<u64>()
+            + self.token_ids.size
+            + self.state.size
+            + sampling
     }
 
     /// Positions that the cache holds.
     pub fn context(&self) -> usize {
         self.cache.positions
+    }
+
+    /// Most tokens of a step.
+    pub fn chunk(&self) -> usize {
+        self.chunk
     }
 
     pub fn tier(&self) -> Tier {
@@ -227,6 +242,13 @@ impl Session {
             self.submit(recording, 0, &[])?;
         }
         Ok(())
+    }
+
+    /// The recording of a step of `tokens` tokens, at most the options' chunk, which samples at its end.
+    pub fn step_recording(&mut self, tokens: usize) -> Result<&Recording> {
+        let tokens = tokens.clamp(1, self.chunk);
+        self.record(tokens, Ending::Sample)?;
+        Ok(&self.recordings[&(tokens, Ending::Sample)].recording)
     }
 
     /// Compiles what decode and prefill of any length need.
@@ -282,7 +304,7 @@ impl Session {
         let step = Step::new(gpu, self.tier, tokens, &self.state, &self.token_ids, &mut self.scratch)?;
         let mut step = prepare(step);
         step.slice(self.submit.as_secs_f64(), self.cache.positions, self.limits);
-        let x = architecture.forward(&mut step, &self.cache, &self.rope)?;
+        let x = architecture.forward(&mut step, &self.cache, &self.ropes)?;
         let (norm, output) = architecture.head();
         step.enter_layer(self.cache.layers.len());
         let mut logits = None;
@@ -306,20 +328,21 @@ impl Session {
         }
     }
 
-    /// Fills the rope table for positions below `end`.
+    /// Fills the rope tables for positions below `end`.
     pub(super) fn fill_rope(&mut self, end: usize) -> Result<()> {
         let end = end.next_multiple_of(ROPE_STEP).min(self.cache.positions);
         if end > self.rope_filled {
-            let rope = self.model.architecture.rope();
-            let bytes = rope.frequencies.len() as u64 * 8;
-            let table = rope.table(self.rope_filled..end);
-            self.model.gpu.write(&self.rope, self.rope_filled as u64 * bytes, bytemuck::cast_slice(&table))?;
+            for (rope, view) in self.model.architecture.ropes().iter().zip(&self.ropes) {
+                let bytes = rope.frequencies.len() as u64 * 8;
+                let table = rope.table(self.rope_filled..end);
+                self.model.gpu.write(view, self.rope_filled as u64 * bytes, bytemuck::cast_slice(&table))?;
+            }
             self.rope_filled = end;
         }
         Ok(())
     }
 
-    fn write_state(&self, state: &State) -> Result<()> {
+    pub(super) fn write_state(&self, state: &State) -> Result<()> {
         Ok(self.gpu().write(&self.state, 0, bytemuck::bytes_of(state))?)
     }
 

@@ -2,12 +2,14 @@
 
 mod engine;
 mod generate;
+mod measure;
 mod model;
 mod state;
 
 pub use engine::{Session, SessionOptions};
 pub use generate::{Generation, Stats, Token};
 pub use model::{LoadStats, Model};
+pub(crate) use state::State;
 pub use state::{MAX_STOPS, StopReason};
 
 use crate::{gguf, gpu, memory, models, ops, tokenizer};

@@ -26,7 +26,19 @@ pub fn cases(cases: &mut Vec<Case>) {
         (256, 2, 1, 16384),
     ] {
         for f16 in [true, false] {
-            add(cases, Geometry { head_dim, groups, kv_heads, tokens: 1, position: length - 1, f16 });
+            add(
+                cases,
+                Geometry {
+                    head_dim,
+                    groups,
+                    kv_heads,
+                    tokens: 1,
+                    position: length - 1,
+                    f16,
+                    window: None,
+                    sinks: false,
+                },
+            );
         }
     }
     // Prefill, from the start and further on.
@@ -47,7 +59,34 @@ pub fn cases(cases: &mut Vec<Case>) {
         (256, 2, 1, 2, 8190),
     ] {
         for f16 in [true, false] {
-            add(cases, Geometry { head_dim, groups, kv_heads, tokens, position, f16 });
+            let g = Geometry { head_dim, groups, kv_heads, tokens, position, f16, window: None, sinks: false };
+            add(cases, g);
+        }
+    }
+    // Windows: shorter than a tile, no multiple of one, of one position, longer than all that there is.
+    for (head_dim, groups, kv_heads, tokens, position) in [
+        (32, 2, 2, 1, 39),
+        (64, 8, 1, 1, 1000),
+        (128, 4, 2, 1, 4095),
+        (64, 8, 2, 7, 1017),
+        (128, 2, 1, 129, 0),
+        (32, 3, 2, 40, 130),
+    ] {
+        for window in [1, 8, 100, 128, 1024, 10_000] {
+            let f16 = window == 128;
+            add(
+                cases,
+                Geometry {
+                    head_dim,
+                    groups,
+                    kv_heads,
+                    tokens,
+                    position,
+                    f16,
+                    window: Some(window),
+                    sinks: window < 1000,
+                },
+            );
         }
     }
 }
@@ -60,17 +99,21 @@ struct Geometry {
     tokens: usize,
     position: usize,
     f16: bool,
+    window: Option<usize>,
+    sinks: bool,
 }
 
 fn add(cases: &mut Vec<Case>, g: Geometry) {
     let kind = if g.tokens == 1 { "decode" } else { "prefill" };
     let name = format!(
-        "attention/{kind}/dim={}/heads={}x{}/tokens={}/position={}/{}",
+        "attention/{kind}/dim={}/heads={}x{}/tokens={}/position={}{}{}/{}",
         g.head_dim,
         g.groups * g.kv_heads,
         g.kv_heads,
         g.tokens,
         g.position,
+        g.window.map_or(String::new(), |w| format!("/window={w}")),
+        if g.sinks { "/sinks" } else { "" },
         if g.f16 { "f16" } else { "f32" },
     );
     cases.push(Case::new(name, move |setup| g.run(setup)));
@@ -78,7 +121,7 @@ fn add(cases: &mut Vec<Case>, g: Geometry) {
 
 impl Geometry {
     fn run(self, setup: &Setup) -> Outcome {
-        let Geometry { head_dim, groups, kv_heads, tokens, position, f16 } = self;
+        let Geometry { head_dim, groups, kv_heads, tokens, position, f16, window, sinks } = self;
         let heads = groups * kv_heads;
         let random = &mut Random::new((head_dim * groups + tokens + position) as u64);
         let q = random.floats(tokens * heads * head_dim);
@@ -100,11 +143,14 @@ impl Geometry {
         };
         let kv = KvLayer { k: upload(&k), v: upload(&v), f16 };
         let (k, v) = if f16 { (twins::round_f16(&k), twins::round_f16(&v)) } else { (k, v) };
+        let sinks = sinks.then(|| random.floats(heads));
+        let on_device = sinks.as_ref().map(|s| gpu.upload("sinks", s).unwrap());
         rig.poison("attended", q.len());
         let scale = 1.0 / (head_dim as f32).sqrt();
         let qs = tensor(gpu, &q, heads * head_dim);
-        rig.run(|step| step.attention(&qs, &Attention { heads, kv_heads, head_dim, scale }, &kv).map(drop))?;
-        let want = twins::attention(&q, &k, &v, heads, kv_heads, head_dim, scale, position);
+        let a = Attention { heads, kv_heads, head_dim, scale, window, sinks: on_device };
+        rig.run(|step| step.attention(&qs, &a, &kv).map(drop))?;
+        let want = twins::attention(&q, &k, &v, heads, kv_heads, head_dim, scale, position, window, sinks.as_deref());
         compare("out", &rig.floats("attended", q.len())?, &want, head_dim, 1e-7)
     }
 }

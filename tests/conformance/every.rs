@@ -4,7 +4,9 @@
 use crate::rig::*;
 use halogen::formats::Format;
 use halogen::gpu::View;
-use halogen::ops::{Attention, ExpertGateUp, GateUp, Heads, KvLayer, RopePairs, Routing, SampleBuffers};
+use halogen::ops::{
+    Activation, Attention, ExpertGateUp, ExpertMlp, GateUp, Heads, KvLayer, RopePairs, Routing, SampleBuffers,
+};
 
 type Record = fn(&mut Rig, &mut Random, usize) -> Outcome;
 
@@ -20,6 +22,12 @@ const OPERATORS: &[(&str, Record)] = &[
         let (x, norm) = (tensor(rig.gpu(), &random.floats(tokens * 1000), 1000), norm(rig.gpu(), random, 1000).0);
         rig.run(|step| step.rms_norm(&x, &norm).map(drop))
     }),
+    ("add_norm", |rig, random, tokens| {
+        let (x, norm) = (tensor(rig.gpu(), &random.floats(tokens * 1000), 1000), norm(rig.gpu(), random, 1000).0);
+        let y = tensor(rig.gpu(), &random.floats(tokens * 1000), 1000);
+        rig.watch(&y.view);
+        rig.run(|step| step.add_norm(&y, &x, &norm))
+    }),
     ("norm_linear", |rig, random, tokens| {
         rig.poison("normed", tokens * 512);
         rig.poison("y", tokens * 70);
@@ -32,14 +40,14 @@ const OPERATORS: &[(&str, Record)] = &[
         rig.poison("h", tokens * 70);
         let (x, norm) = (tensor(rig.gpu(), &random.floats(tokens * 64), 64), norm(rig.gpu(), random, 64).0);
         let gate_up = GateUp::Joined(Weights::random(random, Format::Q8_0, 140, 64).matrix(rig.gpu(), 1));
-        rig.run(|step| step.norm_gate_up(&x, &norm, &gate_up).map(drop))
+        rig.run(|step| step.norm_gate_up(&x, &norm, &gate_up, Activation::Silu).map(drop))
     }),
     ("add_linear", |rig, random, tokens| {
         let x = tensor(rig.gpu(), &random.floats(tokens * 4096), 4096);
         let y = tensor(rig.gpu(), &random.floats(tokens * 10), 10);
         rig.watch(&y.view);
         let matrix = Weights::random(random, Format::F16, 10, 4096).matrix(rig.gpu(), 1);
-        rig.run(|step| step.add_linear(&y, &x, &matrix))
+        rig.run(|step| step.add_linear(&y, &x, &matrix, None))
     }),
     ("heads", |rig, random, tokens| {
         let (heads, kv_heads, head_dim) = (4, 2, 64);
@@ -50,11 +58,21 @@ const OPERATORS: &[(&str, Record)] = &[
         let norm = norm(rig.gpu(), random, head_dim).0;
         let qk_norm = Some((&norm, &norm));
         let pairs = RopePairs::HalfSplit;
-        let h = Heads { heads, kv_heads, head_dim, at: [0, 256, 384], qk_norm, pairs, rope: &rope, rope_dim: head_dim };
+        let h = Heads {
+            heads,
+            kv_heads,
+            head_dim,
+            at: [0, 256, 384],
+            qk_norm,
+            pairs,
+            rope: &rope,
+            rope_dim: head_dim,
+            temperature: None,
+        };
         rig.run(|step| step.heads(&qkv, &h, &kv).map(drop))
     }),
     ("attention", |rig, random, tokens| {
-        let a = Attention { heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125 };
+        let a = Attention { heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125, window: None, sinks: None };
         rig.poison("attended", tokens * 256);
         if tokens == 1 {
             rig.poison("split sums", 16 * 256);
@@ -94,7 +112,9 @@ const OPERATORS: &[(&str, Record)] = &[
         let gate = Weights::random(random, Format::Q4K, experts * ff, hidden).stack(gpu, experts, 2);
         let up = Weights::random(random, Format::Q4K, experts * ff, hidden).stack(gpu, experts, 1);
         let down = Weights::random(random, Format::Q8_0, experts * hidden, ff).stack(gpu, experts, 1);
-        rig.run(|step| step.norm_experts(&y, &norm, &routing, &ExpertGateUp::Split { gate, up }, &down))
+        let gate_up = ExpertGateUp::Split { gate, up };
+        let mlp = ExpertMlp { gate_up, down, bias: None, activation: Activation::Silu };
+        rig.run(|step| step.norm_experts(&y, &norm, &routing, &mlp))
     }),
     ("sample", |rig, random, tokens| {
         let logits = tensor(rig.gpu(), &random.floats(tokens * 3000), 3000);
@@ -157,13 +177,13 @@ const REFUSED: &[(&str, Record)] = &[
         let matrix = Weights::random(random, Format::F32, 8, 8).matrix(rig.gpu(), 1);
         let (x, y) =
             (tensor(rig.gpu(), &random.floats(tokens * 12), 12), tensor(rig.gpu(), &random.floats(tokens * 8), 8));
-        rig.run(|step| step.add_linear(&y, &x, &matrix))
+        rig.run(|step| step.add_linear(&y, &x, &matrix, None))
     }),
     ("linear/outputs", |rig, random, tokens| {
         let matrix = Weights::random(random, Format::F32, 9, 8).matrix(rig.gpu(), 1);
         let (x, y) =
             (tensor(rig.gpu(), &random.floats(tokens * 8), 8), tensor(rig.gpu(), &random.floats(tokens * 8), 8));
-        rig.run(|step| step.add_linear(&y, &x, &matrix))
+        rig.run(|step| step.add_linear(&y, &x, &matrix, None))
     }),
     ("linear/norm", |rig, random, tokens| {
         let matrix = Weights::random(random, Format::F32, 8, 16).matrix(rig.gpu(), 1);
@@ -171,13 +191,13 @@ const REFUSED: &[(&str, Record)] = &[
         rig.run(|step| step.norm_linear("y", &x, &norm, &matrix).map(drop))
     }),
     ("attention/q", |rig, random, tokens| {
-        let a = Attention { heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125 };
+        let a = Attention { heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125, window: None, sinks: None };
         let q = tensor(rig.gpu(), &random.floats(tokens * 128), 128);
         let kv = cache(rig, &[0; 4096]);
         rig.run(|step| step.attention(&q, &a, &kv).map(drop))
     }),
     ("attention/groups", |rig, random, tokens| {
-        let a = Attention { heads: 3, kv_heads: 2, head_dim: 64, scale: 0.125 };
+        let a = Attention { heads: 3, kv_heads: 2, head_dim: 64, scale: 0.125, window: None, sinks: None };
         let q = tensor(rig.gpu(), &random.floats(tokens * 192), 192);
         let kv = cache(rig, &[0; 4096]);
         rig.run(|step| step.attention(&q, &a, &kv).map(drop))

@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use halogen::formats::Format;
-use halogen::ops::{ExpertGateUp, Routing, Tuning, twins};
+use halogen::ops::{Activation, ExpertBias, ExpertGateUp, ExpertMlp, Routing, Tuning, twins};
 
 /// Which experts tokens choose.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +27,8 @@ struct Mixture {
     formats: [Format; 3],
     shards: usize,
     choice: Choice,
+    /// gpt-oss's: biases and the clamped activation.
+    clamped: bool,
 }
 
 pub fn cases(cases: &mut Vec<Case>) {
@@ -41,11 +43,13 @@ pub fn cases(cases: &mut Vec<Case>) {
         formats: [Q8_0; 3],
         shards: 1,
         choice: Spread,
+        clamped: false,
     };
     for tokens in [1, 2, 7, 33, 129] {
         for joined in [true, false] {
             for (choice, shards) in [(Spread, 1), (Same, 1), (Crowd, 2), (Spread, 2)] {
                 add(cases, Mixture { tokens, joined, choice, shards, ..small });
+                add(cases, Mixture { tokens, joined, choice, shards, clamped: true, ..small });
             }
         }
         // Formats as files mix them.
@@ -100,7 +104,7 @@ fn routing(rig: &Rig, routed: &[u32], gates: &[f32], experts: usize, ranks: usiz
 fn add(cases: &mut Vec<Case>, m: Mixture) {
     let formats = m.formats.map(|f| f.name()).join("+");
     let name = format!(
-        "experts/{formats}/experts={}/ranks={}/hidden={}/ff={}/tokens={}/{}/{:?}{}",
+        "experts/{formats}/experts={}/ranks={}/hidden={}/ff={}/tokens={}/{}/{:?}{}{}",
         m.experts,
         m.ranks,
         m.hidden,
@@ -109,6 +113,7 @@ fn add(cases: &mut Vec<Case>, m: Mixture) {
         if m.joined { "joined" } else { "split" },
         m.choice,
         if m.shards > 1 { "/shards=2" } else { "" },
+        if m.clamped { "/clamped" } else { "" },
     );
     cases.push(Case::new(name.to_lowercase(), move |setup| m.run(setup)));
 }
@@ -147,20 +152,28 @@ impl Mixture {
         let routing = routing(&rig, &routed, &gates, experts, ranks);
         let (norm, weight) = norm(gpu, random, hidden);
         rig.poison("expert h", tokens * ranks * ff);
+        let activation = if self.clamped { Activation::Clamped } else { Activation::Silu };
+        let biases = self.clamped.then(|| [experts * 2 * ff, experts * hidden].map(|len| random.floats(len)));
+        let bias = biases.as_ref().map(|[gate_up, down]| ExpertBias {
+            gate_up: gpu.upload("bias", gate_up).unwrap(),
+            down: gpu.upload("bias", down).unwrap(),
+        });
+        let mlp = ExpertMlp { gate_up, down: down_stack, bias, activation };
         let many = tokens > 1;
         if many {
             rig.poison("expert rows", tokens * ranks * hidden);
             rig.poison("expert order", tokens * ranks);
         }
         let y = tensor(gpu, &x, hidden);
-        rig.run(|step| step.norm_experts(&y, &norm, &routing, &gate_up, &down_stack))?;
+        rig.run(|step| step.norm_experts(&y, &norm, &routing, &mlp))?;
         rig.words("expert h", tokens * ranks * ff)?;
         if many {
             rig.words("expert rows", tokens * ranks * hidden)?;
             rig.words("expert order", tokens * ranks)?;
         }
         let normed = twins::rms_norm(&x, &weight, norm.eps);
-        let e = twins::Experts { gate: &gate, up: &up, down: &down.values, hidden, ff };
+        let bias = biases.as_ref().map(|[gate_up, down]| (&gate_up[..], &down[..]));
+        let e = twins::Experts { gate: &gate, up: &up, down: &down.values, bias, activation, hidden, ff };
         let want = twins::experts(&x, &normed, &e, &routed, &gates);
         let got = guarded(gpu, &y.view, tokens * hidden)?;
         compare("y", bytemuck::cast_slice(&got), &want, hidden, 1e-7)
@@ -187,7 +200,8 @@ fn group(cases: &mut Vec<Case>, experts: usize, ranks: usize, tokens: usize, cho
         rig.poison("expert order", routed.len());
         rig.poison("expert tiles", 4 * (routed.len().div_ceil(bn) + experts));
         let y = tensor(gpu, &random.floats(tokens * 4), 4);
-        rig.run(|step| step.norm_experts(&y, &norm, &routing, &gate_up, &down))?;
+        let mlp = ExpertMlp { gate_up, down, bias: None, activation: Activation::Silu };
+        rig.run(|step| step.norm_experts(&y, &norm, &routing, &mlp))?;
         let got = rig.words("expert order", routed.len())?;
         if got != order {
             return Err(format!("order {got:?} instead of {order:?}"));

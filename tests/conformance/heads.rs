@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use halogen::gpu::{Gpu, View};
-use halogen::ops::{Heads, KvLayer, RopePairs, twins};
+use halogen::ops::{Heads, KvLayer, RopePairs, Temperature, twins};
 
 pub fn cases(cases: &mut Vec<Case>) {
     use RopePairs::{Adjacent, HalfSplit};
@@ -19,9 +19,25 @@ pub fn cases(cases: &mut Vec<Case>) {
         for (pairs, rope_dim) in [(Adjacent, head_dim), (HalfSplit, head_dim), (HalfSplit, head_dim / 2), (Adjacent, 0)]
         {
             for (qk_norm, f16) in [(true, true), (false, false), (true, false), (false, true)] {
-                let g = Geometry { head_dim, heads, kv_heads, tokens, position, pairs, rope_dim, qk_norm, f16 };
+                let g = Geometry {
+                    head_dim,
+                    heads,
+                    kv_heads,
+                    tokens,
+                    position,
+                    pairs,
+                    rope_dim,
+                    qk_norm,
+                    f16,
+                    temperature: None,
+                };
                 // Half of the product.
                 if qk_norm == f16 || tokens == 1 || tokens == 3 {
+                    cases.push(Case::new(g.name(), move |setup| g.run(setup)));
+                }
+                if pairs == Adjacent && f16 && !qk_norm {
+                    // Before the first span's end, across one, and far beyond.
+                    let g = Geometry { temperature: Some(Temperature { scale: 0.1, span: 34 }), ..g };
                     cases.push(Case::new(g.name(), move |setup| g.run(setup)));
                 }
             }
@@ -40,6 +56,7 @@ struct Geometry {
     rope_dim: usize,
     qk_norm: bool,
     f16: bool,
+    temperature: Option<Temperature>,
 }
 
 /// A cache of `positions`, filled with `value`.
@@ -50,7 +67,7 @@ pub fn cache(gpu: &Gpu, words: usize, value: u32) -> View {
 impl Geometry {
     fn name(&self) -> String {
         format!(
-            "heads/dim={}/heads={}x{}/tokens={}/position={}/{:?}={}{}/{}",
+            "heads/dim={}/heads={}x{}/tokens={}/position={}/{:?}={}{}{}/{}",
             self.head_dim,
             self.heads,
             self.kv_heads,
@@ -59,6 +76,7 @@ impl Geometry {
             self.pairs,
             self.rope_dim,
             if self.qk_norm { "/norm" } else { "" },
+            if self.temperature.is_some() { "/temperature" } else { "" },
             if self.f16 { "f16" } else { "f32" },
         )
     }
@@ -99,6 +117,7 @@ impl Geometry {
             pairs,
             rope: &rope_view,
             rope_dim,
+            temperature: self.temperature,
         };
         let xs = tensor(gpu, &qkv, columns);
         rig.run(|step| step.heads(&xs, &h, &kv).map(drop))?;
@@ -110,7 +129,9 @@ impl Geometry {
             let turns = &rope[(position + t) * half..][..half];
             let part = |first: usize, i: usize| &qkv[t * columns + first + i * head_dim..][..head_dim];
             for i in 0..heads {
-                q.extend(twins::head(part(at[0], i), norms(&q_weight[..]), turns, pairs));
+                let warm = self.temperature.map_or(1.0, |w| twins::temperature(w, position + t));
+                let head = twins::head(part(at[0], i), norms(&q_weight[..]), turns, pairs);
+                q.extend(head.iter().map(|x| (f64::from(*x) * warm) as f32));
             }
             for i in 0..kv_heads {
                 k.extend(twins::head(part(at[1], i), norms(&k_weight[..]), turns, pairs));

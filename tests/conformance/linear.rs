@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use halogen::formats::Format;
-use halogen::ops::{GateUp, Joint, Part, twins};
+use halogen::ops::{Activation, GateUp, Joint, Part, twins};
 use twins::Epilogue;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,8 +15,11 @@ enum What {
     Residual,
     /// norm_gate_up of joined rows
     Swiglu,
+    /// the same with GELU
+    Geglu,
     /// norm_gate_up of two matrices
     Split,
+    SplitGelu,
 }
 use What::*;
 
@@ -47,7 +50,7 @@ pub fn cases(cases: &mut Vec<Case>) {
         add(cases, format, 5, 96, 5, Norm, 1);
     }
     // Every epilogue over few and many rows and tokens.
-    for what in [Norm, Bias, Residual, Swiglu, Split] {
+    for what in [Norm, Bias, Residual, Swiglu, Split, Geglu, SplitGelu] {
         for rows in [2, 34, 200] {
             for tokens in [1, 2, 7, 33, 129] {
                 add(cases, Format::Q8_0, rows, 64, tokens, what, 1);
@@ -83,6 +86,7 @@ fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, token
         let (norm, norm_weight) = norm(gpu, random, columns);
         let normed = twins::rms_norm(&x, &norm_weight, norm.eps);
         let (w, xs) = (&weights.values, tensor(gpu, &x, columns));
+        let activation = if [Geglu, SplitGelu].contains(&what) { Activation::GeluTanh } else { Activation::Silu };
         match what {
             Norm => {
                 rig.poison("y", tokens * rows);
@@ -112,25 +116,25 @@ fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, token
                 let y = random.floats(tokens * rows);
                 let ys = tensor(gpu, &y, rows);
                 let matrix = weights.matrix(gpu, shards);
-                rig.run(|step| step.add_linear(&ys, &xs, &matrix))?;
+                rig.run(|step| step.add_linear(&ys, &xs, &matrix, None))?;
                 let want = twins::linear(&x, w, columns, None, Epilogue::Residual(&y));
                 let got = guarded(gpu, &ys.view, tokens * rows)?;
                 compare("y", bytemuck::cast_slice(&got), &want, rows, 1e-7)
             }
-            Swiglu => {
+            Swiglu | Geglu => {
                 rig.poison("h", tokens * rows / 2);
                 let gate_up = GateUp::Joined(weights.matrix(gpu, 1));
-                rig.run(|step| step.norm_gate_up(&xs, &norm, &gate_up).map(drop))?;
-                let want = twins::linear(&normed, w, columns, None, Epilogue::Swiglu);
+                rig.run(|step| step.norm_gate_up(&xs, &norm, &gate_up, activation).map(drop))?;
+                let want = twins::linear(&normed, w, columns, None, Epilogue::GateUp(activation));
                 compare("h", &rig.floats("h", tokens * rows / 2)?, &want, rows / 2, 1e-7)
             }
-            Split => {
+            Split | SplitGelu => {
                 rig.poison("h", tokens * rows);
                 let up = Weights::random(random, Format::F16, rows, columns);
                 let gate_up = GateUp::Split { gate: weights.matrix(gpu, shards), up: up.matrix(gpu, 1) };
-                rig.run(|step| step.norm_gate_up(&xs, &norm, &gate_up).map(drop))?;
+                rig.run(|step| step.norm_gate_up(&xs, &norm, &gate_up, activation).map(drop))?;
                 let held = twins::linear(&normed, &up.values, columns, None, Epilogue::Store);
-                let want = twins::linear(&normed, w, columns, None, Epilogue::SiluMul(&held));
+                let want = twins::linear(&normed, w, columns, None, Epilogue::GateMul(activation, &held));
                 compare("h", &rig.floats("h", tokens * rows)?, &want, rows, 1e-7)
             }
         }

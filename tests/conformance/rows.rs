@@ -75,7 +75,15 @@ fn rms_norm(cases: &mut Vec<Case>, rows: usize, columns: usize) {
         let (norm, weight) = norm(rig.gpu(), random, columns);
         let xs = tensor(rig.gpu(), &x, columns);
         rig.run(|step| step.rms_norm(&xs, &norm).map(drop))?;
-        compare("y", &rig.floats("normed", x.len())?, &twins::rms_norm(&x, &weight, norm.eps), columns, 1e-7)
+        let want = twins::rms_norm(&x, &weight, norm.eps);
+        compare("y", &rig.floats("normed", x.len())?, &want, columns, 1e-7)?;
+        // The same, added to what was there.
+        let held = random.floats(rows * columns);
+        let y = tensor(rig.gpu(), &held, columns);
+        rig.run(|step| step.add_norm(&y, &xs, &norm))?;
+        let want: Vec<f32> = want.iter().zip(&held).map(|(x, y)| x + y).collect();
+        let got = guarded(rig.gpu(), &y.view, held.len())?;
+        compare("y", bytemuck::cast_slice(&got), &want, columns, 1e-7)
     }));
 }
 

@@ -1,0 +1,179 @@
+//! The device's own limits, each by work that is checked.
+
+use super::{Error, Random, Result, Row, Summary};
+use crate::gpu::{Call, Cost, DeviceClass, DeviceProfile, Gpu, Grid, KernelSpec, Recorder, Recording, View, params};
+use std::time::{Duration, Instant};
+
+params!(TickParams { quads: u32, per_group: u32 });
+
+/// One limit.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct DeviceRow {
+    #[serde(flatten)]
+    pub row: Row,
+    /// How it is measured, in words.
+    pub how: &'static str,
+}
+
+/// Spent on each measurement of this file.
+const BUDGET: Duration = Duration::from_millis(250);
+const LEAST_SAMPLES: usize = 5;
+const MOST_SAMPLES: usize = 1000;
+/// Dispatches whose recording on the host is timed at once.
+const DISPATCHES: usize = 1000;
+
+/// Measures everything, `repetitions` times where a measurement gives one number only. Takes a few seconds.
+///
+/// # Errors
+/// A device that is lost, or that computes, copies or counts wrongly.
+pub fn device(gpu: &Gpu, repetitions: usize) -> Result<Vec<DeviceRow>> {
+    let profiles: Vec<DeviceProfile> =
+        (0..repetitions.max(1)).map(|_| gpu.blocking_measure()).collect::<crate::gpu::Result<_>>()?;
+    let of = |name, unit, how, of: fn(&DeviceProfile) -> f64| {
+        row(name, unit, how, &profiles.iter().map(of).collect::<Vec<f64>>())
+    };
+    let mut rows = vec![
+        of("stream read", "B/s", "a kernel that sums a buffer", |p| p.stream_bytes_per_second),
+        of("f32 multiply-add", "FLOP/s", "a kernel of independent fused multiply-adds, two each", |p| {
+            p.flops_per_second
+        }),
+        of("dependent dispatch", "s", "a dispatch of one invocation that needs the one before it", |p| {
+            p.dispatch_seconds
+        }),
+    ];
+    let bytes = match gpu.caps().class {
+        DeviceClass::Gpu => 256 << 20,
+        DeviceClass::Cpu => 32 << 20,
+    };
+    let bytes = gpu.caps().max_binding.min(gpu.caps().max_buffer).min(bytes) / 16 * 16;
+    let (upload, copy) = transfers(gpu, bytes)?;
+    rows.push(row("copy", "B/s", "buffer to buffer on the device, bytes read and bytes written", &copy));
+    rows.push(row("upload", "B/s", "host memory to a buffer, until the device has it", &upload));
+    rows.push(row(
+        "submit round trip",
+        "s",
+        "one small dispatch, from its submit until the host knows",
+        &round_trips(gpu)?,
+    ));
+    rows.push(row("map latency", "s", "4 bytes copied, mapped and read by the host", &map(gpu)?));
+    let (recording, encoding) = host(gpu)?;
+    rows.push(row("recording on the host", "s", "a dispatch into a Recording, with its bind group", &recording));
+    rows.push(row("encoding on the host", "s", "a recorded dispatch into a pass, for each submit", &encoding));
+    Ok(rows)
+}
+
+fn row(name: &str, unit: &str, how: &'static str, samples: &[f64]) -> DeviceRow {
+    DeviceRow { row: Row { name: name.into(), unit: unit.into(), figure: Summary::of(samples) }, how }
+}
+
+/// Samples until the budget is spent; the first is thrown away.
+fn sampled(mut run: impl FnMut() -> Result<f64>) -> Result<Vec<f64>> {
+    run()?;
+    let (start, mut samples) = (Instant::now(), Vec::new());
+    while samples.len() < LEAST_SAMPLES || (start.elapsed() < BUDGET && samples.len() < MOST_SAMPLES) {
+        samples.push(run()?);
+    }
+    Ok(samples)
+}
+
+fn expect<T: PartialEq>(name: &str, found: T, expected: T, what: &str) -> Result<()> {
+    if found == expected { Ok(()) } else { Err(Error::Wrong { name: name.into(), what: what.into() }) }
+}
+
+/// Bytes a second into a buffer, and from it to another; what arrived is read back.
+fn transfers(gpu: &Gpu, bytes: u64) -> Result<(Vec<f64>, Vec<f64>)> {
+    let (from, to) = (gpu.buffer("upload", bytes)?, gpu.buffer("copy", bytes)?);
+    let mut random = Random::new(bytes);
+    let data: Vec<u64> = (0..bytes / 8).map(|_| random.word()).collect();
+    let upload = sampled(|| {
+        let start = Instant::now();
+        gpu.write(&from, 0, bytemuck::cast_slice(&data))?;
+        gpu.flush()?;
+        gpu.blocking_wait()?;
+        Ok(bytes as f64 / start.elapsed().as_secs_f64())
+    })?;
+    let copy = sampled(|| {
+        let rounds = 4;
+        let start = Instant::now();
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        for _ in 0..rounds {
+            encoder.copy_buffer_to_buffer(&from.buffer, 0, &to.buffer, 0, bytes);
+        }
+        gpu.queue().submit([encoder.finish()]);
+        gpu.blocking_wait()?;
+        Ok((2 * rounds * bytes) as f64 / start.elapsed().as_secs_f64())
+    })?;
+    let end = bytes / 2 / 16 * 16;
+    for (at, size) in [(0, 4096), (end, 4096), (bytes - 4096, 4096)] {
+        let found: Vec<u64> = gpu.blocking_read(&to.slice(at, size))?;
+        let expected = &data[at as usize / 8..][..size as usize / 8];
+        expect("copy", &found[..], expected, "the copy differs from what was uploaded")?;
+    }
+    Ok((upload, copy))
+}
+
+/// `count` dispatches that each add 1 to a counter.
+fn ticks(gpu: &Gpu, counter: &View, count: usize) -> Result<Recording> {
+    let mut recorder = Recorder::new(gpu, counter.clone());
+    for _ in 0..count {
+        recorder.call(Call {
+            spec: KernelSpec::new("stream").flag("TICK", true),
+            bind: &[("sums", counter)],
+            params: TickParams { quads: 1, per_group: 0 },
+            grid: Grid([1, 1, 1]),
+            cost: Cost::default(),
+        })?;
+    }
+    Ok(recorder.finish()?)
+}
+
+fn round_trips(gpu: &Gpu) -> Result<Vec<f64>> {
+    let counter = gpu.buffer("counter", 4)?;
+    let recording = ticks(gpu, &counter, 1)?;
+    let mut runs = 0;
+    let samples = sampled(|| {
+        runs += 1;
+        let start = Instant::now();
+        gpu.submit(&recording, 0..1, &[])?;
+        gpu.blocking_wait()?;
+        Ok(start.elapsed().as_secs_f64())
+    })?;
+    let found = gpu.blocking_read::<u32>(&counter)?[0];
+    expect("submit round trip", found, runs, "the device ran another number of dispatches")?;
+    Ok(samples)
+}
+
+fn map(gpu: &Gpu) -> Result<Vec<f64>> {
+    let view = gpu.upload("word", &[0xfeed_beefu32, 0, 0, 0])?;
+    let word = view.slice(0, 4);
+    sampled(|| {
+        let start = Instant::now();
+        let found = gpu.blocking_read::<u32>(&word)?[0];
+        let seconds = start.elapsed().as_secs_f64();
+        expect("map latency", found, 0xfeed_beef, "another word came back")?;
+        Ok(seconds)
+    })
+}
+
+/// Seconds a dispatch: into a recording, and from it into a pass.
+fn host(gpu: &Gpu) -> Result<(Vec<f64>, Vec<f64>)> {
+    let counter = gpu.buffer("counter", 4)?;
+    let each = |time: Duration| time.as_secs_f64() / DISPATCHES as f64;
+    let recording = sampled(|| {
+        let start = Instant::now();
+        ticks(gpu, &counter, DISPATCHES)?;
+        Ok(each(start.elapsed()))
+    })?;
+    let recorded = ticks(gpu, &counter, DISPATCHES)?;
+    let mut runs = 0;
+    let encoding = sampled(|| {
+        runs += 1;
+        let before = gpu.encode_time();
+        gpu.submit(&recorded, 0..DISPATCHES, &[])?;
+        gpu.blocking_wait()?;
+        Ok(each(gpu.encode_time() - before))
+    })?;
+    let found = gpu.blocking_read::<u32>(&counter)?[0] as usize;
+    expect("encoding on the host", found, runs * DISPATCHES, "the device ran another number of dispatches")?;
+    Ok((recording, encoding))
+}

@@ -1,0 +1,53 @@
+//! Measurements: models, kernels and the device, each beside the limit of the machine that it ran on.
+
+mod compare;
+mod device;
+mod kernels;
+mod model;
+mod random;
+mod roofline;
+mod stats;
+
+pub use compare::{Change, Comparison, Verdict, compare};
+pub use device::{DeviceRow, device};
+pub use kernels::{Case, KernelBench, KernelRow, Limit, PRESETS, Preset, Selection};
+pub use model::{KernelTime, ModelBench, ModelReport, ModelRow};
+pub use random::Random;
+pub use roofline::{Point, roofline};
+pub use stats::Summary;
+
+use crate::{gpu, ops, session};
+
+/// What can go wrong with a measurement.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Gpu(#[from] gpu::Error),
+    #[error(transparent)]
+    Op(#[from] ops::Error),
+    #[error(transparent)]
+    Session(#[from] session::Error),
+    /// A result that is not the twin's.
+    #[error("{name}: wrong result: {what}; it is not timed")]
+    Wrong { name: String, what: String },
+    #[error("{name}: {problem}")]
+    Case { name: String, problem: String },
+}
+
+/// Result of a measurement.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What every report says of each thing that it measured.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Row {
+    pub name: String,
+    /// `s` (seconds), or a rate: `t/s`, `B/s`, `FLOP/s`.
+    pub unit: String,
+    pub figure: Summary,
+}
+
+impl Row {
+    pub fn lower_is_better(&self) -> bool {
+        self.unit == "s"
+    }
+}

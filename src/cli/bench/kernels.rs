@@ -1,0 +1,184 @@
+//! `halogen bench kernels`: each kernel against the limits of the device.
+
+use super::print::{Format, Report};
+use super::table::Table;
+use super::{origin, timing_note};
+use crate::cli::device::DeviceArgs;
+use crate::cli::{human, output, profile};
+use anyhow::{Context, Result, bail};
+use halogen::bench::{KernelBench, KernelRow, Limit, PRESETS, Point, Selection, roofline};
+use halogen::formats;
+use halogen::gpu::{DeviceProfile, Gpu, Timing};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const EXAMPLES: &str = "\
+Examples:
+  halogen bench kernels --op matvec --format q4_k,q6_k --shape 4096x4096,16384x8192
+  halogen bench kernels --preset qwen3-30b-a3b --format q4_k --plot roofline.svg
+  halogen bench kernels --op matvec --format all -o json > before.json";
+
+/// Check kernels against their twins, and time them at the shapes of real models
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Only these operators
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = Selection::OPS)]
+    op: Vec<String>,
+
+    /// Block formats of the weights, or all
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    format: Vec<String>,
+
+    /// Shapes of the matrices, rows first; of experts, those of one's gate matrix
+    #[arg(long, value_name = "ROWSxCOLUMNS", value_delimiter = ',', value_parser = shape, conflicts_with = "preset")]
+    shape: Vec<[usize; 2]>,
+
+    /// The matrices of these models, or all
+    #[arg(long, value_name = "MODEL", value_delimiter = ',', value_parser = presets())]
+    preset: Vec<String>,
+
+    /// MiB of inputs that are rotated, so that no cache holds them
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+    memory: Option<u32>,
+
+    /// Milliseconds spent on timing each kernel
+    #[arg(long, value_name = "MS", default_value_t = 500)]
+    time: u32,
+
+    /// How to print
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Format,
+
+    /// Also draw a roofline
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+fn presets() -> Vec<&'static str> {
+    PRESETS.iter().map(|p| p.name).chain(["all"]).collect()
+}
+
+fn shape(text: &str) -> Result<[usize; 2], String> {
+    let sides = text.split_once('x').and_then(|(r, c)| Some([r.parse().ok()?, c.parse().ok()?]));
+    match sides {
+        // Kernels count words in 32 bits.
+        Some([rows, columns]) if (1..=1 << 20).contains(&rows) && (4..=1 << 20).contains(&columns) => {
+            Ok([rows, columns])
+        }
+        _ => Err("ROWSxCOLUMNS is needed, 4096x2048 say, of at most 1048576 each".into()),
+    }
+}
+
+fn selection(args: &Args) -> Result<Selection> {
+    let mut chosen = Vec::new();
+    for name in &args.format {
+        match formats::Format::ALL.iter().find(|f| f.name() == name) {
+            Some(format) => chosen.push(*format),
+            None if name == "all" => chosen.extend(formats::Format::ALL),
+            None => {
+                let known: Vec<&str> = formats::Format::ALL.iter().map(|f| f.name()).collect();
+                bail!("unknown format `{name}`; there are {}", known.join(", "))
+            }
+        }
+    }
+    let all = args.preset.iter().any(|p| p == "all");
+    let presets = if all { PRESETS.iter().map(|p| p.name.into()).collect() } else { args.preset.clone() };
+    Ok(Selection { ops: args.op.clone(), formats: chosen, shapes: args.shape.clone(), presets })
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let selection = selection(&args)?;
+    let gpu = args.device.open()?;
+    let (cases, others) = selection.cases(gpu.caps().class);
+    for name in others {
+        output::note(format_args!("note: {name} is left out: its columns are no multiple of the format's block"));
+    }
+    let bench = KernelBench {
+        gpu: &gpu,
+        tier: args.device.tier.unwrap_or(gpu.caps().tier),
+        limits: profile::of(&gpu, true)?,
+        memory: args.memory.map_or(KernelBench::default_memory(gpu.caps().class), |m| u64::from(m) << 20),
+        time: Duration::from_millis(args.time.into()),
+    };
+    let (mut rows, mut failed) = (Vec::new(), 0);
+    for case in cases {
+        match bench.run(&bench.fit(case)) {
+            Ok(row) => rows.push(row),
+            // The others are measured all the same.
+            Err(error) => {
+                failed += 1;
+                output::note(format_args!("note: {error}"));
+            }
+        }
+    }
+    if let Some(file) = &args.plot {
+        let svg = plot(&gpu, &bench.limits, &rows);
+        std::fs::write(file, svg).with_context(|| format!("{}: cannot be written", file.display()))?;
+    }
+    report(&bench, &rows).print(args.output)?;
+    if failed > 0 {
+        bail!("{failed} kernels could not be measured; the notes above say why");
+    }
+    Ok(())
+}
+
+fn plot(gpu: &Gpu, limits: &DeviceProfile, rows: &[KernelRow]) -> String {
+    let point = |r: &KernelRow| Point {
+        label: r.row.name.clone(),
+        intensity: r.flops as f64 / r.bytes as f64,
+        flops_per_second: r.flops_per_second,
+        fraction: r.fraction_of_limit,
+    };
+    roofline(&format!("Kernels on {}", gpu.info().name), limits, &rows.iter().map(point).collect::<Vec<_>>())
+}
+
+fn report(bench: &KernelBench, rows: &[KernelRow]) -> Report {
+    let mut origin = origin(bench.gpu);
+    origin["kind"] = "kernels".into();
+    origin["tier"] = bench.tier.to_string().into();
+    origin["limits"] = serde_json::to_value(bench.limits).expect("numbers");
+    let mut table = Table::new(&["kernel", "time", "spread", "rate", "of limit", "samples", "copies", "NMSE"]);
+    for r in rows {
+        let rate = match r.limit {
+            Limit::Bandwidth => human::rate(r.bytes_per_second),
+            Limit::Flops => human::si(r.flops_per_second) + "FLOP/s",
+        };
+        table.row(vec![
+            r.row.name.clone(),
+            human::seconds(r.row.figure.median),
+            format!("± {:.1} %", r.row.figure.relative_spread() * 100.0),
+            rate,
+            format!("{:.0} %", r.fraction_of_limit * 100.0),
+            r.row.figure.samples.to_string(),
+            r.copies.to_string(),
+            format!("{:.0e}", r.nmse),
+        ]);
+    }
+    Report {
+        origin,
+        rows: rows.iter().map(|r| serde_json::to_value(r).expect("plain data")).collect(),
+        head: format!("{}, tier {}", bench.gpu.info().name, bench.tier),
+        table,
+        notes: notes(bench.gpu.timing(), &bench.limits),
+    }
+}
+
+/// What the figures include.
+fn notes(timing: Timing, limits: &DeviceProfile) -> String {
+    format!(
+        "\
+time: median of one run on the device, by {}. spread: a deviation, from the quartiles.
+rate: bytes that must be moved at least (weights as in the file, inputs, outputs once) or, where computing takes longer at
+the limits, operations, a multiply-add being two. Limits measured before: reads {}, f32 {}FLOP/s.
+Inputs are random and rotated through so many copies (of experts: disjoint choices). NMSE: against the twin, over a sample.
+More than 100 %: a cache held the inputs (see --memory), or the machine was busy while its limits were measured.
+",
+        timing_note(timing),
+        human::rate(limits.stream_bytes_per_second),
+        human::si(limits.flops_per_second),
+    )
+}

@@ -1,0 +1,226 @@
+//! `halogen bench model`: a model's speed, as users of llama-bench expect it.
+
+use super::table::Table;
+use super::{origin, timing_note};
+use crate::cli::device::DeviceArgs;
+use crate::cli::{human, model, output, pipelines, profile};
+use anyhow::Result;
+use halogen::bench::{KernelTime, ModelBench, ModelReport, ModelRow};
+use halogen::gpu::{DeviceProfile, Gpu};
+use halogen::memory::Needs;
+use halogen::models;
+use halogen::session::{Session, SessionOptions};
+use serde_json::json;
+use std::fmt::Write;
+
+/// A model's tokens a second, and what its kernels take of them
+#[derive(clap::Args)]
+pub struct Args {
+    /// The path of a .gguf file, or demo: the embedded model
+    model: Option<String>,
+
+    /// Tokens of a prompt; 0: none is measured; several by commas
+    #[arg(short = 'p', long, value_name = "N", default_value = "512", value_delimiter = ',')]
+    n_prompt: Vec<u32>,
+
+    /// Tokens generated one by one; 0: none are measured; several by commas
+    #[arg(short = 'n', long, value_name = "N", default_value = "128", value_delimiter = ',')]
+    n_gen: Vec<u32>,
+
+    /// Tokens in the cache before; several by commas
+    #[arg(short = 'd', long, value_name = "N", default_value = "0", value_delimiter = ',')]
+    n_depth: Vec<u32>,
+
+    /// Measured runs of each test, after one that is not
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    repetitions: u32,
+
+    /// How to print
+    #[arg(short, long, value_enum, default_value = "md")]
+    output: Format,
+
+    /// Also the time of every kernel in one decode step, not only of the longest
+    #[arg(long)]
+    profile: bool,
+
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Format {
+    Md,
+    Json,
+}
+
+/// Kernels that are shown without --profile.
+const TOP: usize = 5;
+
+/// One test: tokens of a prompt or generated, and tokens cached before.
+#[derive(Clone, Copy, PartialEq)]
+enum Test {
+    Prompt(usize, usize),
+    Tokens(usize, usize),
+}
+
+impl Test {
+    /// As asked for, each cut to what the model's context holds.
+    fn all(args: &Args, context: usize) -> Vec<Test> {
+        let mut tests = Vec::new();
+        for depth in args.n_depth.iter().map(|n| *n as usize) {
+            tests.extend(args.n_prompt.iter().map(|n| Test::Prompt(*n as usize, depth)));
+            tests.extend(args.n_gen.iter().map(|n| Test::Tokens(*n as usize, depth)));
+        }
+        let mut cut: Vec<Test> = tests.into_iter().filter_map(|test| test.cut(context)).collect();
+        cut.dedup();
+        cut
+    }
+
+    /// `None`: nothing is left to measure.
+    fn cut(self, context: usize) -> Option<Test> {
+        let (name, tokens, depth) = match self {
+            Test::Prompt(tokens, depth) => ("pp", tokens, depth),
+            Test::Tokens(tokens, depth) => ("tg", tokens, depth),
+        };
+        let before = if name == "tg" { depth.max(1) } else { depth };
+        let fits = tokens.min(context.saturating_sub(before));
+        if fits < tokens {
+            let instead = if fits == 0 { "is left out".into() } else { format!("is cut to {name}{fits}") };
+            let at = if depth > 0 { format!(" after {depth} tokens") } else { String::new() };
+            output::note(format_args!("note: {name}{tokens}{at} {instead}: the model's context is {context} tokens"));
+        }
+        (fits > 0).then_some(if name == "pp" { Test::Prompt(fits, depth) } else { Test::Tokens(fits, depth) })
+    }
+
+    /// Positions that it needs.
+    fn positions(self) -> usize {
+        match self {
+            Test::Prompt(tokens, depth) => tokens + depth,
+            Test::Tokens(tokens, depth) => tokens + depth.max(1),
+        }
+    }
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let gguf = model::open(args.model.as_deref())?;
+    let shape = models::shape(&gguf)?;
+    let tests = Test::all(&args, shape.context);
+    let gpu = args.device.open()?;
+    let limits = profile::of(&gpu, true)?;
+    let context = tests.iter().map(|t| t.positions()).max().unwrap_or(1);
+    let tier = args.device.tier;
+    let options = SessionOptions { context: Some(context), tier, limits: Some(limits), ..SessionOptions::default() };
+    Needs { weights: gguf.data_bytes(), ..Session::needs(&shape, &options) }.check(&gpu)?;
+    let model = model::load(&gpu, &gguf, || false)?;
+    let mut session = pipelines::kept(&gpu, || Ok(Session::new(&model, &options)?))?;
+    let report = measure(&mut session, &gpu, limits, &tests, args.repetitions as usize)?;
+    match args.output {
+        Format::Json => {
+            let mut all = origin(&gpu);
+            let more = json!({
+                "kind": "model", "model": gguf.name(), "model_bytes": gguf.data_bytes(), "tier": session.tier().to_string(),
+                "limits": limits, "rows": report.rows, "timing": report.timing, "kernels": report.kernels,
+            });
+            all.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+            output::print_json(&all)
+        }
+        Format::Md => {
+            let head = format!(
+                "{} ({}) on {}, tier {}\n\n",
+                gguf.name(),
+                human::bytes(gguf.data_bytes()),
+                gpu.info().name,
+                session.tier()
+            );
+            Ok(output::print(format_args!("{head}{}", markdown(&report, limits, &args)))?)
+        }
+    }
+}
+
+fn measure(
+    session: &mut Session,
+    gpu: &Gpu,
+    limits: DeviceProfile,
+    tests: &[Test],
+    repetitions: usize,
+) -> Result<ModelReport> {
+    let mut bench = ModelBench::new(session, limits, repetitions);
+    let mut rows = Vec::new();
+    for test in tests {
+        rows.push(match *test {
+            Test::Prompt(tokens, depth) => bench.prompt(tokens, depth)?,
+            Test::Tokens(tokens, depth) => bench.tokens_one_by_one(tokens, depth)?,
+        });
+    }
+    let last = tests.iter().rev().find_map(|test| match test {
+        Test::Tokens(tokens, depth) => Some(depth.max(&1) + tokens / 2),
+        Test::Prompt(..) => None,
+    });
+    let timing = gpu.timing();
+    let kernels = last.map_or(Ok(Vec::new()), |positions| bench.kernels(positions, timing))?;
+    Ok(ModelReport { rows, kernels, timing })
+}
+
+fn percent(fraction: f64) -> String {
+    format!("{:.0} %", fraction * 100.0)
+}
+
+fn markdown(report: &ModelReport, limits: DeviceProfile, args: &Args) -> String {
+    let mut table = Table::new(&["test", "t/s", "of bound", "bound", "dispatches", "submits", "host us"]);
+    for ModelRow { row, fraction_of_bound, bound, dispatches, submits, host_microseconds, .. } in &report.rows {
+        table.row(vec![
+            row.name.clone(),
+            format!("{:.2} ± {:.2}", row.figure.mean, row.figure.deviation),
+            percent(*fraction_of_bound),
+            bound.to_string(),
+            dispatches.to_string(),
+            human::short(*submits),
+            human::short(*host_microseconds),
+        ]);
+    }
+    let mut out = table.markdown();
+    out += &notes(limits, args.repetitions);
+    if !report.kernels.is_empty() {
+        let shown = if args.profile { report.kernels.len() } else { TOP.min(report.kernels.len()) };
+        out += &kernels(&report.kernels, shown);
+        let _ = writeln!(out, "\nTimed by {}.", timing_note(report.timing));
+    }
+    out
+}
+
+/// What the figures include.
+fn notes(limits: DeviceProfile, repetitions: u32) -> String {
+    let DeviceProfile { stream_bytes_per_second, flops_per_second, dispatch_seconds } = limits;
+    format!(
+        "
+Mean ± standard deviation of {repetitions} runs after one that is not counted; all on the wall clock, by random tokens.
+pp: from the first submit until the token that follows the prompt is on the host, its sampling included. tg: from there to
+the last token, each sampled on the GPU (greedy) and read back; steps are queued ahead. Not included: loading, compiling,
+tokenizing. dispatches, submits, host us (encoding, up to the driver's submit): of the whole prompt in pp, of a token in tg.
+Limits measured before: reads {}, f32 {}FLOP/s, a dependent dispatch {}.
+Bound of tg: bytes of weights and cache over reads, plus dispatches. Bound of pp: operations over f32 FLOP/s.
+",
+        human::rate(stream_bytes_per_second),
+        human::si(flops_per_second),
+        human::seconds(dispatch_seconds),
+    )
+}
+
+fn kernels(kernels: &[KernelTime], shown: usize) -> String {
+    let total: f64 = kernels.iter().map(|k| k.seconds).sum();
+    let mut table = Table::new(&["kernel of one decode step", "dispatches", "time", "share", "moves", "of limit"]);
+    for k in &kernels[..shown] {
+        table.row(vec![
+            k.kernel.clone(),
+            k.dispatches.to_string(),
+            human::seconds(k.seconds),
+            percent(k.seconds / total),
+            human::bytes(k.bytes),
+            percent(k.fraction_of_limit),
+        ]);
+    }
+    let others = kernels.len() - shown;
+    let more = if others > 0 { format!("\n{others} more with --profile.") } else { String::new() };
+    let dispatches: usize = kernels.iter().map(|k| k.dispatches).sum();
+    format!("\n{}{more}\nAll {dispatches} dispatches: {}.", table.markdown(), human::seconds(total))
+}

@@ -1,0 +1,105 @@
+//! `halogen bench`, from outside: it measures, and its reports can be read and compared.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn folder() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench");
+    std::fs::create_dir_all(&folder).expect("a folder for temporary files");
+    folder
+}
+
+fn bench(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_halogen"));
+    command.arg("bench").args(args).env("XDG_CACHE_HOME", folder());
+    command.output().expect("halogen starts")
+}
+
+/// stdout and stderr of a run that succeeds.
+fn succeeds(args: &[&str]) -> (String, String) {
+    let output = bench(args);
+    let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {err}");
+    (out, err)
+}
+
+fn json(args: &[&str]) -> Value {
+    serde_json::from_str(&succeeds(args).0).expect("JSON")
+}
+
+fn positive(value: &Value) -> bool {
+    value.as_f64().is_some_and(|v| v > 0.0 && v.is_finite())
+}
+
+#[test]
+fn a_model_is_measured() {
+    let said = json(&["model", "demo", "-p", "8", "-n", "4", "-r", "2", "-o", "json"]);
+    let names: Vec<&str> = said["rows"].as_array().expect("rows").iter().filter_map(|r| r["name"].as_str()).collect();
+    assert_eq!(names, ["pp8", "tg4"]);
+    for row in said["rows"].as_array().expect("rows") {
+        assert_eq!((&row["unit"], &row["figure"]["samples"]), (&"t/s".into(), &2.into()));
+        for key in ["fraction_of_bound", "dispatches", "submits", "host_microseconds"] {
+            assert!(positive(&row[key]), "{row}");
+        }
+        assert!(positive(&row["figure"]["mean"]), "{row}");
+    }
+    // A dispatch is in the profile once.
+    let profiled: u64 =
+        said["kernels"].as_array().expect("kernels").iter().filter_map(|k| k["dispatches"].as_u64()).sum();
+    assert_eq!(said["rows"][1]["dispatches"], profiled);
+}
+
+#[test]
+fn a_prompt_beyond_the_context_is_cut() {
+    let args = ["model", "demo", "-p", "4", "-n", "0", "-d", "1000000", "-r", "1"];
+    let (out, err) = succeeds(&args);
+    assert!(err.contains("note: pp4 after 1000000 tokens is left out: the model's context is"), "{err}");
+    assert!(!out.contains("| pp"), "{out}");
+}
+
+#[test]
+fn kernels_are_checked_timed_plotted_and_compared() {
+    let svg = folder().join("roofline.svg");
+    let args = ["kernels", "--op", "matvec", "--format", "q4_k", "--shape", "256x256", "--time", "20", "-o", "json"];
+    let (out, _) = succeeds(&[&args[..], &["--plot", svg.to_str().expect("UTF-8")]].concat());
+    let said: Value = serde_json::from_str(&out).expect("JSON");
+    let row = &said["rows"][0];
+    assert_eq!((&row["name"], &row["flops"]), (&"matvec q4_k 256x256".into(), &(2 * 256 * 256).into()));
+    assert!(positive(&row["fraction_of_limit"]) && positive(&row["figure"]["median"]), "{row}");
+    assert!(row["nmse"].as_f64().expect("a number") <= 1e-6, "{row}");
+    let plot = std::fs::read_to_string(&svg).expect("a plot");
+    assert!(plot.starts_with("<svg") && plot.contains("matvec q4_k 256x256"));
+
+    let file = folder().join("kernels.json");
+    std::fs::write(&file, out).expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let (out, _) = succeeds(&["compare", file, file]);
+    assert!(out.contains("1.00 ±") && out.contains("no difference"), "{out}");
+}
+
+#[test]
+fn every_operator_runs_at_a_small_shape() {
+    let args =
+        ["kernels", "--op", "experts,matmul", "--format", "q8_0", "--shape", "64x128", "--time", "1", "-o", "csv"];
+    let (out, _) = succeeds(&args);
+    let names: Vec<&str> = out.lines().filter_map(|line| line.split(',').next()).collect();
+    assert_eq!(names, ["name", "experts q8_0 8 of 128 64x128", "matmul q8_0 64x128 by 512"]);
+}
+
+#[test]
+fn usage_is_told() {
+    for (args, says) in [
+        (&["kernels", "--shape", "3x"][..], "ROWSxCOLUMNS"),
+        (&["kernels", "--op", "magic"], "matvec"),
+        (&["model", "-r", "0"], "--repetitions"),
+    ] {
+        let output = bench(args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(says), "{said}");
+    }
+    let output = bench(&["kernels", "--format", "q9_z"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("q4_k"));
+}
