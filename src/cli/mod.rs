@@ -30,7 +30,9 @@ Examples:
 
 MODEL is the path of a .gguf file (of a split model: any of its files), or `demo`:
 the embedded model, a mixture of experts trained on the documentation of Rust.
-Without MODEL it is `demo`.";
+Without MODEL it is `demo`.
+
+Exit codes: 0, 1 for an error, 2 for wrong usage, 130 where Ctrl-C ended an answer. A closed pipe is success.";
 
 /// Runs large language models, mixtures of experts first, on any GPU.
 #[derive(Parser)]
@@ -55,7 +57,7 @@ enum Command {
     Completions(completions::Args),
 }
 
-/// Parses the command line and runs it. Exit codes: 0, 1 for an error, 2 for wrong usage.
+/// Parses the command line and runs it. Exit codes: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -10,9 +10,7 @@ pub fn note(line: impl Display) {
 
 /// Writes to stdout, at once.
 pub fn print(text: Arguments) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_fmt(text)?;
-    stdout.flush()
+    print_bytes(text.to_string().as_bytes())
 }
 
 /// Writes a value to stdout as JSON.
@@ -51,6 +49,5 @@ impl Style {
 /// Writes to stdout what need not be text.
 pub fn print_bytes(bytes: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes)?;
-    stdout.flush()
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|e| io::Error::new(e.kind(), format!("stdout: {e}")))
 }

@@ -7,8 +7,8 @@ use super::{Array, Error, KeyProblem, Value};
 /// All key-value pairs of a file, in file order.
 ///
 /// The typed getters return `Ok(None)` where the key is absent, and an error that names the key, the type expected and
-/// the type found where it holds something else. Integers convert between widths and signs when the value fits. The
-/// `require_` twins make absence an error too.
+/// the type found where it holds something else. Integers convert between widths and signs when the value fits. A
+/// `require_` twin, where there is one, makes absence an error too.
 #[derive(Clone, Debug)]
 pub struct Metadata {
     /// The file's name, which starts every message.
@@ -141,32 +141,12 @@ impl Metadata {
         self.present(key, self.u64(key)?)
     }
 
-    pub fn require_f32(&self, key: &str) -> Result<f32, Error> {
-        self.present(key, self.f32(key)?)
-    }
-
-    pub fn require_bool(&self, key: &str) -> Result<bool, Error> {
-        self.present(key, self.bool(key)?)
-    }
-
     pub fn require_str(&self, key: &str) -> Result<&str, Error> {
         self.present(key, self.str(key)?)
     }
 
     pub fn require_strings(&self, key: &str) -> Result<Vec<&[u8]>, Error> {
         self.present(key, self.strings(key)?)
-    }
-
-    pub fn require_u32s(&self, key: &str) -> Result<Vec<u32>, Error> {
-        self.present(key, self.u32s(key)?)
-    }
-
-    pub fn require_i32s(&self, key: &str) -> Result<Vec<i32>, Error> {
-        self.present(key, self.i32s(key)?)
-    }
-
-    pub fn require_f32s(&self, key: &str) -> Result<Vec<f32>, Error> {
-        self.present(key, self.f32s(key)?)
     }
 
     pub(super) fn error(&self, key: &str, problem: KeyProblem) -> Error {

@@ -110,7 +110,7 @@ impl<'a> Weights<'a> {
         Ok(values)
     }
 
-    /// A vector as f32 [len] on the device.
+    /// A vector as `f32 [len]` on the device.
     pub fn vector(&mut self, name: &str, len: usize) -> Result<View> {
         let values = self.host_vector(name, len)?;
         Ok(self.gpu.upload(name, &values)?)

@@ -24,7 +24,7 @@ pub struct Attention {
     pub scale: f32,
     /// Positions that a token sees, its own included; all up to its own if none.
     pub window: Option<usize>,
-    /// f32 [heads]: scores that take part in the softmax and have no value.
+    /// `f32 [heads]`: scores that take part in the softmax and have no value.
     pub sinks: Option<View>,
 }
 

@@ -6,7 +6,7 @@ use crate::gpu::{Call, Cost, Grid, KernelSpec, params};
 params!(EmbedParams { columns: u32, row_words: u32, tail_words: u32, first_row: u32, rows: u32, scale: f32 });
 
 impl Step<'_> {
-    /// x[t] = scale * table[token t], x [tokens, columns].
+    /// `x[t] = scale * table[token t]`, x [tokens, columns].
     pub fn embed(&mut self, table: &Matrix, scale: f32) -> Result<Tensor> {
         ensure(table.columns.is_multiple_of(4), "embed", || format!("{} columns are no multiple of 4", table.columns))?;
         let x = self.tensor("x", table.columns)?;

@@ -5,7 +5,7 @@ use crate::gpu::{Call, Cost, Grid, View, params};
 
 params!(NormParams { columns: u32, eps: f32 });
 
-/// An RMSNorm's weights, f32 [columns], and its epsilon.
+/// An RMSNorm's weights, `f32 [columns]`, and its epsilon.
 pub struct Norm {
     pub weight: View,
     pub columns: usize,

@@ -65,7 +65,7 @@ pub struct Joint {
 /// One format's rows of a [`Joint`].
 pub struct Part {
     pub matrix: Matrix,
-    /// f32 [rows].
+    /// `f32 [rows]`.
     pub bias: Option<View>,
     /// The first output.
     pub at: usize,

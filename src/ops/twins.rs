@@ -36,7 +36,7 @@ pub fn embed(table: &[f32], columns: usize, tokens: &[u32], scale: f32) -> Vec<f
     rows.flatten().map(|w| scale * w).collect()
 }
 
-/// x / sqrt(mean(x^2) + eps) * weight for each row of x [rows, columns]; weight [columns] (arXiv 1910.07467).
+/// x / sqrt(mean(x^2) + eps) * weight for each row of x [rows, columns]; weight `[columns]` (arXiv 1910.07467).
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let row = |x: &[f32]| -> Vec<f32> {
         let squares: f64 = x.iter().map(|x| f64::from(*x).powi(2)).sum();
@@ -76,7 +76,7 @@ fn row(matrix: &[f32], i: usize, columns: usize) -> &[f32] {
     &matrix[i * columns..][..columns]
 }
 
-/// W x + bias for each token: x [tokens, columns], W [rows, columns], bias [rows], the result [tokens, outputs].
+/// W x + bias for each token: x [tokens, columns], W [rows, columns], bias `[rows]`, the result [tokens, outputs].
 /// The twin of both `matvec` and `matmul`.
 pub fn linear(x: &[f32], w: &[f32], columns: usize, bias: Option<&[f32]>, epilogue: Epilogue) -> Vec<f32> {
     let rows = w.len() / columns;

@@ -55,6 +55,8 @@ enum Ending {
 struct Recorded {
     recording: Recording,
     logits: Option<View>,
+    /// When it was asked for last, counted in [`Session::asked`].
+    used: u64,
 }
 
 /// What a prefill submitted.
@@ -81,12 +83,16 @@ pub struct Session {
     /// Positions that the rope tables hold so far.
     rope_filled: usize,
     recordings: HashMap<(usize, Ending), Recorded>,
+    /// How often a recording was asked for.
+    asked: u64,
     /// Tokens whose keys and values are in the cache, as far as the host knows.
     history: Vec<u32>,
 }
 
 /// Most tokens of a step: the default limit of workgroups a dimension, which holds them.
 const MAX_CHUNK: usize = 65_535;
+/// Recordings that a session keeps: prompts end in chunks of any length, and each length has its own.
+const MAX_RECORDINGS: usize = 16;
 /// Positions by which the rope table grows.
 const ROPE_STEP: usize = 1024;
 
@@ -155,6 +161,7 @@ impl Session {
                 .collect::<std::result::Result<_, _>>()?,
             rope_filled: 0,
             recordings: HashMap::new(),
+            asked: 0,
             history: Vec::new(),
         };
         // All kernels of a conversation are those of one token and those of several, and so are its scratch buffers.
@@ -257,13 +264,32 @@ impl Session {
     }
 
     fn record(&mut self, tokens: usize, ending: Ending) -> Result<()> {
-        if self.recordings.contains_key(&(tokens, ending)) {
+        self.asked += 1;
+        if let Some(recorded) = self.recordings.get_mut(&(tokens, ending)) {
+            recorded.used = self.asked;
             return Ok(());
+        }
+        if self.recordings.len() >= MAX_RECORDINGS {
+            self.forget_a_recording();
         }
         let (step, logits) = self.step(tokens, ending, |step| step)?;
         let recording = step.finish()?;
-        self.recordings.insert((tokens, ending), Recorded { recording, logits });
+        self.recordings.insert((tokens, ending), Recorded { recording, logits, used: self.asked });
         Ok(())
+    }
+
+    /// Drops the recording that was asked for the longest ago; that of decode stays.
+    fn forget_a_recording(&mut self) {
+        let others = self.recordings.iter().filter(|(key, _)| **key != (1, Ending::Sample));
+        if let Some(oldest) = others.min_by_key(|(_, recorded)| recorded.used).map(|(key, _)| *key) {
+            self.recordings.remove(&oldest);
+        }
+    }
+
+    /// A decode step recorded anew, for measurements.
+    #[doc(hidden)]
+    pub fn record_decode(&mut self) -> Result<Recording> {
+        Ok(self.step(1, Ending::Sample, |step| step)?.0.finish()?)
     }
 
     /// A whole step, and its logits where it ends with those of every token.
@@ -398,7 +424,7 @@ impl Session {
             let count = chunk.min(tokens.len() - start);
             self.record(count, Ending::Logits)?;
             self.write_state(&State { position: start as u32, context: context as u32, ..State::default() })?;
-            let Recorded { recording, logits: view } = &self.recordings[&(count, Ending::Logits)];
+            let Recorded { recording, logits: view, .. } = &self.recordings[&(count, Ending::Logits)];
             let view = view.as_ref().expect("recorded with logits");
             let (readback, _) = self.submit(recording, start + count, &[view])?;
             let row = count * self.model.shape().vocabulary;

@@ -56,6 +56,23 @@ fn the_smallest_submits_give_the_same_bits() {
 }
 
 #[test]
+fn prompts_of_more_lengths_than_recordings_are_kept_answer_the_same() {
+    let model = made("llama");
+    let mut session = session(&model, SessionOptions::default());
+    let tokens = some_tokens(24);
+    let mut answers = || -> Vec<Vec<u32>> {
+        let prompts = (1..=tokens.len()).map(|length| &tokens[..length]);
+        prompts
+            .map(|prompt| {
+                session.clear();
+                answer(&mut session, prompt, &Sampling::greedy(), 2)
+            })
+            .collect()
+    };
+    assert_eq!(answers(), answers());
+}
+
+#[test]
 fn a_second_turn_reuses_the_common_prefix() {
     let model = demo();
     let mut kept = session(&model, SessionOptions::default());

@@ -2,7 +2,9 @@
 
 use super::*;
 use halogen::formats::Format;
+use halogen::gpu::Timing;
 use halogen::session::Sampling;
+use std::time::Duration;
 
 /// Dispatches of each layer of a decode step; the embedding counts to layer 0, the head is the last.
 fn per_layer(session: &Session) -> Vec<usize> {
@@ -101,5 +103,25 @@ fn a_session_takes_the_memory_that_it_says() {
             answer(&mut session, &[1; 50], &Sampling::greedy(), 3);
             assert_eq!(session.bytes(), made, "an answer made buffers");
         }
+    }
+}
+
+#[test]
+fn every_dispatch_is_timed_in_every_way_that_the_device_has() {
+    let gpu = own_gpu();
+    let model = load(&gpu, &Made::new("qwen3moe", Format::F16, &TINY).gguf()).expect("a model");
+    let session = session(&model, SessionOptions::default());
+    let recording = session.decode_recording();
+    let ways = match gpu.timing() {
+        Timing::InPass => vec![Timing::InPass, Timing::PassEach, Timing::Slope],
+        Timing::PassEach => vec![Timing::PassEach, Timing::Slope],
+        Timing::Slope => vec![Timing::Slope],
+    };
+    for way in ways {
+        let times = gpu.blocking_profile(recording, way).expect("times");
+        let kernels: Vec<String> = recording.dispatches.iter().map(|d| d.kernel.spec.to_string()).collect();
+        assert_eq!(times.iter().map(|t| t.kernel.clone()).collect::<Vec<_>>(), kernels, "{way:?}");
+        assert!(times.iter().all(|t| t.time < Duration::from_secs(1)), "{way:?}: {times:?}");
+        assert!(times.iter().any(|t| !t.time.is_zero()), "{way:?}");
     }
 }

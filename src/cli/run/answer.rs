@@ -1,7 +1,7 @@
 //! An answer as it is made: tokens to text, reasoning told from the answer proper, stop strings found, all shown at once.
 
 use super::INTERRUPTED;
-use crate::cli::output::{Style, note};
+use crate::cli::output::{Style, note, print_bytes};
 use anyhow::Result;
 use halogen::session::{Generation, Stats, StopReason};
 use halogen::tokenizer::{Control, Decoder, Markers, Reasoning, Segment, SegmentKind, Special, StopStrings, Tokenizer};
@@ -126,13 +126,10 @@ impl Sink {
 
 fn write_flushed(to_stdout: bool, text: &str) -> io::Result<()> {
     if to_stdout {
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(text.as_bytes())?;
-        stdout.flush()
-    } else {
-        let _ = io::stderr().write_all(text.as_bytes());
-        Ok(())
+        return print_bytes(text.as_bytes());
     }
+    let _ = io::stderr().write_all(text.as_bytes());
+    Ok(())
 }
 
 /// Takes an answer apart as it comes.

@@ -11,7 +11,7 @@ use std::hash::{BuildHasher, Hasher};
 #[command(after_help = "\
 Without a prompt it is a chat. Text piped to stdin is the prompt, or follows on it.
 Sampling options that are not given come from the file (general.sampling.*), if it has them.
-The answer goes to stdout, all else to stderr.")]
+The answer goes to stdout, all else to stderr. Ctrl-C ends the answer; without a chat, the program exits with 130.")]
 pub struct Args {
     /// A .gguf file, or `demo`: the embedded model (also where none is named)
     pub model: Option<String>,
