@@ -1,5 +1,6 @@
 //! Weights from the file into device buffers: positioned reads, re-laid rows, one copy to the GPU.
 
+use super::reading::{RowCopy, read_rows};
 use super::{Error, Result};
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};
@@ -254,48 +255,19 @@ impl<'a> Weights<'a> {
             let view = self.gpu.buffer(name, unit_bytes * count as u64)?;
             shards.push(Shard { view, first, count });
         }
-        let mut row = 0;
-        for part in parts {
-            self.copy_rows(format, columns, *part, &shards, row, unit)?;
-            row += part.count;
-        }
-        Ok(shards)
-    }
-
-    /// Reads, re-lays and queues the rows of `part`, of which the first lies at row `to` of the shards.
-    fn copy_rows(
-        &mut self,
-        format: Format,
-        columns: usize,
-        part: Rows,
-        shards: &[Shard],
-        to: usize,
-        unit: usize,
-    ) -> Result<()> {
-        let (file_row, device_row) = (format.row_bytes(columns), format.device_row_bytes(columns));
-        let per_chunk = (CHUNK / file_row).max(1);
-        let per_shard = shards[0].count * unit;
-        let (mut bytes, mut laid) = (Vec::new(), Vec::new());
-        let mut done = 0;
-        while done < part.count {
-            let row = to + done;
-            let shard = &shards[row / per_shard];
-            let count = per_chunk.min(part.count - done).min((shard.first + shard.count) * unit - row);
-            bytes.resize(count * file_row, 0);
-            laid.resize(count * device_row, 0);
-            self.gguf.read(part.tensor, ((part.first + done) * file_row) as u64, &mut bytes)?;
-            format.relay(columns, &bytes, &mut laid);
-            self.gpu.write(&shard.view, ((row - shard.first * unit) * device_row) as u64, &laid)?;
+        let copies = copies(parts, &shards, unit, row_bytes, (CHUNK / format.row_bytes(columns)).max(1));
+        let gguf = self.gguf;
+        read_rows(gguf, format, columns, &copies, |copy, laid| {
+            self.gpu.write(&shards[copy.shard].view, copy.to, &laid)?;
             self.queued += laid.len() as u64;
             if self.queued >= FLUSH {
                 self.gpu.flush()?;
                 self.gpu.blocking_wait()?;
                 self.queued = 0;
             }
-            self.advance(bytes.len() as u64)?;
-            done += count;
-        }
-        Ok(())
+            self.advance((copy.rows * format.row_bytes(columns)) as u64)
+        })?;
+        Ok(shards)
     }
 
     fn advance(&mut self, bytes: u64) -> Result<()> {
@@ -320,4 +292,21 @@ impl<'a> Weights<'a> {
     pub fn bytes_read(&self) -> u64 {
         self.done
     }
+}
+
+/// The rows of `parts`, one after another, as copies into shards of `unit` rows each, at most `most` rows a copy.
+fn copies<'t>(parts: &[Rows<'t>], shards: &[Shard], unit: usize, row_bytes: usize, most: usize) -> Vec<RowCopy<'t>> {
+    let per_shard = shards[0].count * unit;
+    let (mut copies, mut row) = (Vec::new(), 0);
+    for part in parts {
+        let mut done = 0;
+        while done < part.count {
+            let (shard, at) = (row / per_shard, row % per_shard);
+            let rows = most.min(part.count - done).min(shards[shard].count * unit - at);
+            let (tensor, first_row, to) = (part.tensor, part.first + done, (at * row_bytes) as u64);
+            copies.push(RowCopy { tensor, first_row, rows, shard, to });
+            (done, row) = (done + rows, row + rows);
+        }
+    }
+    copies
 }

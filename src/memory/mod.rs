@@ -3,6 +3,7 @@
 mod kv;
 mod loader;
 mod plan;
+mod reading;
 
 pub use kv::{KvCache, KvFormat};
 pub use loader::{Progress, Weights};
