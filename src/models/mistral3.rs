@@ -1,17 +1,10 @@
 //! Mistral 3: Ministral 3, Devstral 2. As Llama, with YaRN and an attention temperature that grows with the position.
 
 use super::blocks::{Ends, Extras, GatedMlp, SelfAttention, Transformer};
-use super::{Architecture, Keys, Result, Rope, Shape};
-use crate::gpu::View;
-use crate::memory::{KvCache, Weights};
-use crate::ops::{Matrix, Norm, RopePairs, Step, Temperature, Tensor};
-
-struct Mistral3 {
-    shape: Shape,
-    rope: Rope,
-    ends: Ends,
-    layers: Vec<(SelfAttention, GatedMlp)>,
-}
+use super::decoder::Decoder;
+use super::{Architecture, Keys, Result, Rope};
+use crate::memory::Weights;
+use crate::ops::{RopePairs, Temperature};
 
 pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>> {
     let t = Transformer::read(weights.gguf, keys)?;
@@ -35,29 +28,5 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
             Ok((attention, GatedMlp::load(weights, &t, i, ff)?))
         })
         .collect::<Result<_>>()?;
-    Ok(Box::new(Mistral3 { shape: t.shape(ff), rope, ends, layers }))
-}
-
-impl Architecture for Mistral3 {
-    fn shape(&self) -> &Shape {
-        &self.shape
-    }
-
-    fn ropes(&self) -> &[Rope] {
-        std::slice::from_ref(&self.rope)
-    }
-
-    fn forward(&self, step: &mut Step, cache: &KvCache, ropes: &[View]) -> Result<Tensor> {
-        let x = step.embed(&self.ends.embedding, 1.0)?; // [tokens, hidden]
-        for (i, (attention, mlp)) in self.layers.iter().enumerate() {
-            step.enter_layer(i);
-            attention.record(step, &x, &cache.layers[i], &ropes[0])?; // norm, q k v, rope and temperature, attention, output
-            mlp.record(step, &x)?;
-        }
-        Ok(x)
-    }
-
-    fn head(&self) -> (&Norm, &Matrix) {
-        (&self.ends.norm, &self.ends.output)
-    }
+    Ok(Box::new(Decoder { shape: t.shape(ff), rope, ends, layers }))
 }

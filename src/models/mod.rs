@@ -1,6 +1,7 @@
 //! Architectures: one file each, its hyperparameters, its tensors' names, its forward pass told in operators.
 
 mod blocks;
+mod decoder;
 mod gemma3;
 mod glm4moe;
 mod gpt_oss;

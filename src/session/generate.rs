@@ -22,6 +22,7 @@ pub struct Stats {
     pub prompt_tokens: usize,
     /// Of the prompt, those that were cached from before.
     pub cached_tokens: usize,
+    /// With the token that ended the answer.
     pub generated_tokens: usize,
     /// From the first submit to the first token.
     pub prefill: Duration,

@@ -27,7 +27,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a model's tensors onto a device. `progress` is told bytes read and to read; `false` cancels.
+    /// Loads a model's tensors onto a device. The future reads and uploads whenever it is polled, without a pause: an app
+    /// polls it where its executor takes blocking work. `progress` is told bytes read and to read; `false` cancels.
     ///
     /// # Errors
     /// Whatever is wrong with the file, by tensor or key; an adapter without room.
