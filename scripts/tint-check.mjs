@@ -6,10 +6,11 @@ import { join, resolve } from "node:path";
 
 const [modules, folder] = process.argv.slice(2);
 const { create } = createRequire(resolve(modules, "x.js"))("webgpu");
-// The null backend validates and runs nothing, so that no driver is needed. Without a reference Dawn's instance is collected.
-const gpu = create(["backend=null"]);
-const adapter = await gpu.requestAdapter();
-const device = await adapter.requestDevice({ requiredFeatures: ["subgroups", "shader-f16"] });
+// The null backend validates and runs nothing, so that no driver is needed. What nothing refers to is
+// collected, and Dawn then answers no more.
+globalThis.gpu = create(["backend=null"]);
+globalThis.adapter = await gpu.requestAdapter();
+globalThis.device = await adapter.requestDevice({ requiredFeatures: ["subgroups", "shader-f16"] });
 let [files, failed] = [0, 0];
 for (const name of readdirSync(folder).filter(n => n.endsWith(".wgsl"))) {
     let code = readFileSync(join(folder, name), "utf8");

@@ -18,4 +18,8 @@ rm -rf "$cache/wgsl"
 for class in gpu cpu; do
     cargo run --quiet -- shaders --class "$class" --emit wgsl --out "$cache/wgsl"
 done
-node scripts/tint-check.mjs "$cache/node_modules" "$cache/wgsl"
+# Dawn under node has been seen to stop answering: that says nothing about a shader.
+status=0
+timeout 240 node scripts/tint-check.mjs "$cache/node_modules" "$cache/wgsl" || status=$?
+if [ "$status" = 124 ]; then skip "Dawn did not answer within 240 s"; fi
+exit "$status"
