@@ -4,7 +4,7 @@ mod compare;
 mod device;
 mod kernels;
 mod model;
-mod random;
+pub mod random;
 mod roofline;
 mod stats;
 

@@ -1,4 +1,4 @@
-//! Random inputs that repeat from run to run.
+//! Random inputs that repeat from run to run, for benches and tests.
 
 /// SplitMix64.
 pub struct Random(u64);

@@ -2,18 +2,12 @@
 //! layers first, rope on a part of each head. Blocks for predicting further tokens, after the trunk, are passed over.
 
 use super::blocks::{Ends, Extras, GatedMlp, Mixture, SelfAttention, Transformer};
+use super::decoder::{self, Decoder};
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gguf::Gguf;
 use crate::gpu::View;
-use crate::memory::{KvCache, Weights};
+use crate::memory::Weights;
 use crate::ops::{ExpertMlp, Matrix, Norm, RopePairs, Step, Tensor};
-
-struct Glm4Moe {
-    shape: Shape,
-    rope: Rope,
-    ends: Ends,
-    layers: Vec<(SelfAttention, FeedForward)>,
-}
 
 enum FeedForward {
     Dense(Box<GatedMlp>),
@@ -102,7 +96,7 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
         })
         .collect::<Result<_>>()?;
     (t.layers..sizes.blocks).for_each(|i| weights.skip(&format!("blk.{i}.")));
-    Ok(Box::new(Glm4Moe { shape: sizes.shape(), rope: Rope::new(keys, t.rope_dim, None)?, ends, layers }))
+    Ok(Box::new(Decoder { shape: sizes.shape(), rope: Rope::new(keys, t.rope_dim, None)?, ends, layers }))
 }
 
 impl Experts {
@@ -131,29 +125,11 @@ impl Experts {
     }
 }
 
-impl Architecture for Glm4Moe {
-    fn shape(&self) -> &Shape {
-        &self.shape
-    }
-
-    fn ropes(&self) -> &[Rope] {
-        std::slice::from_ref(&self.rope)
-    }
-
-    fn forward(&self, step: &mut Step, cache: &KvCache, ropes: &[View]) -> Result<Tensor> {
-        let x = step.embed(&self.ends.embedding, 1.0)?; // [tokens, hidden]
-        for (i, (attention, feed_forward)) in self.layers.iter().enumerate() {
-            step.enter_layer(i);
-            attention.record(step, &x, &cache.layers[i], &ropes[0])?; // norm, q k v, q/k norm and rope, attention, output
-            match feed_forward {
-                FeedForward::Dense(mlp) => mlp.record(step, &x)?,
-                FeedForward::Mixture(experts) => experts.record(step, &x)?,
-            }
+impl decoder::FeedForward for FeedForward {
+    fn record(&self, step: &mut Step, x: &Tensor) -> Result<()> {
+        match self {
+            FeedForward::Dense(mlp) => mlp.record(step, x),
+            FeedForward::Mixture(experts) => experts.record(step, x),
         }
-        Ok(x)
-    }
-
-    fn head(&self) -> (&Norm, &Matrix) {
-        (&self.ends.norm, &self.ends.output)
     }
 }

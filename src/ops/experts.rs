@@ -297,7 +297,7 @@ impl Step<'_> {
         Ok(Groups { order, tiles, count })
     }
 
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments, reason = "what differs between the three products of an expert")]
     fn grouped(
         &mut self,
         x: &View,

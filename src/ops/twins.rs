@@ -129,7 +129,7 @@ pub fn round_f16(x: &[f32]) -> Vec<f32> {
 /// softmax(scale q k^T) v per head, token t over positions 0 ..= position + t, of which the last `window`; a head's sink
 /// is one more score, of no value. q and the result are
 /// [tokens, heads, head_dim], k and v [positions, kv_heads, head_dim]; heads / kv_heads query heads share a KV head.
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, reason = "a twin takes plain numbers and slices, none of the operator's types")]
 pub fn attention(
     q: &[f32],
     k: &[f32],

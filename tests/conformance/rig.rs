@@ -1,5 +1,6 @@
 //! What all cases share: random inputs, weights in any format, poisoned outputs, and the comparison.
 
+pub use halogen::bench::random::Random;
 use halogen::formats::Format;
 use halogen::gpu::{DeviceClass, Gpu, Tier, View};
 use halogen::ops::{self, Matrix, Norm, Scratch, Shard, Stack, Step, Tensor, Tuning};
@@ -171,37 +172,6 @@ pub fn upload_guarded(gpu: &Gpu, name: &str, data: &[f32]) -> View {
     let mut words: Vec<u32> = data.iter().map(|x| x.to_bits()).collect();
     words.resize((words.len() + GUARD).next_multiple_of(4), POISON);
     gpu.upload(name, &words).unwrap()
-}
-
-/// Numbers that repeat from run to run (SplitMix64).
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    pub fn word(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Below `n`.
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.word() >> 11) as usize % n
-    }
-
-    /// Near a normal distribution, mean 0, deviation 1.
-    pub fn float(&mut self) -> f32 {
-        let sum: f64 = (0..4).map(|_| (self.word() >> 11) as f64 / (1u64 << 53) as f64).sum();
-        ((sum - 2.0) * 3f64.sqrt()) as f32
-    }
-
-    pub fn floats(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.float()).collect()
-    }
 }
 
 /// Weights [rows, columns] as in a file, and their values.
