@@ -3,7 +3,9 @@
 # A Vulkan loader and driver: the system's, or Mesa's (which has lavapipe, a software device).
 ensure_vulkan() {
     case "$(uname -s)" in Linux) ;; *) return 0 ;; esac
-    if ldconfig -p 2>/dev/null | grep -q libvulkan.so.1 && ls /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json >/dev/null 2>&1; then
+    # ldconfig lies outside of an ordinary user's PATH on Debian.
+    if PATH="$PATH:/usr/sbin:/sbin" ldconfig -p 2>/dev/null | grep libvulkan.so.1 >/dev/null &&
+        { compgen -G '/usr/share/vulkan/icd.d/*.json' || compgen -G '/etc/vulkan/icd.d/*.json'; } >/dev/null; then
         return 0
     fi
     if ! command -v apt-get >/dev/null; then
@@ -12,7 +14,7 @@ ensure_vulkan() {
     fi
     local sudo=""
     [ "$(id -u)" = 0 ] || sudo="sudo"
-    echo "+ $sudo apt-get install mesa-vulkan-drivers libvulkan1"
+    echo "+ ${sudo:+$sudo }apt-get install mesa-vulkan-drivers libvulkan1"
     $sudo apt-get update -qq
     $sudo apt-get install -y -qq --no-install-recommends mesa-vulkan-drivers libvulkan1 >/dev/null
 }
