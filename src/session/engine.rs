@@ -4,7 +4,7 @@ use super::state::State;
 use super::{Error, MAX_CONTEXT, Model, Result};
 use crate::gpu::{DeviceProfile, Gpu, Readback, Recording, Tier, View};
 use crate::memory::{KvCache, KvFormat, Needs};
-use crate::ops::{SampleBuffers, Scratch, Step, Tensor, sample_bytes};
+use crate::ops::{Arithmetic, SampleBuffers, Scratch, Step, Tensor, sample_bytes};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +21,11 @@ pub struct SessionOptions {
     pub chunk: usize,
     /// Estimated GPU time that one submit may take.
     pub submit: Duration,
-    /// The device's measured limits, for the estimates; `None`: low ones are assumed.
+    /// The device's measured limits, for the estimates and for the choice of arithmetic; `None`: low ones are assumed,
+    /// and products are computed in f32.
     pub limits: Option<DeviceProfile>,
+    /// This arithmetic in every product that has a kernel of it, whatever is faster: for tests and measurements.
+    pub force: Option<Arithmetic>,
     /// Decode steps queued ahead of the token that the host has seen; `None`: about 50 ms of them.
     pub run_ahead: Option<usize>,
 }
@@ -36,6 +39,7 @@ impl Default for SessionOptions {
             chunk: 512,
             submit: Duration::from_millis(200),
             limits: None,
+            force: None,
             run_ahead: None,
         }
     }
@@ -73,6 +77,9 @@ pub struct Session {
     chunk: usize,
     submit: Duration,
     limits: DeviceProfile,
+    /// Of the choice of arithmetic.
+    measured: Option<DeviceProfile>,
+    force: Option<Arithmetic>,
     pub(super) run_ahead: Option<usize>,
     cache: KvCache,
     scratch: Scratch,
@@ -146,6 +153,8 @@ impl Session {
             chunk,
             submit: options.submit,
             limits: options.limits.unwrap_or_else(|| gpu.assumed_limits()),
+            measured: options.limits,
+            force: options.force,
             run_ahead: options.run_ahead,
             cache: KvCache::new(gpu, &shape.kv_widths, context, options.kv)?,
             scratch: Scratch::new(chunk),
@@ -303,6 +312,8 @@ impl Session {
         let gpu = &self.model.gpu;
         let step = Step::new(gpu, self.tier, tokens, &self.state, &self.token_ids, &mut self.scratch)?;
         let mut step = prepare(step);
+        self.measured.into_iter().for_each(|profile| step.set_profile(profile));
+        self.force.into_iter().for_each(|arithmetic| step.force(arithmetic));
         step.slice(self.submit.as_secs_f64(), self.cache.positions, self.limits);
         let x = architecture.forward(&mut step, &self.cache, &self.ropes)?;
         let (norm, output) = architecture.head();
