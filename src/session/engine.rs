@@ -1,49 +1,13 @@
 //! The engine of a session: buffers, recordings by length, and what runs on them.
 
 use super::state::State;
-use super::{Error, MAX_CONTEXT, Model, Result};
+use super::{Error, MAX_CONTEXT, Model, Result, SessionOptions};
 use crate::gpu::{DeviceProfile, Gpu, Readback, Recording, Tier, View};
-use crate::memory::{KvCache, KvFormat, Needs};
+use crate::memory::{KvCache, Needs};
 use crate::ops::{Arithmetic, SampleBuffers, Scratch, Step, Tensor, sample_bytes};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// How a session is set up.
-#[derive(Clone, Debug)]
-pub struct SessionOptions {
-    /// Positions of the KV cache, at least 1; `None`: the smaller of the model's and 8192.
-    pub context: Option<usize>,
-    /// Kernels take the best variant not above this; `None`: the device's best.
-    pub tier: Option<Tier>,
-    pub kv: KvFormat,
-    /// Most tokens of a prefill step; at most 65,535 are taken.
-    pub chunk: usize,
-    /// Estimated GPU time that one submit may take.
-    pub submit: Duration,
-    /// The device's measured limits, for the estimates and for the choice of arithmetic; `None`: low ones are assumed,
-    /// and products are computed in f32.
-    pub limits: Option<DeviceProfile>,
-    /// This arithmetic in every product that has a kernel of it, whatever is faster: for tests and measurements.
-    pub force: Option<Arithmetic>,
-    /// Decode steps queued ahead of the token that the host has seen; `None`: about 50 ms of them.
-    pub run_ahead: Option<usize>,
-}
-
-impl Default for SessionOptions {
-    fn default() -> Self {
-        SessionOptions {
-            context: None,
-            tier: None,
-            kv: KvFormat::F16,
-            chunk: 512,
-            submit: Duration::from_millis(200),
-            limits: None,
-            force: None,
-            run_ahead: None,
-        }
-    }
-}
 
 /// What a recorded step ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -151,7 +115,7 @@ impl Session {
             model: model.clone(),
             tier,
             chunk,
-            submit: options.submit,
+            submit: options.submit_on(gpu),
             limits: options.limits.unwrap_or_else(|| gpu.assumed_limits()),
             measured: options.limits,
             force: options.force,
