@@ -13,7 +13,7 @@ pub mod twins;
 mod variants;
 
 pub use attention::Attention;
-pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp, Routing};
+pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp, Routing, SigmoidRouter};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
 pub use linear::Activation;
 pub use norm::Norm;
