@@ -4,7 +4,7 @@ mod prepare;
 mod presets;
 mod weights;
 
-pub use presets::{PRESETS, Preset, Selection};
+pub use presets::Selection;
 
 use super::{Result, Row, Summary};
 use crate::formats::Format;

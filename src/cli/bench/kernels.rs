@@ -7,10 +7,11 @@ use crate::cli::device::DeviceArgs;
 use crate::cli::{human, output, profile};
 use anyhow::{Context, Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use halogen::bench::{KernelBench, KernelRow, Limit, PRESETS, Point, Selection, roofline};
+use halogen::bench::{KernelBench, KernelRow, Limit, Point, Selection, roofline};
 use halogen::formats;
 use halogen::gpu::{DeviceProfile, Gpu, Timing};
 use halogen::ops::Arithmetic;
+use halogen::presets::{ModelPreset, models};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -65,7 +66,7 @@ pub struct Args {
 }
 
 fn presets() -> Vec<&'static str> {
-    PRESETS.iter().map(|p| p.name).chain(["all"]).collect()
+    models().iter().flat_map(ModelPreset::names).chain(["all"]).collect()
 }
 
 fn arithmetic() -> impl TypedValueParser<Value = Arithmetic> {
@@ -96,7 +97,10 @@ fn selection(args: &Args) -> Result<Selection> {
         }
     }
     let all = args.preset.iter().any(|p| p == "all");
-    let presets = if all { PRESETS.iter().map(|p| p.name.into()).collect() } else { args.preset.clone() };
+    let presets = match all {
+        true => models().iter().collect(),
+        false => args.preset.iter().map(|name| ModelPreset::named(name)).collect::<Result<_, _>>()?,
+    };
     Ok(Selection { ops: args.op.clone(), formats: chosen, shapes: args.shape.clone(), presets })
 }
 
