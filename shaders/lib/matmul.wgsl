@@ -17,7 +17,11 @@ struct Params {
     bias_stride: u32,    // of GROUPED and BIAS: from one expert's to the next's
 }
 @group(0) @binding(1) var<uniform> params: Params;
+#if DOT
+@group(0) @binding(3) var<storage, read> x: array<vec4<u32>>;         // [tokens, columns / 32, 3]: lib/quantise
+#else
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;         // [tokens, columns]
+#endif
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;         // [tokens, y_stride]
 #if BIAS
 @group(0) @binding(5) var<storage, read> bias: array<f32>;            // [rows of all shards], or [experts, rows]
@@ -60,16 +64,30 @@ fn tile_of(group: vec3<u32>, groups: vec3<u32>) -> Tile {
 #endif
 }
 
+// First word of a tile's row. Rows past the end are computed again and not written.
+fn w_row(tile: Tile, m: u32) -> u32 {
+    var row = min(tile.first_row + m % OUT, params.outputs - 1u);
+    if m >= OUT {
+        row += params.outputs;
+    }
+    return tile.base + row * params.row_words;
+}
+
+// The row of x that is a tile's token.
+fn x_row(tile: Tile, n: u32) -> u32 {
+    var token = tile.first_token + n;
+#if GATHER
+    token = order[token] / params.ranks;
+#endif
+    return token;
+}
+
+#if !DOT
 // Sixteen weights of a tile's row; zero past the last column.
 fn w16(tile: Tile, m: u32, run: u32) -> mat4x4<f32> {
     var w = mat4x4<f32>();
     if run < (params.columns + 15u) / 16u {
-        // Rows past the end are computed again and not written.
-        var row = min(tile.first_row + m % OUT, params.outputs - 1u);
-        if m >= OUT {
-            row += params.outputs;
-        }
-        let at = tile.base + row * params.row_words;
+        let at = w_row(tile, m);
         w = decode16(at, at + params.tail_words, run);
     }
     return w;
@@ -80,14 +98,11 @@ fn x4(tile: Tile, n: u32, quad: u32) -> vec4<f32> {
     let quads = params.columns / 4u;
     var v = vec4(0.0);
     if n < tile.count && quad < quads {
-        var token = tile.first_token + n;
-#if GATHER
-        token = order[token] / params.ranks;
-#endif
-        v = x[token * quads + quad];
+        v = x[x_row(tile, n) * quads + quad];
     }
     return v;
 }
+#endif
 
 // Where in y the outputs of a tile's token lie.
 fn y_row(tile: Tile, n: u32) -> u32 {

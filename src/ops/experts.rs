@@ -1,8 +1,9 @@
 //! Mixtures of experts: the router's choice, and the experts' gated MLP with its weighted combine. One token reads its
 //! experts by mat-vec; many are grouped by expert (count, scan, scatter) for a tiled matmul.
 
+use super::input::Input;
 use super::linear::{MatmulParams, MatvecParams};
-use super::{Activation, Result, Shard, Stack, Step, Tensor, ensure};
+use super::{Activation, Arithmetic, Product, Result, Shard, Stack, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
 params!(RouterParams {
@@ -191,16 +192,18 @@ impl Step<'_> {
             (self.scratch.max_tokens * routing.ranks * ff * 4) as u64,
         )?;
         if self.tokens == 1 {
-            self.expert_matvec(y, norm, routing, mlp, &h, ff)?;
-            return self.expert_down(y, routing, &h, mlp);
+            let mut input = Input::new(y, Some(norm));
+            self.expert_matvec(&mut input, routing, mlp, &h, ff)?;
+            let h = Tensor { view: h, first_row: 0, rows: routing.ranks, columns: ff };
+            return self.expert_down(y, routing, Input::new(&h, None), mlp);
         }
         let groups = self.group(routing)?;
-        let x = self.rms_norm(y, norm)?;
+        let mut x = Input::new(y, Some(norm));
         match gate_up {
-            ExpertGateUp::Joined(stack) => self.grouped(&x.view, &h, stack, mlp, routing, &groups, Grouped::GateUp)?,
+            ExpertGateUp::Joined(stack) => self.grouped(&mut x, &h, stack, mlp, routing, &groups, Grouped::GateUp)?,
             ExpertGateUp::Split { gate, up } => {
-                self.grouped(&x.view, &h, up, mlp, routing, &groups, Grouped::Up)?;
-                self.grouped(&x.view, &h, gate, mlp, routing, &groups, Grouped::Gate)?;
+                self.grouped(&mut x, &h, up, mlp, routing, &groups, Grouped::Up)?;
+                self.grouped(&mut x, &h, gate, mlp, routing, &groups, Grouped::Gate)?;
             }
         }
         let rows = self.scratch.bytes(
@@ -208,14 +211,14 @@ impl Step<'_> {
             "expert rows",
             (self.scratch.max_tokens * routing.ranks * y.columns * 4) as u64,
         )?;
-        self.grouped(&h, &rows, down, mlp, routing, &groups, Grouped::Down)?;
+        let h = Tensor { view: h, first_row: 0, rows: self.tokens * routing.ranks, columns: ff };
+        self.grouped(&mut Input::new(&h, None), &rows, down, mlp, routing, &groups, Grouped::Down)?;
         self.expert_combine(y, &rows, routing)
     }
 
     fn expert_matvec(
         &mut self,
-        x: &Tensor,
-        norm: &super::Norm,
+        input: &mut Input,
         routing: &Routing,
         mlp: &ExpertMlp,
         h: &View,
@@ -229,21 +232,28 @@ impl Step<'_> {
         for (stack, flag, bias_base) in passes {
             let (wg, rows) = self.tuning.matvec;
             let outputs = if flag == "SWIGLU" { rows / 2 } else { rows };
+            let dot = self.arithmetic(Product::Matvec, stack.format, [routing.ranks * stack.rows, stack.columns])
+                == Arithmetic::Dot;
+            let (x, norm) = match dot {
+                true => (self.quantised("quantised", input)?, None),
+                false => (input.x.view.clone(), input.norm),
+            };
             for (index, shard) in stack.shards.iter().enumerate() {
                 let spec = self.reducing("matvec", wg).format(stack.format).size("ROWS", rows);
                 let spec = if flag.is_empty() { spec } else { mlp.activation.flags(spec).flag(flag, true) };
                 let mut bind = vec![
                     ("weights", &shard.view),
-                    ("x", &x.view),
+                    ("x", &x),
                     ("y", h),
-                    ("norm", &norm.weight),
                     ("routed", &routing.routed),
                     ("experts", &stack.table),
                 ];
+                bind.extend(norm.map(|n| ("norm", &n.weight)));
                 bind.extend(bias);
                 self.recorder.call(Call {
                     spec: spec
-                        .flag("NORM", true)
+                        .flag("NORM", norm.is_some())
+                        .flag("DOT", dot)
                         .flag("EXPERT", true)
                         .flag("BIAS", bias.is_some())
                         .flag("RAGGED", !stack.columns.is_multiple_of(16)),
@@ -253,7 +263,7 @@ impl Step<'_> {
                         columns: stack.columns as u32,
                         row_words: stack.row_words(),
                         tail_words: stack.tail_words(),
-                        eps: norm.eps,
+                        eps: norm.map_or(0.0, |n| n.eps),
                         bias_base: bias_base as u32,
                         bias_stride: 2 * ff as u32,
                         expert_words: stack.expert_words(),
@@ -268,15 +278,18 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn expert_down(&mut self, y: &Tensor, routing: &Routing, h: &View, mlp: &ExpertMlp) -> Result<()> {
+    fn expert_down(&mut self, y: &Tensor, routing: &Routing, mut h: Input, mlp: &ExpertMlp) -> Result<()> {
         let (wg, rows) = self.tuning.matvec;
         let down = &mlp.down;
+        let dot =
+            self.arithmetic(Product::Matvec, down.format, [routing.ranks * down.rows, down.columns]) == Arithmetic::Dot;
+        let h = if dot { self.quantised("quantised h", &mut h)? } else { h.x.view };
         let bias = mlp.bias.as_ref().map(|b| ("bias", &b.down));
         for (index, shard) in down.shards.iter().enumerate() {
             let spec = self.reducing("expert_down", wg).format(down.format).size("ROWS", rows);
             let mut bind = vec![
                 ("weights", &shard.view),
-                ("h", h),
+                ("h", &h),
                 ("y", &y.view),
                 ("routed", &routing.routed),
                 ("gates", &routing.gates),
@@ -287,6 +300,7 @@ impl Step<'_> {
                 spec: spec
                     .size("RANKS", routing.ranks as u32)
                     .flag("RAGGED", !down.columns.is_multiple_of(16))
+                    .flag("DOT", dot)
                     .flag("BIAS", bias.is_some()),
                 bind: &bind,
                 params: ExpertDownParams {
@@ -331,7 +345,7 @@ impl Step<'_> {
     #[allow(clippy::too_many_arguments, reason = "what differs between the three products of an expert")]
     fn grouped(
         &mut self,
-        x: &View,
+        input: &mut Input,
         y: &View,
         stack: &Stack,
         mlp: &ExpertMlp,
@@ -341,8 +355,11 @@ impl Step<'_> {
     ) -> Result<()> {
         let swiglu = what == Grouped::GateUp;
         let outputs = if swiglu { stack.rows / 2 } else { stack.rows };
-        let spec = self
-            .matmul_spec()
+        let arithmetic = self.arithmetic(Product::Grouped, stack.format, [stack.rows, stack.columns]);
+        let rounded = if what == Grouped::Down { "quantised h" } else { "quantised" };
+        let x = self.read_by(rounded, input, arithmetic)?;
+        let spec = arithmetic
+            .flagged(self.matmul_spec())
             .format(stack.format)
             .flag("GROUPED", true)
             .flag("SWIGLU", swiglu)
@@ -360,7 +377,7 @@ impl Step<'_> {
         for (index, shard) in stack.shards.iter().enumerate() {
             let mut bind = vec![
                 ("weights", &shard.view),
-                ("x", x),
+                ("x", &x),
                 ("y", y),
                 ("order", &g.order),
                 ("tiles", &g.tiles),

@@ -5,6 +5,7 @@ mod attention;
 mod embed;
 mod experts;
 mod heads;
+mod input;
 mod linear;
 mod norm;
 mod sample;
@@ -17,6 +18,7 @@ pub use arithmetic::{Arithmetic, Choice, Ground, Product};
 pub use attention::Attention;
 pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp, Routing, SigmoidRouter};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
+pub use input::{BLOCK, BLOCK_WORDS};
 pub use linear::Activation;
 pub use norm::Norm;
 pub use sample::{SampleBuffers, sample_bytes};
@@ -24,6 +26,7 @@ pub use tensor::{GateUp, Joint, Matrix, Part, Shard, Stack, Tensor};
 pub use tuning::{MatmulTile, Tuning};
 pub use variants::variants;
 
+use crate::formats::Format;
 use crate::gpu::{self, DeviceProfile, Gpu, KernelSpec, Recorder, Recording, Tier, View};
 use std::collections::{BTreeSet, HashMap};
 
@@ -164,6 +167,11 @@ impl<'a> Step<'a> {
     /// The recorded step.
     pub fn finish(self) -> Result<Recording> {
         Ok(self.recorder.finish()?)
+    }
+
+    /// The arithmetic of a product with a matrix [rows, columns].
+    fn arithmetic(&self, product: Product, format: Format, shape: [usize; 2]) -> Arithmetic {
+        self.ground.choose(product, format, shape).arithmetic
     }
 
     /// A kernel whose reductions suit the tier, for workgroups of `wg`.

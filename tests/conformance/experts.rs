@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use halogen::formats::Format;
-use halogen::ops::{Activation, ExpertBias, ExpertGateUp, ExpertMlp, Routing, Tuning, twins};
+use halogen::ops::{Activation, ExpertBias, ExpertGateUp, ExpertMlp, Product, Routing, Tuning, twins};
 
 /// Which experts tokens choose.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +115,7 @@ fn add(cases: &mut Vec<Case>, m: Mixture) {
         if m.shards > 1 { "/shards=2" } else { "" },
         if m.clamped { "/clamped" } else { "" },
     );
-    cases.push(Case::new(name.to_lowercase(), move |setup| m.run(setup)));
+    cases.push(Case::of_products(name.to_lowercase(), move |setup| m.run(setup)));
 }
 
 impl Mixture {
@@ -152,6 +152,7 @@ impl Mixture {
         let routing = routing(&rig, &routed, &gates, experts, ranks);
         let (norm, weight) = norm(gpu, random, hidden);
         rig.poison("expert h", tokens * ranks * ff);
+        rig.poison("normed", tokens * hidden);
         let activation = if self.clamped { Activation::Clamped } else { Activation::Silu };
         let biases = self.clamped.then(|| [experts * 2 * ff, experts * hidden].map(|len| random.floats(len)));
         let bias = biases.as_ref().map(|[gate_up, down]| ExpertBias {
@@ -165,8 +166,9 @@ impl Mixture {
             rig.poison("expert order", tokens * ranks);
         }
         let y = tensor(gpu, &x, hidden);
-        rig.run(|step| step.norm_experts(&y, &norm, &routing, &mlp))?;
-        rig.words("expert h", tokens * ranks * ff)?;
+        rig.run(|step| step.rms_norm(&y, &norm).and(step.norm_experts(&y, &norm, &routing, &mlp)))?;
+        rig.took(if tokens > 1 { Product::Grouped } else { Product::Matvec }, down_format)?;
+        let h = rig.floats("expert h", tokens * ranks * ff)?;
         if many {
             rig.words("expert rows", tokens * ranks * hidden)?;
             rig.words("expert order", tokens * ranks)?;
@@ -174,9 +176,25 @@ impl Mixture {
         let normed = twins::rms_norm(&x, &weight, norm.eps);
         let bias = biases.as_ref().map(|[gate_up, down]| (&gate_up[..], &down[..]));
         let e = twins::Experts { gate: &gate, up: &up, down: &down.values, bias, activation, hidden, ff };
-        let want = twins::experts(&x, &normed, &e, &routed, &gates);
         let got = guarded(gpu, &y.view, tokens * hidden)?;
-        compare("y", bytemuck::cast_slice(&got), &want, hidden, 1e-7)
+        let got: &[f32] = bytemuck::cast_slice(&got);
+        if !self.formats.iter().any(|f| setup.dot(*f)) {
+            let want = twins::experts(&x, &normed, &e, &routed, &gates);
+            return compare("y", got, &want, hidden, setup.tolerance(down_format, tokens));
+        }
+        // Each half by itself, on what the device rounded before it. Of many tokens h lies in the order of experts.
+        let order = if many { rig.words("expert order", tokens * ranks)? } else { (0..ranks as u32).collect() };
+        let by_token = |h: Vec<f32>| -> Vec<f32> {
+            let mut rows: Vec<(u32, &[f32])> = order.iter().copied().zip(h.chunks(ff)).collect();
+            rows.sort_by_key(|(row, _)| *row);
+            rows.iter().flat_map(|(_, h)| h.to_vec()).collect()
+        };
+        let read = rig.read_by(gate_format, "quantised", &rig.floats("normed", tokens * hidden)?, &normed)?;
+        let want = twins::expert_inner(&read, &e, &routed);
+        let read = by_token(rig.read_by(down_format, "quantised h", &h, &h)?);
+        compare("h", &by_token(h), &want, ff, setup.tolerance(gate_format, tokens))?;
+        let want = twins::expert_outer(&x, &read, &e, &routed, &gates);
+        compare("y", got, &want, hidden, setup.tolerance(down_format, tokens))
     }
 }
 
