@@ -6,7 +6,7 @@ mod loader;
 mod plan;
 
 pub use filling::Progress;
-pub use kv::{KvCache, KvFormat};
+pub use kv::{KvCache, KvFormat, KvWidth};
 pub use loader::Weights;
 pub use plan::{Needs, available_bytes};
 

@@ -9,6 +9,7 @@ mod every;
 mod experts;
 
 mod heads;
+mod latent;
 mod linear;
 mod rig;
 mod rows;
@@ -31,9 +32,16 @@ fn main() {
     let gpu = open();
     let full = std::env::var_os("HALOGEN_FULL").is_some();
     let mut cases = Vec::new();
-    for add in
-        [linear::cases, rows::cases, heads::cases, attention::cases, experts::cases, sampling::cases, every::cases]
-    {
+    for add in [
+        linear::cases,
+        rows::cases,
+        heads::cases,
+        attention::cases,
+        latent::cases,
+        experts::cases,
+        sampling::cases,
+        every::cases,
+    ] {
         add(&mut cases);
     }
     let mut trials = Vec::new();
