@@ -2,7 +2,7 @@
 //! experts by mat-vec; many are grouped by expert (count, scan, scatter) for a tiled matmul.
 
 use super::linear::{MatmulParams, MatvecParams};
-use super::{Activation, Result, Shard, Stack, Step, Tensor, ensure};
+use super::{Activation, MAX_EXPERTS, Result, Shard, Stack, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
 params!(RouterParams { tokens: u32, experts: u32, ranks: u32, scale: f32 });
@@ -101,8 +101,8 @@ impl Step<'_> {
         sigmoid: Option<(&View, f32)>,
     ) -> Result<Routing> {
         let experts = logits.columns;
-        ensure(ranks >= 1 && ranks <= experts && experts <= 1024, "router", || {
-            format!("{ranks} of {experts} experts: at least 1 of at most 1024 are supported")
+        ensure(ranks >= 1 && ranks <= experts && experts <= MAX_EXPERTS, "router", || {
+            format!("{ranks} of {experts} experts: at least 1 of at most {MAX_EXPERTS} are supported")
         })?;
         ensure(logits.rows == self.tokens, "router", || format!("{} rows of {} tokens", logits.rows, self.tokens))?;
         let routed = self.tensor("routed", ranks)?.view;
@@ -154,6 +154,7 @@ impl Step<'_> {
         ensure(sizes.is_none_or(|s| s.0 >= wanted.0 && s.1 >= wanted.1), "experts", || {
             format!("biases of {sizes:?} bytes, {wanted:?} are needed")
         })?;
+        self.lookup(routing, stack)?;
         let h = self.scratch.bytes(
             self.recorder.gpu(),
             "expert h",

@@ -5,6 +5,7 @@ mod embed;
 mod experts;
 mod heads;
 mod linear;
+mod lookup;
 mod norm;
 mod sample;
 mod tensor;
@@ -16,6 +17,7 @@ pub use attention::Attention;
 pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp, Routing};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
 pub use linear::Activation;
+pub use lookup::{MAX_EXPERTS, NOWHERE, Record};
 pub use norm::Norm;
 pub use sample::{SampleBuffers, sample_bytes};
 pub use tensor::{GateUp, Joint, Matrix, Part, Shard, Stack, Tensor};
@@ -84,6 +86,8 @@ pub struct Step<'a> {
     tier: Tier,
     tokens: usize,
     token_ids: View,
+    /// Of misses, where experts come and go.
+    record: Option<View>,
 }
 
 impl<'a> Step<'a> {
@@ -109,6 +113,7 @@ impl<'a> Step<'a> {
             tier,
             tokens,
             token_ids: token_ids.clone(),
+            record: None,
         })
     }
 
