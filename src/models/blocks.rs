@@ -347,7 +347,8 @@ impl Mixture {
     /// its matrices of their type.
     pub fn can_join(&self, weights: &Weights, layer: usize, ff: usize) -> bool {
         let (routed, shared) = (expert_names(layer, "exps"), expert_names(layer, "shexp"));
-        ff == self.ff && routed.iter().zip(&shared).all(|(a, b)| weights.of_one_type(a, b))
+        let room = ff == self.ff && self.experts < MAX_EXPERTS;
+        room && routed.iter().zip(&shared).all(|(a, b)| weights.of_one_type(a, b))
     }
 }
 

@@ -111,8 +111,8 @@ impl LatentBlock {
                 rope_dim: t.rope_dim,
                 scale,
                 norm: t.norm(weights, &name("attn_kv_a_norm"), *rank)?,
-                k_b: weights.stack(&name("attn_k_b"), None, t.heads, *rank, t.head_dim - t.rope_dim)?,
-                v_b: weights.stack(&name("attn_v_b"), None, t.heads, *value_dim, *rank)?,
+                k_b: weights.heads(&name("attn_k_b"), t.heads, *rank, t.head_dim - t.rope_dim)?,
+                v_b: weights.heads(&name("attn_v_b"), t.heads, *value_dim, *rank)?,
             },
             output: weights.matrix(&name("attn_output"), t.hidden, t.heads * value_dim)?,
         })

@@ -7,6 +7,7 @@ mod experts;
 mod heads;
 mod latent;
 mod linear;
+mod lookup;
 mod norm;
 mod sample;
 mod tensor;
@@ -20,6 +21,7 @@ pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp, Routing, SigmoidRouter};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
 pub use latent::LatentAttention;
 pub use linear::Activation;
+pub use lookup::{MAX_EXPERTS, NOWHERE, Record};
 pub use norm::Norm;
 pub use sample::{SampleBuffers, sample_bytes};
 pub use tensor::{GateUp, Joint, Matrix, Part, Shard, Stack, Tensor};
@@ -88,6 +90,8 @@ pub struct Step<'a> {
     pub(crate) ground: Ground,
     tokens: usize,
     token_ids: View,
+    /// Of misses, where experts come and go.
+    record: Option<View>,
 }
 
 impl<'a> Step<'a> {
@@ -113,6 +117,7 @@ impl<'a> Step<'a> {
             ground: Ground { tier, profile: None, force: None },
             tokens,
             token_ids: token_ids.clone(),
+            record: None,
         })
     }
 

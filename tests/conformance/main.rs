@@ -7,10 +7,10 @@
 mod attention;
 mod every;
 mod experts;
-
 mod heads;
 mod latent;
 mod linear;
+mod lookup;
 mod rig;
 mod rows;
 mod sampling;
@@ -39,6 +39,7 @@ fn main() {
         attention::cases,
         latent::cases,
         experts::cases,
+        lookup::cases,
         sampling::cases,
         every::cases,
     ] {
