@@ -4,6 +4,7 @@
 //   GROUPED   W is a stack; a tile belongs to one expert and its tokens are the rows that expert_group listed for it
 //   GATHER    of GROUPED: X is read at the listed row's token (row / ranks); else X lies in listed order
 //   SCATTER   of GROUPED: Y is written at the listed row; else in listed order
+//   WEIGHTED  of GROUPED: X is gates[listed row] X
 // Grid: tiles of rows (folded), tiles of tokens along z.
 // Bound: operations; at few tokens the bytes of W.
 #import lib/state
@@ -36,6 +37,9 @@ struct Params {
 @group(0) @binding(6) var<storage, read> order: array<u32>;           // [tokens * ranks]: rows, sorted by expert
 @group(0) @binding(7) var<storage, read> tiles: array<vec4<u32>>;     // expert, first in `order`, count, unused
 @group(0) @binding(8) var<storage, read> experts: array<vec2<u32>>;   // [experts]: shard, slot
+#endif
+#if WEIGHTED
+@group(0) @binding(10) var<storage, read> gates: array<f32>;          // [tokens * ranks]
 #endif
 
 const THREADS_M: u32 = BM / TM;
@@ -132,6 +136,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             continue;
         }
         var token = first_token + n;
+#if WEIGHTED
+        let weight = gates[order[token]];
+#endif
 #if SCATTER
         token = order[token];
 #endif
@@ -145,6 +152,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
                 continue;
             }
             var value = sums[i * TN + j];
+#if WEIGHTED
+            value *= weight;
+#endif
 #if BIAS
             var bias_at = params.bias_base + output;
 #if GROUPED
@@ -154,6 +164,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #endif
 #if SWIGLU
             var up = sums[(i + TM / 2u) * TN + j];
+#if WEIGHTED
+            up *= weight;
+#endif
 #if BIAS
             up += bias[bias_at + params.outputs];
 #endif

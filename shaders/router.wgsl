@@ -1,6 +1,6 @@
 // The experts of a token and their weights: softmax over all logits, the top `ranks` (ties to the lower index), then
 // RENORMALISE to a sum of 1. An expert's rank is the number of experts before it, so no sort and no order to depend on.
-// SIGMOID: scores are sigmoids; a bias counts for the choice alone; the weights are the chosen scores, times `scale`.
+// SIGMOID: the weights are sigmoids of the chosen logits, times `scale`; with BIAS the best by sigmoid + bias are chosen.
 // Grid: one workgroup a token, folded.   Bound: launch.   EXPERTS sizes workgroup memory: 1,024 at most.
 #import lib/state
 
@@ -15,11 +15,12 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> routed: array<u32>;      // [tokens, ranks]
 @group(0) @binding(4) var<storage, read_write> gates: array<f32>;       // [tokens, ranks]
 #if SIGMOID
-@group(0) @binding(5) var<storage, read> bias: array<f32>;              // [experts]
-
 fn sigmoid(x: f32) -> f32 {
     return 1.0 / (1.0 + exp(min(-x, 80.0)));
 }
+#endif
+#if BIAS
+@group(0) @binding(5) var<storage, read> bias: array<f32>;              // [experts]
 #endif
 
 var<workgroup> scores: array<f32, EXPERTS>;
@@ -41,7 +42,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         return;
     }
     for (var e = tid; e < params.experts; e += WG) {
-#if SIGMOID
+#if BIAS
         scores[e] = sigmoid(logits[token * params.experts + e]) + bias[e];
 #else
         scores[e] = logits[token * params.experts + e];

@@ -118,7 +118,7 @@ impl Experts {
     /// x += shared(norm(x)) + sum over the chosen experts of weight * mlp(norm(x)).   x: [tokens, hidden]
     fn record(&self, step: &mut Step, x: &Tensor) -> Result<()> {
         let logits = step.norm_linear("router logits", x, &self.norm, &self.router)?; // [tokens, experts]
-        let routing = step.route_sigmoid(&logits, &self.bias, self.used, self.renormalise, self.scale)?;
+        let routing = step.route_sigmoid(&logits, Some(&self.bias), self.used, self.renormalise, self.scale)?;
         let shared = self.shared.inner(step, x)?; // before the experts add to x
         step.norm_experts(x, &self.norm, &routing, &self.experts)?;
         self.shared.add_outer(step, x, &shared)

@@ -2,7 +2,7 @@
 //! experts by mat-vec; many are grouped by expert (count, scan, scatter) for a tiled matmul.
 
 use super::linear::{MatmulParams, MatvecParams};
-use super::{Activation, Result, Shard, Stack, Step, Tensor, ensure};
+use super::{Activation, Norm, Result, Shard, Stack, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
 params!(RouterParams { tokens: u32, experts: u32, ranks: u32, scale: f32 });
@@ -62,6 +62,57 @@ pub struct ExpertMlp {
     pub activation: Activation,
 }
 
+/// What a token's weights of its experts multiply.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Weigh {
+    Outputs,
+    Inputs,
+}
+
+/// A mixture, applied.
+#[derive(Clone, Copy)]
+struct Mix<'a> {
+    routing: &'a Routing,
+    mlp: &'a ExpertMlp,
+    weigh: Weigh,
+    /// y = the sum, else y += it.
+    store: bool,
+}
+
+impl Mix<'_> {
+    fn check(&self, tokens: usize, y: &Tensor, x: &Tensor) -> Result<()> {
+        let Mix { routing, mlp: ExpertMlp { gate_up, down, bias, .. }, .. } = self;
+        let (stack, ff) = (gate_up.stack(), down.columns);
+        ensure(stack.experts == routing.experts && down.experts == routing.experts, "experts", || {
+            format!("router of {}, stacks of {} and {} experts", routing.experts, stack.experts, down.experts)
+        })?;
+        ensure(x.rows == tokens && (x.rows, x.columns) == (y.rows, y.columns), "experts", || {
+            format!("x [{}, {}], y [{}, {}], {tokens} tokens", x.rows, x.columns, y.rows, y.columns)
+        })?;
+        let whole = stack.columns == y.columns && down.rows == y.columns;
+        ensure(whole && y.columns.is_multiple_of(4) && ff.is_multiple_of(4), "experts", || {
+            format!("hidden {}, gate columns {}, down [{}, {ff}]", y.columns, stack.columns, down.rows)
+        })?;
+        let (rows, same) = match gate_up {
+            ExpertGateUp::Joined(both) => (both.rows / 2, both.rows.is_multiple_of(2)),
+            ExpertGateUp::Split { gate, up } => {
+                (gate.rows, (up.experts, up.rows, up.columns) == (gate.experts, gate.rows, gate.columns))
+            }
+        };
+        ensure(rows == ff && same, "experts", || {
+            format!("{rows} gate rows, or up rows that differ; down has {ff} columns")
+        })?;
+        let sizes = bias.as_ref().map(|b| (b.gate_up.size, b.down.size));
+        let wanted = ((8 * stack.experts * ff) as u64, (4 * stack.experts * y.columns) as u64);
+        ensure(sizes.is_none_or(|s| s.0 >= wanted.0 && s.1 >= wanted.1), "experts", || {
+            format!("biases of {sizes:?} bytes, {wanted:?} are needed")
+        })?;
+        // Bindings: a kernel has eight.
+        let weighed = self.weigh == Weigh::Inputs;
+        ensure(!weighed || bias.is_none(), "experts", || "weights on the inputs of biased experts".into())
+    }
+}
+
 /// Rows of (token, rank) sorted by expert.
 struct Groups {
     order: View,
@@ -77,17 +128,18 @@ impl Step<'_> {
     }
 
     /// The best `ranks` of each token by sigmoid(logit) + bias; their weights are the sigmoids, renormalised to a sum of
-    /// 1 if asked, times `scale` (DeepSeek-V3, arXiv 2412.19437, section 2.1.2). The bias is f32 [experts].
+    /// 1 if asked, times `scale` (DeepSeek-V3, arXiv 2412.19437, section 2.1.2). The bias is f32 [experts]; without one the
+    /// largest logits are chosen, whose sigmoids may round to the same.
     pub fn route_sigmoid(
         &mut self,
         logits: &Tensor,
-        bias: &View,
+        bias: Option<&View>,
         ranks: usize,
         renormalise: bool,
         scale: f32,
     ) -> Result<Routing> {
-        ensure(bias.size >= logits.columns as u64 * 4, "router", || {
-            format!("a bias of {} bytes for {} experts", bias.size, logits.columns)
+        ensure(bias.is_none_or(|b| b.size >= logits.columns as u64 * 4), "router", || {
+            format!("a bias of {:?} bytes for {} experts", bias.map(|b| b.size), logits.columns)
         })?;
         self.route(logits, ranks, renormalise, Some((bias, scale)))
     }
@@ -98,7 +150,7 @@ impl Step<'_> {
         logits: &Tensor,
         ranks: usize,
         renormalise: bool,
-        sigmoid: Option<(&View, f32)>,
+        sigmoid: Option<(Option<&View>, f32)>,
     ) -> Result<Routing> {
         let experts = logits.columns;
         ensure(ranks >= 1 && ranks <= experts && experts <= 1024, "router", || {
@@ -108,12 +160,14 @@ impl Step<'_> {
         let routed = self.tensor("routed", ranks)?.view;
         let gates = self.tensor("gates", ranks)?.view;
         let mut bind = vec![("logits", &logits.view), ("routed", &routed), ("gates", &gates)];
-        bind.extend(sigmoid.map(|(bias, _)| ("bias", bias)));
+        let bias = sigmoid.and_then(|(bias, _)| bias);
+        bind.extend(bias.map(|bias| ("bias", bias)));
         self.recorder.call(Call {
             spec: KernelSpec::new("router")
                 .size("WG", self.tuning.wide.min(experts.next_power_of_two() as u32))
                 .size("EXPERTS", experts.next_power_of_two() as u32)
                 .flag("SIGMOID", sigmoid.is_some())
+                .flag("BIAS", bias.is_some())
                 .flag("RENORMALISE", renormalise),
             bind: &bind,
             params: RouterParams {
@@ -129,67 +183,56 @@ impl Step<'_> {
     }
 
     /// y += sum over ranks of gate * mlp(norm(y)), y [tokens, hidden].
-    pub fn norm_experts(&mut self, y: &Tensor, norm: &super::Norm, routing: &Routing, mlp: &ExpertMlp) -> Result<()> {
-        let ExpertMlp { gate_up, down, .. } = mlp;
-        let stack = gate_up.stack();
-        let ff = down.columns;
-        ensure(stack.experts == routing.experts && down.experts == routing.experts, "experts", || {
-            format!("router of {}, stacks of {} and {} experts", routing.experts, stack.experts, down.experts)
-        })?;
-        let whole = stack.columns == y.columns && down.rows == y.columns && y.rows == self.tokens;
-        ensure(whole && y.columns.is_multiple_of(4) && ff.is_multiple_of(4), "experts", || {
-            format!("hidden {}, gate columns {}, down [{}, {ff}]", y.columns, stack.columns, down.rows)
-        })?;
-        let (rows, same) = match gate_up {
-            ExpertGateUp::Joined(both) => (both.rows / 2, both.rows.is_multiple_of(2)),
-            ExpertGateUp::Split { gate, up } => {
-                (gate.rows, (up.experts, up.rows, up.columns) == (gate.experts, gate.rows, gate.columns))
-            }
-        };
-        ensure(rows == ff && same, "experts", || {
-            format!("{rows} gate rows, or up rows that differ; down has {ff} columns")
-        })?;
-        let sizes = mlp.bias.as_ref().map(|b| (b.gate_up.size, b.down.size));
-        let wanted = ((8 * stack.experts * ff) as u64, (4 * stack.experts * y.columns) as u64);
-        ensure(sizes.is_none_or(|s| s.0 >= wanted.0 && s.1 >= wanted.1), "experts", || {
-            format!("biases of {sizes:?} bytes, {wanted:?} are needed")
-        })?;
-        let h = self.scratch.bytes(
-            self.recorder.gpu(),
-            "expert h",
-            (self.scratch.max_tokens * routing.ranks * ff * 4) as u64,
-        )?;
-        if self.tokens == 1 {
-            self.expert_matvec(y, norm, routing, mlp, &h, ff)?;
-            return self.expert_down(y, routing, &h, mlp);
-        }
-        let groups = self.group(routing)?;
-        let x = self.rms_norm(y, norm)?;
-        match gate_up {
-            ExpertGateUp::Joined(stack) => self.grouped(&x.view, &h, stack, mlp, routing, &groups, Grouped::GateUp)?,
-            ExpertGateUp::Split { gate, up } => {
-                self.grouped(&x.view, &h, up, mlp, routing, &groups, Grouped::Up)?;
-                self.grouped(&x.view, &h, gate, mlp, routing, &groups, Grouped::Gate)?;
-            }
-        }
-        let rows = self.scratch.bytes(
-            self.recorder.gpu(),
-            "expert rows",
-            (self.scratch.max_tokens * routing.ranks * y.columns * 4) as u64,
-        )?;
-        self.grouped(&h, &rows, down, mlp, routing, &groups, Grouped::Down)?;
-        self.expert_combine(y, &rows, routing)
+    pub fn norm_experts(&mut self, y: &Tensor, norm: &Norm, routing: &Routing, mlp: &ExpertMlp) -> Result<()> {
+        self.experts(y, y, norm, &Mix { routing, mlp, weigh: Weigh::Outputs, store: false })
     }
 
-    fn expert_matvec(
+    /// y += sum over ranks of mlp(gate * norm(y)), y [tokens, hidden]; of experts without biases.
+    pub fn norm_weighted_experts(&mut self, y: &Tensor, norm: &Norm, routing: &Routing, mlp: &ExpertMlp) -> Result<()> {
+        self.experts(y, y, norm, &Mix { routing, mlp, weigh: Weigh::Inputs, store: false })
+    }
+
+    /// y = sum over ranks of gate * mlp(norm(x)), x and y [tokens, hidden].
+    pub fn project_experts(
         &mut self,
+        name: &'static str,
         x: &Tensor,
-        norm: &super::Norm,
+        norm: &Norm,
         routing: &Routing,
         mlp: &ExpertMlp,
-        h: &View,
-        ff: usize,
-    ) -> Result<()> {
+    ) -> Result<Tensor> {
+        let y = self.tensor(name, x.columns)?;
+        self.experts(&y, x, norm, &Mix { routing, mlp, weigh: Weigh::Outputs, store: true })?;
+        Ok(y)
+    }
+
+    fn experts(&mut self, y: &Tensor, x: &Tensor, norm: &Norm, mix: &Mix) -> Result<()> {
+        let Mix { routing, mlp, .. } = *mix;
+        mix.check(self.tokens, y, x)?;
+        let h = (self.scratch.max_tokens * routing.ranks * mlp.down.columns * 4) as u64;
+        let h = self.scratch.bytes(self.recorder.gpu(), "expert h", h)?;
+        if self.tokens == 1 {
+            self.expert_matvec(x, norm, mix, &h)?;
+            return self.expert_down(y, &h, mix);
+        }
+        let groups = self.group(routing)?;
+        let x = self.rms_norm(x, norm)?;
+        match &mlp.gate_up {
+            ExpertGateUp::Joined(stack) => self.grouped(&x.view, &h, stack, mix, &groups, Grouped::GateUp)?,
+            ExpertGateUp::Split { gate, up } => {
+                self.grouped(&x.view, &h, up, mix, &groups, Grouped::Up)?;
+                self.grouped(&x.view, &h, gate, mix, &groups, Grouped::Gate)?;
+            }
+        }
+        let rows = (self.scratch.max_tokens * routing.ranks * y.columns * 4) as u64;
+        let rows = self.scratch.bytes(self.recorder.gpu(), "expert rows", rows)?;
+        self.grouped(&h, &rows, &mlp.down, mix, &groups, Grouped::Down)?;
+        self.expert_combine(y, &rows, mix)
+    }
+
+    fn expert_matvec(&mut self, x: &Tensor, norm: &Norm, mix: &Mix, h: &View) -> Result<()> {
+        let Mix { routing, mlp, weigh, .. } = *mix;
+        let ff = mlp.down.columns;
         let passes: Vec<(&Stack, &'static str, usize)> = match &mlp.gate_up {
             ExpertGateUp::Joined(stack) => vec![(stack, "SWIGLU", 0)],
             ExpertGateUp::Split { gate, up } => vec![(up, "", ff), (gate, "SILU_MUL", 0)],
@@ -210,10 +253,12 @@ impl Step<'_> {
                     ("experts", &stack.table),
                 ];
                 bind.extend(bias);
+                bind.extend((weigh == Weigh::Inputs).then_some(("gates", &routing.gates)));
                 self.recorder.call(Call {
                     spec: spec
                         .flag("NORM", true)
                         .flag("EXPERT", true)
+                        .flag("WEIGHTED", weigh == Weigh::Inputs)
                         .flag("BIAS", bias.is_some())
                         .flag("RAGGED", !stack.columns.is_multiple_of(16)),
                     bind: &bind,
@@ -237,7 +282,8 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn expert_down(&mut self, y: &Tensor, routing: &Routing, h: &View, mlp: &ExpertMlp) -> Result<()> {
+    fn expert_down(&mut self, y: &Tensor, h: &View, mix: &Mix) -> Result<()> {
+        let Mix { routing, mlp, weigh, store } = *mix;
         let (wg, rows) = self.tuning.matvec;
         let down = &mlp.down;
         let bias = mlp.bias.as_ref().map(|b| ("bias", &b.down));
@@ -248,14 +294,16 @@ impl Step<'_> {
                 ("h", h),
                 ("y", &y.view),
                 ("routed", &routing.routed),
-                ("gates", &routing.gates),
                 ("experts", &down.table),
             ];
             bind.extend(bias);
+            bind.extend((weigh == Weigh::Outputs).then_some(("gates", &routing.gates)));
             self.recorder.call(Call {
                 spec: spec
                     .size("RANKS", routing.ranks as u32)
                     .flag("RAGGED", !down.columns.is_multiple_of(16))
+                    .flag("UNWEIGHTED", weigh == Weigh::Inputs)
+                    .flag("STORE", store && index == 0)
                     .flag("BIAS", bias.is_some()),
                 bind: &bind,
                 params: ExpertDownParams {
@@ -297,17 +345,9 @@ impl Step<'_> {
         Ok(Groups { order, tiles, count })
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what differs between the three products of an expert")]
-    fn grouped(
-        &mut self,
-        x: &View,
-        y: &View,
-        stack: &Stack,
-        mlp: &ExpertMlp,
-        routing: &Routing,
-        g: &Groups,
-        what: Grouped,
-    ) -> Result<()> {
+    fn grouped(&mut self, x: &View, y: &View, stack: &Stack, mix: &Mix, g: &Groups, what: Grouped) -> Result<()> {
+        let Mix { routing, mlp, weigh, .. } = *mix;
+        let weighted = weigh == Weigh::Inputs && what != Grouped::Down;
         let swiglu = what == Grouped::GateUp;
         let outputs = if swiglu { stack.rows / 2 } else { stack.rows };
         let spec = self
@@ -318,6 +358,7 @@ impl Step<'_> {
             .flag("SILU_MUL", what == Grouped::Gate)
             .flag("GATHER", what != Grouped::Down)
             .flag("SCATTER", what == Grouped::Down)
+            .flag("WEIGHTED", weighted)
             .flag("BIAS", mlp.bias.is_some());
         let spec = if swiglu || what == Grouped::Gate { mlp.activation.flags(spec) } else { spec };
         let bias = mlp.bias.as_ref().map(|b| if what == Grouped::Down { &b.down } else { &b.gate_up });
@@ -336,6 +377,7 @@ impl Step<'_> {
                 ("experts", &stack.table),
             ];
             bind.extend(bias.map(|b| ("bias", b)));
+            bind.extend(weighted.then_some(("gates", &routing.gates)));
             self.recorder.call(Call {
                 spec: spec.clone(),
                 bind: &bind,
@@ -365,12 +407,18 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn expert_combine(&mut self, y: &Tensor, rows: &View, routing: &Routing) -> Result<()> {
+    fn expert_combine(&mut self, y: &Tensor, rows: &View, mix: &Mix) -> Result<()> {
+        let Mix { routing, weigh, store, .. } = *mix;
         let wg = self.tuning.wide;
         let bytes = (self.tokens * y.columns * 4) as u64;
+        let mut bind = vec![("rows", rows), ("y", &y.view)];
+        bind.extend((weigh == Weigh::Outputs).then_some(("gates", &routing.gates)));
         self.recorder.call(Call {
-            spec: KernelSpec::new("expert_combine").size("WG", wg),
-            bind: &[("rows", rows), ("gates", &routing.gates), ("y", &y.view)],
+            spec: KernelSpec::new("expert_combine")
+                .size("WG", wg)
+                .flag("UNWEIGHTED", weigh == Weigh::Inputs)
+                .flag("STORE", store),
+            bind: &bind,
             params: ExpertCombineParams {
                 tokens: self.tokens as u32,
                 columns: y.columns as u32,

@@ -12,7 +12,7 @@ mod tuning;
 pub mod twins;
 mod variants;
 
-pub use attention::Attention;
+pub use attention::{Attention, Window};
 pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp, Routing};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
 pub use linear::Activation;

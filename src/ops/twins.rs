@@ -3,7 +3,7 @@
 //!
 //! Weights come in decoded, all arrays are row-major, and shapes stand as in the kernels' own declarations.
 
-use super::{Activation, RopePairs, Temperature};
+use super::{Activation, RopePairs, Temperature, Window};
 
 /// What becomes of a product W x before it is written.
 #[derive(Clone, Copy, Debug)]
@@ -118,7 +118,7 @@ pub fn head(x: &[f32], norm: Option<(&[f32], f32)>, turns: &[[f32; 2]], pairs: R
 
 /// The factor of a query at `position`.
 pub fn temperature(t: Temperature, position: usize) -> f64 {
-    1.0 + f64::from(t.scale) * (1.0 + (position / t.span) as f64).ln()
+    1.0 + f64::from(t.scale) * (1.0 + ((position + t.offset) / t.span) as f64).ln()
 }
 
 /// What an f16 cache keeps of `x`.
@@ -126,7 +126,7 @@ pub fn round_f16(x: &[f32]) -> Vec<f32> {
     x.iter().map(|x| half::f16::from_f32(*x).to_f32()).collect()
 }
 
-/// softmax(scale q k^T) v per head, token t over positions 0 ..= position + t, of which the last `window`; a head's sink
+/// softmax(scale q k^T) v per head, token t over positions 0 ..= position + t, of which those of its `window`; a head's sink
 /// is one more score, of no value. q and the result are
 /// [tokens, heads, head_dim], k and v [positions, kv_heads, head_dim]; heads / kv_heads query heads share a KV head.
 #[allow(clippy::too_many_arguments, reason = "a twin takes plain numbers and slices, none of the operator's types")]
@@ -139,14 +139,18 @@ pub fn attention(
     head_dim: usize,
     scale: f32,
     position: usize,
-    window: Option<usize>,
+    window: Option<Window>,
     sinks: Option<&[f32]>,
 ) -> Vec<f32> {
     let mut out = Vec::with_capacity(q.len());
     for (i, q) in q.chunks_exact(head_dim).enumerate() {
         let (token, head) = (i / heads, i % heads);
         let kv_head = head / (heads / kv_heads);
-        let first = (position + token + 1).saturating_sub(window.unwrap_or(usize::MAX));
+        let first = match window {
+            None => 0,
+            Some(Window::Last(n)) => (position + token + 1).saturating_sub(n),
+            Some(Window::Chunk(n)) => (position + token) / n * n,
+        };
         let scores: Vec<f64> = (first..=position + token)
             .map(|p| f64::from(scale) * dot(q, row(k, p * kv_heads + kv_head, head_dim)))
             .collect();
@@ -180,19 +184,21 @@ pub fn router(logits: &[f32], experts: usize, ranks: usize, renormalise: bool) -
     (routed, gates)
 }
 
-/// As [`router`], by sigmoid(logit) + bias; the weights are the sigmoids, renormalised if asked, times `scale`.
+/// As [`router`], by sigmoid(logit) + bias, or by the logit if there is none; the weights are the sigmoids, renormalised
+/// if asked, times `scale`.
 pub fn router_sigmoid(
     logits: &[f32],
-    bias: &[f32],
+    experts: usize,
+    bias: Option<&[f32]>,
     ranks: usize,
     renormalise: bool,
     scale: f32,
 ) -> (Vec<u32>, Vec<f32>) {
     let (mut routed, mut gates) = (Vec::new(), Vec::new());
-    for logits in logits.chunks_exact(bias.len()) {
+    for logits in logits.chunks_exact(experts) {
         let weight = |e: usize| 1.0 / (1.0 + (-f64::from(logits[e])).exp());
-        let score = |e: usize| weight(e) + f64::from(bias[e]);
-        let mut order: Vec<usize> = (0..bias.len()).collect();
+        let score = |e: usize| bias.map_or(f64::from(logits[e]), |b| weight(e) + f64::from(b[e]));
+        let mut order: Vec<usize> = (0..experts).collect();
         order.sort_by(|a, b| score(*b).total_cmp(&score(*a))); // stable
         let total: f64 = order[..ranks].iter().map(|e| weight(*e)).sum();
         let factor = f64::from(scale) / if renormalise { total } else { 1.0 };
@@ -252,6 +258,19 @@ pub fn experts(y: &[f32], x: &[f32], e: &Experts, routed: &[u32], gates: &[f32])
             }
         }
         out.extend(sum.iter().map(|s| *s as f32));
+    }
+    out
+}
+
+/// As [`experts`], with each weight on its expert's input: y + sum over ranks of mlp(gates x).
+pub fn weighted_experts(y: &[f32], x: &[f32], e: &Experts, routed: &[u32], gates: &[f32]) -> Vec<f32> {
+    let ranks = routed.len() * e.hidden / x.len();
+    let mut out = y.to_vec();
+    for r in 0..ranks {
+        let of_rank = |i: usize| i * ranks + r;
+        let x: Vec<f32> = x.iter().enumerate().map(|(i, x)| gates[of_rank(i / e.hidden)] * x).collect();
+        let routed: Vec<u32> = (0..routed.len() / ranks).map(|t| routed[of_rank(t)]).collect();
+        out = experts(&out, &x, e, &routed, &vec![1.0; routed.len()]);
     }
     out
 }

@@ -40,7 +40,9 @@ pub fn cases(cases: &mut Vec<Case>) {
             for logits in [Logits::Spread, Logits::Ties, Logits::Extremes] {
                 router(cases, tokens, experts, ranks, renormalise, logits);
             }
-            router_sigmoid(cases, tokens, experts, ranks, renormalise);
+            for biased in [true, false] {
+                router_sigmoid(cases, tokens, experts, ranks, renormalise, biased);
+            }
         }
     }
 }
@@ -129,15 +131,19 @@ fn router(cases: &mut Vec<Case>, tokens: usize, experts: usize, ranks: usize, re
     }));
 }
 
-fn router_sigmoid(cases: &mut Vec<Case>, tokens: usize, experts: usize, ranks: usize, renormalise: bool) {
+fn router_sigmoid(cases: &mut Vec<Case>, tokens: usize, experts: usize, ranks: usize, renormalise: bool, biased: bool) {
     let all = if renormalise { "renormalise" } else { "all" };
-    let name = format!("router/sigmoid/experts={experts}/ranks={ranks}/tokens={tokens}/{all}");
+    let bias = if biased { "/bias" } else { "" };
+    let name = format!("router/sigmoid/experts={experts}/ranks={ranks}/tokens={tokens}/{all}{bias}");
     cases.push(Case::new(name, move |setup| {
         let random = &mut Random::new((tokens * experts + ranks) as u64);
         // Scores apart by more than rounding: sigmoids of -3 .. 3 on a grid that is shuffled, with a bias by expert.
+        // Without a bias up to 30, where sigmoids of different logits are the same.
+        let (low, high) = if biased { (-3.0, 3.0) } else { (-3.0, 30.0) };
         let x: Vec<f32> = (0..tokens)
             .flat_map(|_| {
-                let mut grid: Vec<f32> = (0..experts).map(|e| 6.0 * e as f32 / experts as f32 - 3.0).collect();
+                let step = (high - low) / experts as f32;
+                let mut grid: Vec<f32> = (0..experts).map(|e| low + step * e as f32).collect();
                 (1..experts).for_each(|i| grid.swap(i, random.below(i + 1)));
                 grid
             })
@@ -148,8 +154,8 @@ fn router_sigmoid(cases: &mut Vec<Case>, tokens: usize, experts: usize, ranks: u
         rig.poison("gates", tokens * ranks);
         let xs = tensor(rig.gpu(), &x, experts);
         let on_device = rig.gpu().upload("bias", &bias).unwrap();
-        rig.run(|step| step.route_sigmoid(&xs, &on_device, ranks, renormalise, 2.5).map(drop))?;
-        let (routed, gates) = twins::router_sigmoid(&x, &bias, ranks, renormalise, 2.5);
+        rig.run(|step| step.route_sigmoid(&xs, biased.then_some(&on_device), ranks, renormalise, 2.5).map(drop))?;
+        let (routed, gates) = twins::router_sigmoid(&x, experts, biased.then_some(&bias[..]), ranks, renormalise, 2.5);
         let got = rig.words("routed", tokens * ranks)?;
         if got != routed {
             return Err(format!("routed {got:?} instead of {routed:?}"));
