@@ -19,6 +19,7 @@ shaders![
     "lib/reduce",
     "lib/kv",
     "lib/activation",
+    "lib/matmul",
     "attention",
     "attention_combine",
     "embed",
@@ -28,6 +29,7 @@ shaders![
     "heads",
     "matmul",
     "matvec",
+    "rate",
     "rms_norm",
     "router",
     "sample",
@@ -87,6 +89,10 @@ pub struct Composed {
 /// Composes the WGSL of a kernel.
 pub fn compose(spec: &KernelSpec) -> Result<Composed> {
     let mut composer = Composer { spec, imported: BTreeSet::new(), out: String::new() };
+    // Directives come before all declarations.
+    if spec.flags.contains("F16") {
+        composer.out += "enable f16;\n";
+    }
     for (name, value) in &spec.sizes {
         composer.out += &format!("const {name}: u32 = {value}u;\n");
     }

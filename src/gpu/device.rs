@@ -1,8 +1,10 @@
 //! Opening a device, or taking the app's.
 
 use super::caps::missing;
+use super::heaps::{Heap, heaps};
 use super::kernel::KernelCache;
 use super::submit::Spares;
+use super::waiting::Alarm;
 use super::{Caps, Error, Kernel, KernelSpec, Result, Tier, View};
 use crate::formats::Format;
 use std::collections::HashMap;
@@ -20,13 +22,17 @@ pub struct Gpu {
 
 struct Inner {
     info: wgpu::AdapterInfo,
+    /// Whether the device is the app's.
+    shared: bool,
     device: wgpu::Device,
     queue: wgpu::Queue,
     caps: Caps,
+    heaps: Vec<Heap>,
     kernels: KernelCache,
     codebooks: Mutex<HashMap<Format, View>>,
     encode_nanos: AtomicU64,
     spares: Spares,
+    alarm: Alarm,
     pipeline_cache: OnceLock<wgpu::PipelineCache>,
 }
 
@@ -63,6 +69,8 @@ pub struct AdapterReport {
     pub info: wgpu::AdapterInfo,
     pub limits: wgpu::Limits,
     pub caps: Caps,
+    /// Empty where the backend does not say.
+    pub heaps: Vec<Heap>,
     /// The tiers that cannot be had, each with the features it lacks.
     pub missing: Vec<(Tier, Vec<&'static str>)>,
     /// Why halogen cannot use the adapter at all.
@@ -105,6 +113,7 @@ impl AdapterReport {
             Tier::ALL.map(|t| (t, missing(t, features))).into_iter().filter(|(_, m)| !m.is_empty()).collect();
         AdapterReport {
             caps: Caps::new(features, &limits, &info),
+            heaps: heaps(&adapter),
             unusable: unusable(&info, &limits).map(|e| e.to_string()),
             missing: missing_by_tier,
             info,
@@ -152,7 +161,7 @@ impl Gpu {
         Gpu::extend(&adapter, &mut descriptor);
         let opened = adapter.request_device(&descriptor).await;
         let (device, queue) = opened.map_err(|source| Error::Open { adapter: adapter.get_info().name, source })?;
-        Gpu::from_wgpu(&adapter, device, queue)
+        Gpu::on(&adapter, device, queue, false)
     }
 
     /// Adds to a device's description the features and limits that halogen can use and `adapter` has. It never lowers
@@ -179,6 +188,10 @@ impl Gpu {
     /// # Errors
     /// A device whose limits are below what kernels rely on ([`Gpu::extend`] raises them).
     pub fn from_wgpu(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue) -> Result<Gpu> {
+        Gpu::on(adapter, device, queue, true)
+    }
+
+    fn on(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue, shared: bool) -> Result<Gpu> {
         let info = adapter.get_info();
         let limits = device.limits();
         if let Some(error) = unusable(&info, &limits) {
@@ -188,13 +201,16 @@ impl Gpu {
         Ok(Gpu {
             inner: Arc::new(Inner {
                 info,
+                shared,
                 device,
                 queue,
                 caps,
+                heaps: heaps(adapter),
                 kernels: KernelCache::default(),
                 codebooks: Mutex::default(),
                 encode_nanos: AtomicU64::new(0),
                 spares: Spares::default(),
+                alarm: Alarm::default(),
                 pipeline_cache: OnceLock::new(),
             }),
         })
@@ -213,8 +229,18 @@ impl Gpu {
         &self.inner.info
     }
 
+    /// Whether the device is the app's, which submits work of its own.
+    pub fn is_shared(&self) -> bool {
+        self.inner.shared
+    }
+
     pub fn caps(&self) -> &Caps {
         &self.inner.caps
+    }
+
+    /// The memory that the driver says there is; empty where the backend does not say.
+    pub fn heaps(&self) -> &[Heap] {
+        &self.inner.heaps
     }
 
     pub fn device(&self) -> &wgpu::Device {
@@ -307,6 +333,10 @@ impl Gpu {
 
     pub(super) fn spares(&self) -> &Spares {
         &self.inner.spares
+    }
+
+    pub(super) fn alarm(&self) -> &Alarm {
+        &self.inner.alarm
     }
 
     pub(super) fn add_encode_time(&self, time: Duration) {

@@ -44,7 +44,7 @@ impl Runner {
         }
         let model = model::load(&gpu, &gguf, || INTERRUPTED.load(Ordering::Relaxed))?;
         let submit = Duration::from_millis(args.submit_ms.into());
-        let options = SessionOptions { limits: profile.as_ref().ok().copied(), submit, ..options };
+        let options = SessionOptions { limits: profile.as_ref().ok().copied(), submit: Some(submit), ..options };
         let session = pipelines::kept(&gpu, || Ok(Session::new(&model, &options)?))?;
         let templated = !args.raw && model.template().is_some();
         if !args.raw && !templated {
@@ -118,7 +118,7 @@ fn session_options(args: &Args, gguf: &Gguf, gpu: &Gpu) -> Result<SessionOptions
         return Ok(with(context));
     }
     let all = shape.context.min(8192);
-    let Some(available) = available_bytes(gpu.info().device_type) else { return Ok(with(all)) };
+    let Some(available) = available_bytes(gpu.info().device_type, gpu.heaps()) else { return Ok(with(all)) };
     let context = largest_context(all, |context| needs(context).total() <= available);
     needs(context).check(gpu)?;
     if context < all {
