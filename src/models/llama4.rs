@@ -4,10 +4,11 @@
 
 use super::blocks::{Ends, Extras, GatedMlp, Mixture, SelfAttention, Transformer};
 use super::decoder::{self, Decoder};
+use super::sigmoid_experts::SharedExperts;
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gguf::Gguf;
 use crate::memory::Weights;
-use crate::ops::{ExpertMlp, Matrix, Norm, RopePairs, Step, Temperature, Tensor, Window};
+use crate::ops::{Matrix, Norm, RopePairs, SigmoidRouter, Step, Temperature, Tensor, Window};
 
 /// What files do not say, the same in all that are published: every so many layers one sees all positions; ...
 const PERIOD: usize = 4;
@@ -25,13 +26,9 @@ enum FeedForward {
 
 struct Experts {
     norm: Norm,
-    router: Matrix,
-    /// Of the weights.
-    scale: f32,
-    /// Experts of each token, the shared one apart.
-    used: usize,
-    experts: ExpertMlp,
-    shared: GatedMlp,
+    matrix: Matrix,
+    router: SigmoidRouter,
+    experts: SharedExperts,
 }
 
 /// What the keys say beside the usual.
@@ -63,7 +60,9 @@ impl Sizes {
     }
 
     fn shape(&self) -> Shape {
-        self.t.shape(self.ff.max(self.mixture.floats_per_token(&self.t) + self.mixture.ff))
+        let Sizes { t, ff, mixture, .. } = self;
+        // The shared expert's row beside the others'.
+        t.shape((*ff).max(mixture.floats_per_token(t) + mixture.ff + t.hidden))
     }
 }
 
@@ -115,23 +114,27 @@ impl Experts {
     fn load(weights: &mut Weights, keys: &Keys, sizes: &Sizes, layer: usize) -> Result<Self> {
         let name = |what: &str| format!("blk.{layer}.{what}.weight");
         let Sizes { t, mixture, .. } = sizes;
+        let experts = SharedExperts::load(weights, t, layer, mixture, mixture.ff, "ffn_norm")?;
         Ok(Experts {
             norm: t.norm(weights, &name("ffn_norm"), t.hidden)?,
-            router: weights.matrix(&name("ffn_gate_inp"), mixture.experts, t.hidden)?,
-            scale: keys.positive_or("expert_weights_scale", 1.0)?,
-            used: mixture.used,
-            experts: mixture.mlp(weights, t, layer)?,
-            shared: GatedMlp::named(weights, t, layer, "ffn_norm", "_shexp", mixture.ff)?,
+            matrix: weights.matrix(&name("ffn_gate_inp"), mixture.experts, t.hidden)?,
+            router: SigmoidRouter {
+                bias: None,
+                ranks: mixture.used,
+                renormalise: false,
+                scale: keys.positive_or("expert_weights_scale", 1.0)?,
+                groups: (1, 1),
+                shared: experts.joined(),
+            },
+            experts,
         })
     }
 
     /// x += shared(norm(x)) + sum over the chosen experts of mlp(sigmoid(logit) * norm(x)).   x: [tokens, hidden]
     fn record(&self, step: &mut Step, x: &Tensor) -> Result<()> {
-        let logits = step.norm_linear("router logits", x, &self.norm, &self.router)?; // [tokens, experts]
-        let routing = step.route_sigmoid(&logits, None, self.used, false, self.scale)?;
-        let shared = self.shared.inner(step, x)?; // before the experts add to x
-        step.norm_weighted_experts(x, &self.norm, &routing, &self.experts)?;
-        self.shared.add_outer(step, x, &shared)
+        let logits = step.norm_linear("router logits", x, &self.norm, &self.matrix)?; // [tokens, experts]
+        let routing = step.route_sigmoid(&logits, &self.router)?;
+        self.experts.record(step, x, |step, mlp| step.norm_weighted_experts(x, &self.norm, &routing, mlp))
     }
 }
 

@@ -15,7 +15,7 @@ mod variants;
 
 pub use arithmetic::{Arithmetic, Choice, Ground, Product};
 pub use attention::{Attention, Window};
-pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp, Routing};
+pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp, Routing, SigmoidRouter};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
 pub use linear::Activation;
 pub use norm::Norm;

@@ -91,8 +91,10 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
     }
     for experts in [2, 8, 64, 128, 512, 1024] {
         let router = new("router").size("WG", t.wide.min(experts)).size("EXPERTS", experts);
-        all.extend(each(vec![router.clone(), router.clone().flag("SIGMOID", true)], &["RENORMALISE"]));
-        all.extend(each(vec![all_of(router, &["SIGMOID", "BIAS"])], &["RENORMALISE"]));
+        let grouped = all_of(router.clone(), &["SIGMOID", "GROUPS"]);
+        all.push(all_of(router.clone(), &["SIGMOID", "UNBIASED"]));
+        all.extend(each(vec![router], &["SIGMOID", "RENORMALISE"]));
+        all.extend(each(vec![grouped], &["RENORMALISE"]));
         all.push(new("expert_group").size("WG", t.wide).size("BN", t.matmul.bn).size("EXPERTS", experts - 1));
     }
     all.extend(each(vec![new("rms_norm").size("WG", t.row)], &["RESIDUAL", "SUBGROUP"]));

@@ -55,6 +55,8 @@ fn missing_tensors() {
         ("qwen3moe", "blk.0.ffn_down_exps.weight"),
         ("llama4", "blk.1.ffn_gate_shexp.weight"),
         ("llama4", "blk.0.ffn_up.weight"),
+        ("glm4moe", "blk.0.exp_probs_b.bias"),
+        ("glm4moe", "blk.1.ffn_down_shexp.weight"),
     ] {
         check(architecture, |made| made.remove(name), &[&format!("tensor {name} is missing")]);
     }
@@ -156,8 +158,29 @@ fn what_llama4_does_not_know() {
     check(
         "llama4",
         |made| made.set("interleave_moe_layer_step", 1u32.into()),
-        &["blk.0.ffn_gate_inp.weight is missing"],
+        &["blk.0.ffn_gate_exps.weight is missing"],
     );
+}
+
+#[test]
+fn routers_that_no_model_has() {
+    check_key("glm4moe", "expert_gating_func", 1u32, &["= 1", "the sigmoid"]);
+    check_key("glm4moe", "expert_gating_func", 9u32, &["= 9", "the sigmoid"]);
+    check_key("glm4moe", "expert_group_count", 4u32, &["= 4", "6 experts cannot be in groups"]);
+    check_key("glm4moe", "expert_group_count", 6u32, &["= 6", "6 experts cannot be in groups"]);
+    check_key("glm4moe", "expert_group_count", 1u64 << 40, &["= 1099511627776"]);
+    check_key("glm4moe", "expert_group_used_count", 2u32, &["= 2", "1 groups"]);
+    check_key("glm4moe", "expert_weights_scale", 0f32, &["a positive number is needed"]);
+    let shared = |made: &mut Made| made.set("expert_shared_count", 3u32.into());
+    check("glm4moe", shared, &["ffn_gate_shexp.weight", "[32, 48]", "[32, 144]"]);
+    check_key("glm4moe", "nextn_predict_layers", 2u32, &["= 2", "there are 2 blocks"]);
+    check_key("glm4moe", "nextn_predict_layers", u64::MAX, &["18446744073709551615"]);
+    let few = |made: &mut Made| {
+        made.set("expert_used_count", 4u32.into());
+        made.set("expert_group_count", 2u32.into());
+        made.set("expert_group_used_count", 1u32.into());
+    };
+    check("glm4moe", few, &["glm4moe.expert_group_used_count = 1", "2 groups of 3 experts", "uses 4"]);
 }
 
 #[test]

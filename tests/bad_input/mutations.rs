@@ -7,7 +7,7 @@ use halogen::gguf::Value;
 use halogen::session::{Result, Sampling, Session, SessionOptions};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-const ARCHITECTURES: [&str; 5] = ["llama", "qwen2", "qwen3", "qwen3moe", "llama4"];
+const ARCHITECTURES: [&str; 6] = ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe", "llama4"];
 
 /// Loads a model and runs it a little.
 fn run(made: &Made) -> Result<()> {
@@ -91,6 +91,10 @@ fn wrong_values_are_refused_or_run() {
         "expert_feed_forward_length",
         "interleave_moe_layer_step",
         "attention.sliding_window",
+        "expert_group_count",
+        "expert_group_used_count",
+        "expert_shared_count",
+        "nextn_predict_layers",
         "rope.scaling.type",
         "rope.scaling.factor",
         "rope.scaling.original_context_length",
