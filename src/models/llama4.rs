@@ -61,8 +61,9 @@ impl Sizes {
 
     fn shape(&self) -> Shape {
         let Sizes { t, ff, mixture, .. } = self;
-        // The shared expert's row beside the others'.
-        t.shape((*ff).max(mixture.floats_per_token(t) + mixture.ff + t.hidden))
+        // The rows of dense layers, the shared expert's, and the others'.
+        let dense = if self.step > 1 { *ff } else { 0 };
+        t.shape(dense + mixture.ff + t.hidden + mixture.floats_per_token(t))
     }
 }
 
