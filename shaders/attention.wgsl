@@ -2,7 +2,8 @@
 // as a running maximum and sum, no score matrix in memory. ROWS rows that share a KV head share one reading of it; a row is
 // (token, head of the group). `out` is the result; in decode over a long cache (SPLIT) the keys are cut into splits, `out`
 // holds each split's unnormalised sum and `stats` its maximum and sum, which attention_combine joins.
-// WINDOW: a token sees the last `window` positions up to its own; tiles before them are not read.
+// WINDOW: a token sees the last `window` positions up to its own; CHUNK: those of its own chunk of `window` positions.
+// Tiles before them are not read.
 // SINKS: a score of its own a head takes part in the softmax and has no value.
 // LATENT: all heads share one row of KEY_DIM a position, whose first VALUE_DIM lanes are the value; the second reading of a
 // tile comes from cache. STAGED: queries are too long for workgroup memory, and are brought in STAGE quads at a time for
@@ -21,7 +22,7 @@ struct Params {
     splits: u32,
     scale: f32,
     first_group: u32,    // of a slice of the grid
-    window: u32,         // of WINDOW: positions
+    window: u32,         // of WINDOW and CHUNK: positions
     first_token: u32,    // of the step: that of the first row
 }
 @group(0) @binding(1) var<uniform> params: Params;
@@ -102,6 +103,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     low = position + first / sharing + 1u;
     low -= min(low, params.window);
 #endif
+#if CHUNK
+    low = position + first / sharing;
+    low -= low % params.window;
+#endif
     let per_split = ((length - low + params.splits - 1u) / params.splits + WG - 1u) / WG * WG;
     let begin = min(low + split * per_split, length);
     let end = min(begin + per_split, length);
@@ -139,7 +144,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #if WINDOW
             let sees = key < end && key <= own && key + params.window > own;
 #else
+#if CHUNK
+            let sees = key < end && key <= own && key >= own - own % params.window;
+#else
             let sees = key < end && key <= own;
+#endif
 #endif
             scores[tid * ROWS + r] = select(LOWEST, score[r], sees);
         }

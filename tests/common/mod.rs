@@ -3,6 +3,8 @@
 // Each test binary uses a part.
 #![allow(dead_code)]
 
+mod architectures;
+
 use halogen::formats::Format;
 use halogen::gguf::{Gguf, Metadata, Strings, Value, Writer};
 use halogen::gpu::{Gpu, Selector};
@@ -116,7 +118,7 @@ fn encode(format: Format, values: impl Iterator<Item = f32>) -> Vec<u8> {
 }
 
 impl Made {
-    /// llama, qwen2, qwen3, qwen3moe, glm4moe or deepseek2 with weights in `format`.
+    /// llama, llama4, qwen2, qwen3, qwen3moe, glm4moe or deepseek2 with weights in `format`.
     pub fn new(architecture: &str, format: Format, s: &Sizes) -> Made {
         let mut made = Made { metadata: Metadata::new(), tensors: Vec::new() };
         made.metadata.insert("general.architecture", architecture.into());
@@ -221,6 +223,7 @@ impl Made {
                 made.vector(&name("attn_v.bias"), kv, 0.0);
             }
         }
+        made.specialise(format, s);
         made
     }
 
