@@ -6,7 +6,9 @@
 //   SCATTER   of GROUPED: Y is written at the listed row; else in listed order
 //   DOT       integer dot products: X is rounded (lib/quantise)
 //   F16       tiles in f16
-// Grid: tiles of rows (folded), tiles of tokens along z.
+//   WEIGHTED  of GATHER: X is gates[listed row] X
+//   HEADS     W is a stack of one matrix a head; each head has its own part of a token's row of X and of Y
+// Grid: tiles of rows, of HEADS one head after another (folded); tiles of tokens along z.
 // Bound: operations; at few tokens the bytes of W.
 #import lib/state
 #import lib/weights

@@ -12,10 +12,11 @@ const SUMS: u32 = 1u;
 struct Params {
     columns: u32,
     eps: f32,
-    first: u32,    // quad of x
+    x_stride: u32,   // quads from one row of x to the next
+    first: u32,      // quad of x
 }
 @group(0) @binding(1) var<uniform> params: Params;
-@group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;          // [tokens, columns]
+@group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;          // [tokens, 4 * x_stride]
 #if QUANTISE
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<u32>>;    // [tokens, columns / 32, 3]
 #else
@@ -35,9 +36,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     let quads = params.columns / 4u;
     let token = group.y * groups.x + group.x;
-    let row = params.first + token * quads;
+    let row = token * quads;
+    let start = params.first + token * params.x_stride;
     for (var i = tid; i < quads; i += WG) {
-        acc[0] += dot(x[row + i], x[row + i]);
+        acc[0] += dot(x[start + i], x[start + i]);
     }
 #if SUBGROUP
     reduce(subgroup, lane, subgroup_count);
@@ -49,19 +51,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var block = tid; block < quads / 8u; block += WG) {
         var v: array<vec4<f32>, 8>;
         for (var i = 0u; i < 8u; i++) {
-            v[i] = x[row + 8u * block + i] * inverse * norm[8u * block + i];
+            v[i] = x[start + 8u * block + i] * inverse * norm[8u * block + i];
         }
         let rounded = quantise32(v);
         for (var i = 0u; i < 3u; i++) {
-            y[3u * (token * quads / 8u + block) + i] = rounded[i];
+            y[3u * (row / 8u + block) + i] = rounded[i];
         }
     }
 #else
     for (var i = tid; i < quads; i += WG) {
 #if RESIDUAL
-        y[token * quads + i] += x[row + i] * inverse * norm[i];
+        y[row + i] += x[start + i] * inverse * norm[i];
 #else
-        y[token * quads + i] = x[row + i] * inverse * norm[i];
+        y[row + i] = x[start + i] * inverse * norm[i];
 #endif
     }
 #endif

@@ -30,6 +30,8 @@ fn stage(tile: Tile, run: u32, tid: u32) {
         var v = Quantised();
         if n < tile.count && run + r < runs {
             v = quantised16(x_row(tile, n) * (params.columns / 32u) * 3u, run + r);
+            let weight = x_weight(tile, n);
+            v = Quantised(v.q, weight * v.scale, weight * v.sum);
         }
         x_tile[r * BN + n] = v.q;
         x_scales[r * BN + n] = vec2(v.scale, v.sum);

@@ -66,7 +66,12 @@ impl Step<'_> {
                 self.recorder.call(Call {
                     spec: self.reducing("rms_norm", self.tuning.row).flag("QUANTISE", true),
                     bind: &[("x", &x.view), ("y", &y), ("norm", &norm.weight)],
-                    params: NormParams { columns: x.columns as u32, eps: norm.eps, first },
+                    params: NormParams {
+                        columns: x.columns as u32,
+                        eps: norm.eps,
+                        x_stride: (x.columns / 4) as u32,
+                        first,
+                    },
                     grid: Grid::linear(x.rows as u64, 1),
                     cost,
                 })?;

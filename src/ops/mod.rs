@@ -6,8 +6,11 @@ mod embed;
 mod experts;
 mod heads;
 mod input;
+mod latent;
 mod linear;
+mod lookup;
 mod norm;
+mod router;
 mod sample;
 mod tensor;
 mod tuning;
@@ -15,12 +18,15 @@ pub mod twins;
 mod variants;
 
 pub use arithmetic::{Arithmetic, Choice, Ground, Product};
-pub use attention::Attention;
-pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp, Routing, SigmoidRouter};
+pub use attention::{Attention, Window};
+pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
 pub use input::{BLOCK, BLOCK_WORDS};
+pub use latent::LatentAttention;
 pub use linear::Activation;
+pub use lookup::{MAX_EXPERTS, NOWHERE, Record};
 pub use norm::Norm;
+pub use router::{Routing, SigmoidRouter};
 pub use sample::{SampleBuffers, sample_bytes};
 pub use tensor::{GateUp, Joint, Matrix, Part, Shard, Stack, Tensor};
 pub use tuning::{MatmulTile, Tuning};
@@ -89,6 +95,8 @@ pub struct Step<'a> {
     pub(crate) ground: Ground,
     tokens: usize,
     token_ids: View,
+    /// Of misses, where experts come and go.
+    record: Option<View>,
 }
 
 impl<'a> Step<'a> {
@@ -114,6 +122,7 @@ impl<'a> Step<'a> {
             ground: Ground { tier, profile: None, force: None },
             tokens,
             token_ids: token_ids.clone(),
+            record: None,
         })
     }
 

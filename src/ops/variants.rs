@@ -1,6 +1,7 @@
 //! Every kernel that the operators record, for those who look at kernels without a model: tests, `halogen shaders`.
 
 use super::Tuning;
+use super::attention::staged;
 use crate::formats::Format;
 use crate::gpu::KernelSpec;
 use std::collections::BTreeSet;
@@ -25,7 +26,7 @@ fn all_of(spec: KernelSpec, flags: &[&'static str]) -> KernelSpec {
 /// A product's variant in integer dot products, which read what a norm was applied to before, in whole blocks. Their tier
 /// has subgroups, too.
 fn in_dot(spec: &KernelSpec) -> Option<KernelSpec> {
-    let products = ["matvec", "expert_down", "matmul"].contains(&spec.shader);
+    let products = ["matvec", "expert_down", "matmul"].contains(&spec.shader) && !spec.flags.contains("HEADS");
     let integers = spec.format.is_some_and(|f| f.has_integers());
     let reduced = spec.shader == "matmul" || spec.flags.contains("SUBGROUP");
     let mut dot = (products && integers && reduced && !spec.flags.contains("RAGGED")).then(|| spec.clone())?;
@@ -35,7 +36,7 @@ fn in_dot(spec: &KernelSpec) -> Option<KernelSpec> {
 
 /// A matmul's variant with tiles in f16.
 fn in_f16(spec: &KernelSpec) -> Option<KernelSpec> {
-    (spec.shader == "matmul").then(|| spec.clone().flag("F16", true))
+    (spec.shader == "matmul" && !spec.flags.contains("HEADS")).then(|| spec.clone().flag("F16", true))
 }
 
 /// The variants on one row of the tuning table. Formats differ in nothing but their snippet, so all but two of them meet
@@ -59,6 +60,9 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
             all.extend(each(gelu, &["NORM", "SUBGROUP"]));
             all.extend(one_of(vec![matmul.clone().flag("GELU", true)], &epilogues[1..]));
         }
+        let head = matvec.clone().flag("HEADS", true);
+        all.extend(each(vec![head], if usual { &["RAGGED", "SUBGROUP"] } else { &["SUBGROUP"] }));
+        all.push(matmul.clone().flag("HEADS", true));
         let expert = all_of(matvec, &["EXPERT", "NORM"]);
         all.extend(each(one_of(vec![expert.clone()], &epilogues[1..]), &["RAGGED", "SUBGROUP"]));
         if usual || format == Format::MXFP4 {
@@ -79,6 +83,13 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
                 .map(grouped),
             );
         }
+        if usual {
+            let weighted = expert.flag("WEIGHTED", true);
+            all.extend(each(one_of(vec![weighted], &epilogues[1..]), &["SUBGROUP"]));
+            all.extend(each(one_of(vec![down.clone()], &["UNWEIGHTED", "STORE"])[1..].to_vec(), &["SUBGROUP"]));
+            let weighted = grouped(&["GATHER", "WEIGHTED"]);
+            all.extend(one_of(vec![weighted], &epilogues[1..]));
+        }
         all.extend(each(vec![down], &["RAGGED", "SUBGROUP"]));
         all.extend([&["GATHER"][..], &["GATHER", "SWIGLU"], &["GATHER", "SILU_MUL"], &["SCATTER"]].map(grouped));
         all.push(matmul);
@@ -96,24 +107,42 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         all.extend(each(vec![tempered], &["KV_F16", "SUBGROUP"]));
         for rows in (0..).map(|i| 1 << i).take_while(|rows| *rows <= t.attention.1) {
             let attention = new("attention").size("WG", t.attention.0).size("ROWS", rows).size("HEAD_DIM", dim);
+            if dim == 128 {
+                all.extend(each(vec![attention.clone().flag("CHUNK", true)], &["KV_F16", "SPLIT"]));
+            }
             all.extend(each(vec![attention], &["SINKS", "WINDOW", "KV_F16", "SPLIT"]));
         }
         let combine = new("attention_combine").size("WG", t.row.min(dim / 4)).size("SPLITS", t.splits.0);
         all.push(combine.size("HEAD_DIM", dim));
     }
+    for (rank, rope_dim) in [(512, 64), (32, 16)] {
+        let row = rank + rope_dim;
+        let latent = new("latent").size("WG", t.row).size("LATENT", rank).size("HEAD_DIM", row);
+        all.extend(each(vec![latent], &["KV_F16", "SUBGROUP"]));
+        for rows in (0..).map(|i| 1 << i).take_while(|rows| *rows <= t.latent.1) {
+            let spec = new("attention").size("WG", t.latent.0).size("ROWS", rows);
+            let spec = staged(spec.size("KEY_DIM", row).size("VALUE_DIM", rank).flag("LATENT", true), rows, row);
+            all.extend(each(vec![spec], &["KV_F16", "SPLIT"]));
+        }
+        let combine = new("attention_combine").size("WG", t.row.min(rank / 4)).size("SPLITS", t.latent_splits.0);
+        all.push(combine.size("HEAD_DIM", rank));
+    }
     for experts in [2, 8, 64, 128, 512, 1024] {
         let router = new("router").size("WG", t.wide.min(experts)).size("EXPERTS", experts);
         let grouped = all_of(router.clone(), &["SIGMOID", "GROUPS"]);
+        all.push(all_of(router.clone(), &["SIGMOID", "UNBIASED"]));
         all.extend(each(vec![router], &["SIGMOID", "RENORMALISE"]));
         all.extend(each(vec![grouped], &["RENORMALISE"]));
         all.push(new("expert_group").size("WG", t.wide).size("BN", t.matmul.bn).size("EXPERTS", experts - 1));
+        let lookup = new("expert_lookup").size("WG", t.wide).size("EXPERTS", experts);
+        all.push(lookup.flag("STATE_WRITE", true));
     }
     all.extend(each(vec![new("rms_norm").size("WG", t.row)], &["RESIDUAL", "SUBGROUP"]));
     // The measurements of the device itself.
     all.extend(one_of(vec![new("stream").size("WG", t.wide)], &["FILL"]));
     all.extend(one_of(vec![new("rate").size("WG", t.wide)], &["F16", "DOT"]));
     all.push(new("stream").flag("TICK", true));
-    all.push(new("expert_combine").size("WG", t.wide));
+    all.extend(one_of(vec![new("expert_combine").size("WG", t.wide)], &["UNWEIGHTED", "STORE"]));
     all.push(new("sample_slices").size("WG", t.wide));
     all.push(new("sample").size("WG", t.wide).flag("STATE_WRITE", true));
     all

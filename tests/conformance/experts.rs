@@ -29,7 +29,18 @@ struct Mixture {
     choice: Choice,
     /// gpt-oss's: biases and the clamped activation.
     clamped: bool,
+    way: Way,
 }
+
+/// What becomes of the mixture's result.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Add,
+    /// With the weights on the inputs.
+    Weighted,
+    Store,
+}
+use Way::*;
 
 pub fn cases(cases: &mut Vec<Case>) {
     use Format::*;
@@ -44,12 +55,15 @@ pub fn cases(cases: &mut Vec<Case>) {
         shards: 1,
         choice: Spread,
         clamped: false,
+        way: Add,
     };
     for tokens in [1, 2, 7, 33, 129] {
         for joined in [true, false] {
             for (choice, shards) in [(Spread, 1), (Same, 1), (Crowd, 2), (Spread, 2)] {
                 add(cases, Mixture { tokens, joined, choice, shards, ..small });
                 add(cases, Mixture { tokens, joined, choice, shards, clamped: true, ..small });
+                add(cases, Mixture { tokens, joined, choice, shards, way: Weighted, ..small });
+                add(cases, Mixture { tokens, joined, choice, shards, way: Store, ..small });
             }
         }
         // Formats as files mix them.
@@ -104,7 +118,7 @@ fn routing(rig: &Rig, routed: &[u32], gates: &[f32], experts: usize, ranks: usiz
 fn add(cases: &mut Vec<Case>, m: Mixture) {
     let formats = m.formats.map(|f| f.name()).join("+");
     let name = format!(
-        "experts/{formats}/experts={}/ranks={}/hidden={}/ff={}/tokens={}/{}/{:?}{}{}",
+        "experts/{formats}/experts={}/ranks={}/hidden={}/ff={}/tokens={}/{}/{:?}{}{}{}",
         m.experts,
         m.ranks,
         m.hidden,
@@ -114,6 +128,7 @@ fn add(cases: &mut Vec<Case>, m: Mixture) {
         m.choice,
         if m.shards > 1 { "/shards=2" } else { "" },
         if m.clamped { "/clamped" } else { "" },
+        if m.way == Add { String::new() } else { format!("/{:?}", m.way) },
     );
     cases.push(Case::of_products(name.to_lowercase(), move |setup| m.run(setup)));
 }
@@ -166,8 +181,18 @@ impl Mixture {
             rig.poison("expert order", tokens * ranks);
         }
         let y = tensor(gpu, &x, hidden);
-        rig.run(|step| step.rms_norm(&y, &norm).and(step.norm_experts(&y, &norm, &routing, &mlp)))?;
-        rig.took(if tokens > 1 { Product::Grouped } else { Product::Matvec }, down_format)?;
+        if self.way == Store {
+            rig.poison("mixed", tokens * hidden);
+        }
+        rig.run(|step| {
+            step.rms_norm(&y, &norm)?;
+            match self.way {
+                Add => step.norm_experts(&y, &norm, &routing, &mlp),
+                Weighted => step.norm_weighted_experts(&y, &norm, &routing, &mlp),
+                Store => step.project_experts("mixed", &y, &norm, &routing, &mlp).map(drop),
+            }
+        })?;
+        rig.took(if many { Product::Grouped } else { Product::Matvec }, down_format)?;
         let h = rig.floats("expert h", tokens * ranks * ff)?;
         if many {
             rig.words("expert rows", tokens * ranks * hidden)?;
@@ -176,11 +201,18 @@ impl Mixture {
         let normed = twins::rms_norm(&x, &weight, norm.eps);
         let bias = biases.as_ref().map(|[gate_up, down]| (&gate_up[..], &down[..]));
         let e = twins::Experts { gate: &gate, up: &up, down: &down.values, bias, activation, hidden, ff };
-        let got = guarded(gpu, &y.view, tokens * hidden)?;
-        let got: &[f32] = bytemuck::cast_slice(&got);
+        let zeros = vec![0.0; x.len()];
+        let got = match self.way {
+            Store => rig.floats("mixed", x.len())?,
+            Add | Weighted => guarded(gpu, &y.view, x.len())?.into_iter().map(f32::from_bits).collect(),
+        };
+        let before = if self.way == Store { &zeros } else { &x };
         if !self.formats.iter().any(|f| setup.dot(*f)) {
-            let want = twins::experts(&x, &normed, &e, &routed, &gates);
-            return compare("y", got, &want, hidden, setup.tolerance(down_format, tokens));
+            let want = match self.way {
+                Weighted => twins::weighted_experts(before, &normed, &e, &routed, &gates),
+                Add | Store => twins::experts(before, &normed, &e, &routed, &gates),
+            };
+            return compare("y", &got, &want, hidden, setup.tolerance(down_format, tokens));
         }
         // Each half by itself, on what the device rounded before it. Of many tokens h lies in the order of experts.
         let order = if many { rig.words("expert order", tokens * ranks)? } else { (0..ranks as u32).collect() };
@@ -190,11 +222,20 @@ impl Mixture {
             rows.iter().flat_map(|(_, h)| h.to_vec()).collect()
         };
         let read = rig.read_by(gate_format, "quantised", &rig.floats("normed", tokens * hidden)?, &normed)?;
+        let (read, gates) = match self.way {
+            Weighted => {
+                let of_rank = |(r, gate): (usize, &f32)| -> Vec<f32> {
+                    read[r / ranks * hidden..][..hidden].iter().map(|x| gate * x).collect()
+                };
+                (gates.iter().enumerate().flat_map(of_rank).collect(), vec![1.0; gates.len()])
+            }
+            Add | Store => (read, gates),
+        };
         let want = twins::expert_inner(&read, &e, &routed);
         let read = by_token(rig.read_by(down_format, "quantised h", &h, &h)?);
         compare("h", &by_token(h), &want, ff, setup.tolerance(gate_format, tokens))?;
-        let want = twins::expert_outer(&x, &read, &e, &routed, &gates);
-        compare("y", got, &want, hidden, setup.tolerance(down_format, tokens))
+        let want = twins::expert_outer(before, &read, &e, &routed, &gates);
+        compare("y", &got, &want, hidden, setup.tolerance(down_format, tokens))
     }
 }
 

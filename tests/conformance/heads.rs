@@ -37,7 +37,8 @@ pub fn cases(cases: &mut Vec<Case>) {
                 }
                 if pairs == Adjacent && f16 && !qk_norm {
                     // Before the first span's end, across one, and far beyond.
-                    let g = Geometry { temperature: Some(Temperature { scale: 0.1, span: 34 }), ..g };
+                    let g =
+                        Geometry { temperature: Some(Temperature { scale: 0.1, span: 34, offset: tokens % 2 }), ..g };
                     cases.push(Case::new(g.name(), move |setup| g.run(setup)));
                 }
             }
@@ -104,7 +105,7 @@ impl Geometry {
         let row_words = kv_heads * head_dim / if self.f16 { 2 } else { 1 };
         let kv = KvLayer {
             k: cache(gpu, positions * row_words, POISON),
-            v: cache(gpu, positions * row_words, POISON),
+            v: Some(cache(gpu, positions * row_words, POISON)),
             f16: self.f16,
         };
         let rope_view = gpu.upload("rope", &rope).unwrap();
@@ -139,7 +140,7 @@ impl Geometry {
             }
         }
         compare("q", &rig.floats("q", q.len())?, &q, head_dim, 1e-7)?;
-        for (what, view, want) in [("k", &kv.k, k), ("v", &kv.v, v)] {
+        for (what, view, want) in [("k", &kv.k, k), ("v", kv.v.as_ref().unwrap(), v)] {
             let words = gpu.blocking_read::<u32>(view).unwrap();
             let (before, after) = (position * row_words, (position + tokens) * row_words);
             if words[..before].iter().chain(&words[after..positions * row_words]).any(|w| *w != POISON) {

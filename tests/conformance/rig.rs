@@ -74,7 +74,7 @@ pub struct State {
     pub repeat_last: u32,
     pub seed: u32,
     pub stop_count: u32,
-    pub pad: u32,
+    pub clock: u32,
     pub stop: [u32; 32],
 }
 
@@ -306,8 +306,18 @@ impl Weights {
             })
             .collect();
         let table = gpu.upload("experts", &table).unwrap();
-        Stack { format: self.format, experts, rows, columns: self.columns, shards, table }
+        Stack { format: self.format, experts, rows, columns: self.columns, shards, table, stamps: None }
     }
+}
+
+/// The rows as those of `heads` matrices, one head after another.
+pub fn in_order(weights: &Weights, gpu: &Gpu, heads: usize, shards: usize) -> Stack {
+    let (rows, columns) = (weights.rows() / heads, weights.columns);
+    let shards = cut(heads, shards)
+        .map(|(first, count)| Shard { view: weights.shard(gpu, first * rows, count * rows), first, count })
+        .collect();
+    let table = gpu.upload("experts", &vec![[0u32; 2]; heads]).unwrap();
+    Stack { format: weights.format, experts: heads, rows, columns, shards, table, stamps: None }
 }
 
 /// `parts` runs of `0..n`, uneven: (first, count).
