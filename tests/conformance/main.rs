@@ -8,6 +8,7 @@ mod attention;
 mod every;
 mod experts;
 mod heads;
+mod leak;
 mod linear;
 mod lookup;
 mod rig;
@@ -38,6 +39,7 @@ fn main() {
         attention::cases,
         experts::cases,
         lookup::cases,
+        leak::cases,
         sampling::cases,
         every::cases,
     ] {
