@@ -8,6 +8,7 @@ mod attention;
 mod every;
 mod experts;
 mod heads;
+mod latent;
 mod leak;
 mod linear;
 mod lookup;
@@ -37,6 +38,7 @@ fn main() {
         rows::cases,
         heads::cases,
         attention::cases,
+        latent::cases,
         experts::cases,
         lookup::cases,
         leak::cases,
