@@ -26,6 +26,7 @@ shaders![
     "expert_combine",
     "expert_down",
     "expert_group",
+    "expert_lookup",
     "heads",
     "matmul",
     "matvec",

@@ -6,6 +6,7 @@ mod embed;
 mod experts;
 mod heads;
 mod linear;
+mod lookup;
 mod norm;
 mod sample;
 mod tensor;
@@ -15,9 +16,10 @@ mod variants;
 
 pub use arithmetic::{Arithmetic, Choice, Ground, Product};
 pub use attention::Attention;
-pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp, Routing};
+pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp, Routing, SigmoidRouter};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
 pub use linear::Activation;
+pub use lookup::{MAX_EXPERTS, NOWHERE, Record};
 pub use norm::Norm;
 pub use sample::{SampleBuffers, sample_bytes};
 pub use tensor::{GateUp, Joint, Matrix, Part, Shard, Stack, Tensor};
@@ -86,6 +88,8 @@ pub struct Step<'a> {
     pub(crate) ground: Ground,
     tokens: usize,
     token_ids: View,
+    /// Of misses, where experts come and go.
+    record: Option<View>,
 }
 
 impl<'a> Step<'a> {
@@ -111,6 +115,7 @@ impl<'a> Step<'a> {
             ground: Ground { tier, profile: None, force: None },
             tokens,
             token_ids: token_ids.clone(),
+            record: None,
         })
     }
 
