@@ -3,7 +3,8 @@
 use super::model;
 use anyhow::{Result, bail};
 use halogen::gguf::Gguf;
-use halogen::presets::{Mixture, ModelPreset, Synthetic};
+use halogen::memory::Demand;
+use halogen::presets::{Mixture, ModelPreset, Synthetic, asked};
 
 #[derive(clap::Args)]
 pub struct LikeArgs {
@@ -60,5 +61,55 @@ impl LikeArgs {
             Some(like) => Ok(like.synthetic(self.layers_of(like.preset)?, self.seed)?.gguf()?),
             None => model::open(named),
         }
+    }
+}
+
+/// A preset of which only some layers were made.
+pub struct Cut {
+    pub layers: usize,
+    pub all: usize,
+    /// What a decode step of all layers reads and a prompt of all computes, over what is read and computed here.
+    pub decode: f64,
+    pub prompt: f64,
+}
+
+impl Cut {
+    fn new(layers: usize, all: usize, part: &Gguf, whole: &Gguf) -> Result<Cut> {
+        let (part, whole) = (asked(part, Some(1))?.demand, asked(whole, Some(1))?.demand);
+        let read = |demand: &Demand| (demand.dense.iter().sum::<u64>() + demand.used_bytes()) as f64;
+        let computed = whole.active_parameters as f64 / part.active_parameters as f64;
+        Ok(Cut { layers, all, decode: read(&whole) / read(&part), prompt: computed })
+    }
+}
+
+impl LikeArgs {
+    /// As [`LikeArgs::open`]; of a preset, where no number is asked for, with as many layers as `fits` lets pass.
+    pub fn open_fitting(
+        &self,
+        named: Option<&str>,
+        fits: impl Fn(&Gguf) -> Result<bool>,
+    ) -> Result<(Gguf, Option<Cut>)> {
+        let Some(like) = self.like()? else { return Ok((model::open(named)?, None)) };
+        let made = |layers| -> Result<Gguf> { Ok(like.synthetic(layers, self.seed)?.gguf()?) };
+        let (all, mut layers) = (like.preset.layers(), self.layers_of(like.preset)?);
+        let whole = made(all)?;
+        if self.layers.is_none() && !fits(&whole)? {
+            let mut too_many = all;
+            layers = 1;
+            while too_many - layers > 1 {
+                let middle = layers.midpoint(too_many);
+                if fits(&made(middle)?)? {
+                    layers = middle;
+                } else {
+                    too_many = middle;
+                }
+            }
+        }
+        if layers == all {
+            return Ok((whole, None));
+        }
+        let part = made(layers)?;
+        let cut = Cut::new(layers, all, &part, &whole)?;
+        Ok((part, Some(cut)))
     }
 }

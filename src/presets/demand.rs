@@ -21,6 +21,10 @@ pub struct Asked {
 pub fn asked(gguf: &Gguf, context: Option<usize>) -> Result<Asked> {
     let keys = Keys::new(gguf, gguf.architecture()?);
     let trunk = layers(&keys)?;
+    if trunk > gguf.tensors().len() {
+        let problem = format!("there are {} tensors", gguf.tensors().len());
+        return Err(keys.error("block_count", trunk, problem).into());
+    }
     let (count, used) = (keys.count_or("expert_count", 0)?, keys.count_or("expert_used_count", 0)?);
     let mut demand = Demand { dense: vec![0; trunk + 1], ..Demand::default() };
     let mut experts = vec![0; trunk];

@@ -167,6 +167,29 @@ mod tests {
     }
 
     #[test]
+    fn a_written_file_holds_what_is_read_without_one() {
+        let tiny = r#"{ "name": "tiny", "source": "none", "architecture": "deepseek4", "vocabulary": 40, "format": "mxfp4",
+            "keys": { "block_count": 2, "embedding_length": 256, "attention.head_count": 2, "attention.head_count_kv": 1,
+                "attention.key_length": 64, "attention.q_lora_rank": 32, "attention.output_group_count": 2,
+                "attention.output_lora_rank": 32, "attention.compress_ratios": { "cycle": [0, 4] }, "hash_layer_count": 1,
+                "attention.indexer.head_count": 2, "attention.indexer.key_length": 32, "attention.sliding_window": 8,
+                "expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 64, "hyper_connection.count": 4 },
+            "published": { "total": "1B" } }"#;
+        let tiny: ModelPreset = serde_json::from_str(tiny).unwrap();
+        let made = || Synthetic::new(&tiny, tiny.format(), 2, 1).unwrap();
+        let mut file = Vec::new();
+        made().write(&mut file).unwrap();
+        let (file, virtual_one) = (Gguf::from_bytes("tiny", file).unwrap(), made().gguf().unwrap());
+        assert_eq!(file.tensors(), virtual_one.tensors());
+        for t in file.tensors() {
+            let (mut a, mut b) = (vec![0; t.bytes as usize], vec![0; t.bytes as usize]);
+            file.read(t, 0, &mut a).unwrap();
+            virtual_one.read(t, 0, &mut b).unwrap();
+            assert!(a == b && a.iter().any(|byte| *byte != 0), "{}", t.name);
+        }
+    }
+
+    #[test]
     fn the_header_is_that_of_the_file() {
         let model = model();
         let (len, tensors) = (model.len(), model.tensors.len());

@@ -54,11 +54,10 @@ impl Report<'_> {
         let (demand, target) = (&self.asked.demand, self.target);
         let (plan, setting) = self.best();
         let weights = demand.dense_bytes() + demand.expert_bytes();
-        let parameters = human::si(demand.parameters as f64);
-        let active = human::si(demand.active_parameters as f64);
+        let (parameters, active) = (human::billions(demand.parameters), human::billions(demand.active_parameters));
         writeln!(
             out,
-            "{bold}{}{reset}  {} of weights, {parameters}parameters, {active}active",
+            "{bold}{}{reset}  {} of weights, {parameters} parameters, {active} active",
             self.name,
             human::bytes(weights)
         )?;
