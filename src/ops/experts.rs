@@ -426,7 +426,7 @@ enum Grouped {
 
 /// `experts` experts are read for `rows` rows of (token, rank); a shard has its share of both.
 fn expert_cost(stack: &Stack, shard: &Shard, experts: usize, rows: usize) -> Cost {
-    let share = |n: usize| (n * shard.count / stack.experts) as u64;
+    let share = |n: usize| (n * shard.count / stack.slots()) as u64;
     Cost {
         weight_bytes: stack.expert_bytes() * share(experts),
         other_bytes: share(rows) * ((stack.rows + stack.columns) * 4) as u64,

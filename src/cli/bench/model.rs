@@ -115,7 +115,10 @@ pub fn run(args: Args) -> Result<()> {
         let asked = most(&args.n_depth).max(1) + most(&args.n_prompt).max(most(&args.n_gen));
         let context = Some(asked.min(shape.context));
         let needs = Session::needs(&shape, &SessionOptions { context, ..SessionOptions::default() });
-        Ok(Needs { weights: gguf.data_bytes(), ..needs }.check(&gpu).is_ok())
+        let needs = Needs { weights: gguf.data_bytes(), ..needs };
+        // Experts that come and go would be made, not read: they do only where a budget is asked for.
+        let placed = needs.experts_within(gguf, &gpu, args.device.gpu_memory);
+        Ok(matches!(placed, Ok(None)) || (args.device.gpu_memory.is_some() && placed.is_ok()))
     };
     let (gguf, cut) = args.like.open_fitting(args.model.as_deref(), fits)?;
     let shape = models::shape(&gguf)?;
@@ -124,8 +127,8 @@ pub fn run(args: Args) -> Result<()> {
     let context = tests.iter().map(|t| t.positions()).max().unwrap_or(1);
     let tier = args.device.tier;
     let options = SessionOptions { context: Some(context), tier, limits: Some(limits), ..SessionOptions::default() };
-    Needs { weights: gguf.data_bytes(), ..Session::needs(&shape, &options) }.check(&gpu)?;
-    let model = model::load(&gpu, &gguf, || false)?;
+    let placed = model::place(&gpu, &gguf, Session::needs(&shape, &options), &args.device)?;
+    let model = model::load(&gpu, &gguf, &placed, || false)?;
     let mut session = pipelines::kept(&gpu, || Ok(Session::new(&model, &options)?))?;
     let report = measure(&mut session, &gpu, limits, &tests, &args)?;
     match args.output {

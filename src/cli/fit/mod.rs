@@ -108,6 +108,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         None => Target::here(&args.device)?,
     };
     target.change(args.ram, args.link, args.disk)?;
+    target.limit(args.device.gpu_memory);
     let report = Report {
         name: gguf.name(),
         asked: &asked,

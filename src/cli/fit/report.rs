@@ -111,7 +111,9 @@ impl Report<'_> {
                 "fits in part{after}: the device caches {:.0} % of the routed experts",
                 plan.cached_share * 100.0
             ),
-            Fit::Streamed => format!("does not fit{after}: weights cross for every token"),
+            Fit::Streamed => {
+                format!("does not fit{after}: weights would cross for every token, which halogen does not do yet")
+            }
             Fit::No => format!("does not run: the device must hold {}", human::bytes(plan.least)),
         }
     }

@@ -83,6 +83,13 @@ impl Target {
         })
     }
 
+    /// `--gpu-memory`: what may be used of the device.
+    pub fn limit(&mut self, budget: Option<u64>) {
+        if let Some(budget) = budget {
+            (self.machine.device, self.why, self.set) = (budget, "--gpu-memory".into(), None);
+        }
+    }
+
     /// Takes what the command line says instead.
     pub fn change(&mut self, ram: Option<f64>, link: Option<f64>, disk: Option<f64>) -> Result<()> {
         let machines = std::iter::once(&mut self.machine).chain(self.set.as_mut().map(|(_, machine)| machine));

@@ -68,7 +68,7 @@ impl Demand {
 pub struct Machine {
     /// The device computes on the host's memory: what is on the device is not beside it.
     pub unified: bool,
-    /// Memory that the device may use.
+    /// Memory that the device may use. Where not all fits, a sixteenth of it is left to others.
     pub device: u64,
     /// Rate at which it is read.
     pub stream: f64,

@@ -1,5 +1,6 @@
 //! The placement and its bounds.
 
+use super::super::plan::MARGIN;
 use super::{Demand, Machine, Routing};
 use serde::Serialize;
 
@@ -72,17 +73,19 @@ struct Split {
 pub fn plan(demand: &Demand, machine: &Machine, routing: Routing) -> Plan {
     let (needed, least, usable) = (demand.total(), demand.least(), machine.device);
     let fixed = demand.kv + demand.scratch;
+    // As a load does it.
+    let budget = usable - usable / MARGIN;
     let (dense, experts) = (demand.dense_bytes(), demand.expert_bytes());
     let one_layer = demand.experts.iter().map(|l| l.used * l.bytes).max().unwrap_or(0);
     let (fit, split) = if needed <= usable {
         (Fit::Resident, Split { dense, dense_off: 0, experts, experts_off: 0 })
-    } else if experts > 0 && fixed + dense + one_layer <= usable {
-        let held = usable - fixed - dense;
+    } else if experts > 0 && fixed + dense + one_layer <= budget {
+        let held = (budget - fixed - dense).min(experts);
         (Fit::Cached, Split { dense, dense_off: 0, experts: held, experts_off: experts - held })
-    } else if least <= usable {
+    } else if least <= budget {
         // Two slots take what passes through; one token's experts of a layer have theirs.
         let layer = demand.dense.iter().max().copied().unwrap_or(0);
-        let held = (usable - fixed - one_layer - 2 * layer).min(dense);
+        let held = (budget - fixed - one_layer - 2 * layer).min(dense);
         let off = experts.saturating_sub(one_layer);
         (Fit::Streamed, Split { dense: held, dense_off: dense - held, experts: one_layer, experts_off: off })
     } else {
@@ -190,7 +193,9 @@ mod tests {
         }
     }
 
-    fn machine(device: u64, ram: u64) -> Machine {
+    /// With `budget` bytes of the device for what does not fit whole.
+    fn machine(budget: u64, ram: u64) -> Machine {
+        let device = (budget * MARGIN).div_ceil(MARGIN - 1);
         Machine {
             unified: false,
             device,
@@ -219,7 +224,7 @@ mod tests {
     #[test]
     fn experts_that_do_not_fit_are_cached_and_come_over_the_link() {
         let short = plan(&demand(), &machine(7 * GB, 64 * GB), Routing::Uniform);
-        assert_eq!((short.fit, short.cached_share), (Fit::Cached, 0.5));
+        assert!(short.fit == Fit::Cached && (short.cached_share - 0.5).abs() < 1e-9);
         // Half of 0.5 GB at 20 GB/s beside 1.5 GB at 100 GB/s.
         assert!((short.decode.seconds - (0.015 + 0.0125)).abs() < 1e-9);
         assert_eq!(short.decode.disk_bytes, 0.0);
@@ -242,8 +247,8 @@ mod tests {
         let demand = demand();
         assert_eq!(demand.least(), GB + GB / 5 + GB / 20);
         let tight = plan(&demand, &machine(demand.least(), 64 * GB), Routing::Uniform);
-        assert_eq!((tight.fit, tight.decode.link_bytes), (Fit::Streamed, 1.5e9));
-        let less = plan(&demand, &machine(demand.least() - 1, 64 * GB), Routing::Uniform);
+        assert!(tight.fit == Fit::Streamed && (tight.decode.link_bytes - 1.5e9).abs() < 10.0);
+        let less = plan(&demand, &machine(demand.least() - 2, 64 * GB), Routing::Uniform);
         assert_eq!((less.fit, less.decode.tokens_per_second), (Fit::No, 0.0));
     }
 
