@@ -5,7 +5,7 @@ use crate::cli::human;
 use halogen::memory::Plan;
 use std::fmt::Write;
 
-const WIDTH: f64 = 720.0;
+const WIDTH: f64 = 790.0;
 const LEFT: f64 = 110.0;
 const BAR: f64 = WIDTH - LEFT - 20.0;
 const HEIGHT: f64 = 44.0;
@@ -81,7 +81,7 @@ fn memory(svg: &mut String, plan: &Plan, y: f64, (at, bytes, how): (&str, u64, &
             y + HEIGHT + 8.0
         ));
         put(format_args!("<text x=\"{}\" y=\"{}\">{label}</text>", x + 14.0, y + HEIGHT + 17.0));
-        x += 26.0 + 6.1 * label.len() as f64;
+        x += 26.0 + 6.7 * label.len() as f64;
     }
     put(format_args!("<text x=\"{LEFT}\" y=\"{}\" fill=\"#444444\">{how}</text>", y + HEIGHT + 34.0));
 }
