@@ -12,7 +12,7 @@ pub use fit::{Bound, CHUNK, Demand, ExpertLayer, Fit, Machine, Place, Plan, Rout
 pub use kv::{KvCache, KvFormat};
 pub use loader::Weights;
 pub use plan::{Needs, available_bytes};
-pub use store::{ExpertMemory, ExpertStore, StoreStats, expert_bytes};
+pub use store::{ExpertMemory, ExpertStore, StoreStats, expert_bytes, random_read_rate};
 
 use crate::{gguf, gpu};
 
