@@ -21,10 +21,12 @@ shaders![
     "lib/activation",
     "attention",
     "attention_combine",
+    "delta_net",
     "embed",
     "expert_combine",
     "expert_down",
     "expert_group",
+    "gate",
     "heads",
     "matmul",
     "matvec",
@@ -32,6 +34,7 @@ shaders![
     "router",
     "sample",
     "sample_slices",
+    "short_conv",
     "stream",
 ];
 

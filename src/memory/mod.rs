@@ -5,8 +5,8 @@ mod loader;
 mod plan;
 mod reading;
 
-pub use kv::{KvCache, KvFormat};
-pub use loader::{Progress, Weights};
+pub use kv::{Keeps, KvCache, KvFormat, LayerCache};
+pub use loader::{Progress, Take, Weights};
 pub use plan::{Needs, available_bytes};
 
 use crate::{gguf, gpu};

@@ -3,7 +3,7 @@
 use super::{Error, Keys, Result};
 use crate::gguf::{Gguf, Value};
 use crate::gpu::View;
-use crate::memory::Weights;
+use crate::memory::{Keeps, Weights};
 use crate::ops::{
     Activation, Attention, ExpertMlp, GateUp, Heads, Joint, KvLayer, Matrix, Norm, RopePairs, Step, Temperature, Tensor,
 };
@@ -82,7 +82,7 @@ impl Transformer {
         super::Shape {
             hidden: self.hidden,
             vocabulary: self.vocabulary,
-            kv_widths: vec![self.kv_heads * self.head_dim; self.layers],
+            keeps: vec![Keeps::Kv(self.kv_heads * self.head_dim); self.layers],
             context: self.context,
             rope_pairs: self.rope_dim / 2,
             scratch_per_token: 4 * floats as u64,

@@ -18,7 +18,7 @@ pub use rope::Rope;
 
 use crate::gguf::Gguf;
 use crate::gpu::View;
-use crate::memory::{self, KvCache, Weights};
+use crate::memory::{self, Keeps, KvCache, Weights};
 use crate::ops::{self, Matrix, Norm, Step, Tensor};
 use crate::{gguf, gpu};
 
@@ -51,8 +51,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub struct Shape {
     pub hidden: usize,
     pub vocabulary: usize,
-    /// kv_heads * head_dim of each layer.
-    pub kv_widths: Vec<usize>,
+    /// What each layer keeps from one token to the next.
+    pub keeps: Vec<Keeps>,
     /// Positions that the model was made for.
     pub context: usize,
     /// Pairs of a head that turn: the columns of the rope tables, all together.

@@ -1,8 +1,10 @@
 //! Operators: each checks its shapes, picks the variant for the device, and records its dispatches into a [`Step`].
 
 mod attention;
+mod delta_net;
 mod embed;
 mod experts;
+mod gate;
 mod heads;
 mod linear;
 mod norm;
@@ -13,6 +15,7 @@ pub mod twins;
 mod variants;
 
 pub use attention::Attention;
+pub use delta_net::{DeltaHeads, DeltaNet, KeySharing, RecurrentLayer};
 pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp, Routing};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
 pub use linear::Activation;

@@ -84,6 +84,12 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         all.extend(each(vec![router], &["SIGMOID", "RENORMALISE"]));
         all.push(new("expert_group").size("WG", t.wide).size("BN", t.matmul.bn).size("EXPERTS", experts - 1));
     }
+    for dim in [4, 16, 64, 128] {
+        let dims = |spec: KernelSpec| spec.size("KEY_DIM", dim).size("VALUE_DIM", dim).size("TAPS", 4);
+        all.extend(each(vec![dims(new("short_conv").size("WG", t.row))], &["SUBGROUP"]));
+        all.extend(each(vec![dims(new("delta_net")).size("TILE", 8.min(dim))], &["TILED"]));
+    }
+    all.push(new("gate").size("WG", t.wide));
     all.extend(each(vec![new("rms_norm").size("WG", t.row)], &["RESIDUAL", "SUBGROUP"]));
     // The measurements of the device itself.
     all.extend(one_of(vec![new("stream").size("WG", t.wide)], &["FILL", "MULTIPLY_ADD"]));

@@ -106,7 +106,7 @@ impl Session {
         let sampling = 4 * shape.vocabulary as u64 + sample_bytes(shape.vocabulary);
         Needs {
             weights: 0,
-            kv: KvCache::bytes(&shape.kv_widths, context, options.kv),
+            kv: KvCache::bytes(&shape.keeps, context, options.kv),
             scratch: shape.scratch_per_token.saturating_mul(chunk).saturating_add(positions).saturating_add(sampling),
             context,
         }
@@ -147,7 +147,7 @@ impl Session {
             submit: options.submit,
             limits: options.limits.unwrap_or_else(|| gpu.assumed_limits()),
             run_ahead: options.run_ahead,
-            cache: KvCache::new(gpu, &shape.kv_widths, context, options.kv)?,
+            cache: KvCache::new(gpu, &shape.keeps, context, options.kv)?,
             scratch: Scratch::new(chunk),
             state: gpu.buffer_with("state", size_of::<State>() as u64, usage)?,
             // One more than the context: the last token is sampled, never processed.
@@ -190,9 +190,8 @@ impl Session {
 
     /// Bytes of the buffers that the session has made on the device, the recordings' parameters apart.
     pub fn bytes(&self) -> u64 {
-        let cache: u64 = self.cache.layers.iter().map(|l| l.k.size + l.v.size).sum();
         let sampling = sample_bytes(self.model.shape().vocabulary);
-        cache
+        self.cache.total_bytes()
             + self.scratch.total_bytes()
             + self.ropes.iter().map(|r| r.size).sum::<u64>()
             + self.token_ids.size
