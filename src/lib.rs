@@ -1,8 +1,8 @@
 //! `halogen = { version = "0.1", default-features = false }`
 //!
 //! halogen runs large language models, mixtures of experts first, on any GPU that WebGPU reaches: Vulkan, Metal, DX12.
-//! It computes on a device of its own or on the app's, prints nothing, keeps no thread and sets no global state. (While it
-//! compiles kernels it uses the cores there are; a chat template is rendered on a thread that ends with it.)
+//! It computes on a device of its own or on the app's, prints nothing and sets no global state. Its threads end with what they
+//! are for: reading a file, compiling kernels, rendering a chat template, waking a task that waits for the device.
 //!
 //! ```no_run
 //! use futures::StreamExt;
@@ -26,9 +26,9 @@
 //! ```
 //!
 //! An app that draws opens its device with [`Gpu::extend`], which adds what halogen can use to what the app asks for,
-//! and hands it over with [`Gpu::from_wgpu`]. A [`Generation`] is a [`futures::Stream`] that never waits, and
-//! asks to be polled again at once while its step runs: an app that draws polls it once a frame, and a program that has
-//! nothing else to do calls [`Generation::blocking_next`], which sleeps.
+//! and hands it over with [`Gpu::from_wgpu`]. A [`Generation`] is a [`futures::Stream`] for any executor: it
+//! never blocks, and is woken every half a millisecond while its step runs. An app that draws polls it once a frame; a program
+//! that has nothing else to do calls [`Generation::blocking_next`].
 //!
 //! How it is built, and where to add a format, an operator or a model: ARCHITECTURE.md.
 

@@ -300,6 +300,8 @@ fn show_counts_bytes() {
 fn devices_tell_tiers_and_what_they_reach() {
     let devices = json(&["devices", "--json"]);
     let device = &devices[0];
+    let heaps = device["memory"]["heaps"].as_array().expect("heaps");
+    assert!(heaps.iter().any(|h| h["device_local"] == true && h["bytes"].as_u64() > Some(0)), "{heaps:?}");
     assert_eq!(device["tiers"][0], "core");
     assert!(device["limits"]["binding_bytes"].as_u64().is_some_and(|b| b >= 1 << 27));
     assert!(device["profile"]["stream_bytes_per_second"].as_f64().is_some_and(|v| v > 0.0));

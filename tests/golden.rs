@@ -21,7 +21,11 @@ const MODELS: &[&str] = &[
     "mistral3",
     "qwen2",
     "qwen3",
+    "qwen35",
+    "qwen35moe",
+    "qwen35moe-mtp",
     "qwen3moe",
+    "qwen3next",
 ];
 
 fn main() {

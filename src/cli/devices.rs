@@ -90,12 +90,21 @@ impl Device {
 
     fn memory(&self) -> String {
         let device_type = self.report.info.device_type;
-        let free = available_bytes(device_type).map(|bytes| format!(", {} free", human::bytes(bytes)));
-        match unified(device_type) {
-            Some(true) => format!("shared with the host{}", free.unwrap_or_default()),
-            Some(false) => "its own; how much, WebGPU does not say".into(),
-            None => "unknown to WebGPU".into(),
-        }
+        let available = available_bytes(device_type, &self.report.heaps);
+        let available =
+            available.map_or("how much is unknown".into(), |bytes| format!("{} to use", human::bytes(bytes)));
+        let whose = match unified(device_type) {
+            Some(true) => "shared with the host",
+            Some(false) => "its own",
+            None => "the host's or its own",
+        };
+        let heaps = self.report.heaps.iter().map(|heap| {
+            let kind = if heap.device_local { "" } else { " of the host" };
+            format!("{}{kind}", human::binary(heap.bytes))
+        });
+        let heaps = heaps.collect::<Vec<_>>().join(", ");
+        let heaps = if heaps.is_empty() { "the driver does not say".into() } else { heaps };
+        format!("{whose}, {available}; heaps: {heaps}")
     }
 
     fn limits(&self) -> String {
@@ -148,7 +157,8 @@ impl Device {
             "driver_info": info.driver_info,
             "memory": {
                 "unified": unified(info.device_type),
-                "available_bytes": available_bytes(info.device_type),
+                "available_bytes": available_bytes(info.device_type, &self.report.heaps),
+                "heaps": self.report.heaps,
             },
             "limits": {
                 "binding_bytes": caps.max_binding,

@@ -27,6 +27,7 @@ mod write;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 pub use error::{Error, KeyProblem, ShardProblem, TensorProblem};
 pub use metadata::Metadata;
@@ -59,8 +60,13 @@ impl TensorInfo {
     }
 }
 
-/// An opened model: one file, or all the files of a split one. Reading takes `&self`, so threads may share it.
+/// An opened model: one file, or all the files of a split one. Cloning shares it; threads may read at once.
+#[derive(Clone)]
 pub struct Gguf {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     name: String,
     version: u32,
     metadata: Metadata,
@@ -96,7 +102,7 @@ impl Gguf {
     /// The first shard comes first, and there is one.
     fn from_shards(mut shards: Vec<Shard>) -> Result<Gguf, Error> {
         let first = &mut shards[0];
-        let mut gguf = Gguf {
+        let mut inner = Inner {
             name: first.file.clone(),
             version: first.header.version,
             metadata: std::mem::take(&mut first.header.metadata),
@@ -105,56 +111,52 @@ impl Gguf {
             files: Vec::new(),
         };
         for (number, shard) in shards.into_iter().enumerate() {
-            gguf.files.push(OpenFile { name: shard.file, source: shard.source });
+            inner.files.push(OpenFile { name: shard.file, source: shard.source });
             for tensor in shard.header.tensors {
-                gguf.add(TensorInfo { shard: number, ..tensor })?;
+                inner.add(TensorInfo { shard: number, ..tensor })?;
             }
         }
-        Ok(gguf)
+        Ok(Gguf { inner: Arc::new(inner) })
     }
 
-    fn add(&mut self, tensor: TensorInfo) -> Result<(), Error> {
-        if let Some(twin) = self.tensor(&tensor.name) {
-            let problem = TensorProblem::Duplicate { first: self.files[twin.shard].name.clone() };
-            return Err(Error::tensor(&self.files[tensor.shard].name, &tensor.name, problem));
-        }
-        self.index.insert(tensor.name.clone(), self.tensors.len());
-        self.tensors.push(tensor);
-        Ok(())
+    /// How many share this model, for tests.
+    #[doc(hidden)]
+    pub fn shared(&self) -> usize {
+        Arc::strong_count(&self.inner)
     }
 
     /// The file's name, for messages; a split model's first file's.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.inner.name
     }
 
     /// The container's version, 2 or 3.
     pub fn version(&self) -> u32 {
-        self.version
+        self.inner.version
     }
 
     /// The metadata; a split model's first file's, which is the model's.
     pub fn metadata(&self) -> &Metadata {
-        &self.metadata
+        &self.inner.metadata
     }
 
     /// All tensors, in file order, a split model's files one after the other. Names are unique.
     pub fn tensors(&self) -> &[TensorInfo] {
-        &self.tensors
+        &self.inner.tensors
     }
 
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        self.index.get(name).map(|&at| &self.tensors[at])
+        self.inner.index.get(name).map(|&at| &self.inner.tensors[at])
     }
 
     /// `general.architecture`: which model floor reads the rest.
     pub fn architecture(&self) -> Result<&str, Error> {
-        self.metadata.require_str("general.architecture")
+        self.inner.metadata.require_str("general.architecture")
     }
 
     /// The bytes of all tensors. No two share any, so this is at most the files' bytes.
     pub fn data_bytes(&self) -> u64 {
-        self.tensors.iter().map(|tensor| tensor.bytes).sum()
+        self.tensors().iter().map(|tensor| tensor.bytes).sum()
     }
 
     /// Fills `buf` with a tensor's bytes from `offset`, in bytes from the tensor's start.
@@ -165,7 +167,7 @@ impl Gguf {
     /// # Panics
     /// `tensor` is another model's, and lies in a shard that this one does not have.
     pub fn read(&self, tensor: &TensorInfo, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
-        let file = &self.files[tensor.shard];
+        let file = &self.inner.files[tensor.shard];
         let len = buf.len() as u64;
         if offset.checked_add(len).is_none_or(|end| end > tensor.bytes) {
             let problem = TensorProblem::OutsideTensor { offset, len, bytes: tensor.bytes };
@@ -179,13 +181,25 @@ impl Gguf {
     }
 }
 
+impl Inner {
+    fn add(&mut self, tensor: TensorInfo) -> Result<(), Error> {
+        if let Some(twin) = self.index.get(&tensor.name).map(|&at| &self.tensors[at]) {
+            let problem = TensorProblem::Duplicate { first: self.files[twin.shard].name.clone() };
+            return Err(Error::tensor(&self.files[tensor.shard].name, &tensor.name, problem));
+        }
+        self.index.insert(tensor.name.clone(), self.tensors.len());
+        self.tensors.push(tensor);
+        Ok(())
+    }
+}
+
 impl fmt::Debug for Gguf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gguf")
-            .field("name", &self.name)
-            .field("version", &self.version)
-            .field("metadata", &self.metadata.len())
-            .field("tensors", &self.tensors.len())
+            .field("name", &self.name())
+            .field("version", &self.version())
+            .field("metadata", &self.metadata().len())
+            .field("tensors", &self.tensors().len())
             .finish()
     }
 }

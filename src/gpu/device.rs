@@ -1,8 +1,10 @@
 //! Opening a device, or taking the app's.
 
 use super::caps::missing;
+use super::heaps::{Heap, heaps};
 use super::kernel::KernelCache;
 use super::submit::Spares;
+use super::waiting::Alarm;
 use super::{Caps, Error, Kernel, KernelSpec, Result, Tier, View};
 use crate::formats::Format;
 use std::collections::HashMap;
@@ -23,10 +25,12 @@ struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     caps: Caps,
+    heaps: Vec<Heap>,
     kernels: KernelCache,
     codebooks: Mutex<HashMap<Format, View>>,
     encode_nanos: AtomicU64,
     spares: Spares,
+    alarm: Alarm,
     pipeline_cache: OnceLock<wgpu::PipelineCache>,
 }
 
@@ -63,6 +67,8 @@ pub struct AdapterReport {
     pub info: wgpu::AdapterInfo,
     pub limits: wgpu::Limits,
     pub caps: Caps,
+    /// Empty where the backend does not say.
+    pub heaps: Vec<Heap>,
     /// The tiers that cannot be had, each with the features it lacks.
     pub missing: Vec<(Tier, Vec<&'static str>)>,
     /// Why halogen cannot use the adapter at all.
@@ -105,6 +111,7 @@ impl AdapterReport {
             Tier::ALL.map(|t| (t, missing(t, features))).into_iter().filter(|(_, m)| !m.is_empty()).collect();
         AdapterReport {
             caps: Caps::new(features, &limits, &info),
+            heaps: heaps(&adapter),
             unusable: unusable(&info, &limits).map(|e| e.to_string()),
             missing: missing_by_tier,
             info,
@@ -191,10 +198,12 @@ impl Gpu {
                 device,
                 queue,
                 caps,
+                heaps: heaps(adapter),
                 kernels: KernelCache::default(),
                 codebooks: Mutex::default(),
                 encode_nanos: AtomicU64::new(0),
                 spares: Spares::default(),
+                alarm: Alarm::default(),
                 pipeline_cache: OnceLock::new(),
             }),
         })
@@ -215,6 +224,11 @@ impl Gpu {
 
     pub fn caps(&self) -> &Caps {
         &self.inner.caps
+    }
+
+    /// The memory that the driver says there is; empty where the backend does not say.
+    pub fn heaps(&self) -> &[Heap] {
+        &self.inner.heaps
     }
 
     pub fn device(&self) -> &wgpu::Device {
@@ -307,6 +321,10 @@ impl Gpu {
 
     pub(super) fn spares(&self) -> &Spares {
         &self.inner.spares
+    }
+
+    pub(super) fn alarm(&self) -> &Alarm {
+        &self.inner.alarm
     }
 
     pub(super) fn add_encode_time(&self, time: Duration) {

@@ -1,35 +1,26 @@
-//! Weights from the file into device buffers: positioned reads, re-laid rows, one copy to the GPU.
+//! Which tensor goes where: buffers are made as a model asks for its tensors, and the copies into them listed.
 
-use super::reading::{RowCopy, read_rows};
+use super::filling::RowCopy;
 use super::{Error, Result};
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::gpu::{Gpu, View};
 use crate::ops::{ExpertGateUp, GateUp, Joint, Matrix, Part, Shard, Stack};
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// Bytes read, re-laid and handed to the queue at once.
 const CHUNK: usize = 4 << 20;
-/// Bytes queued before the queue is flushed, which bounds the staging memory of the driver.
-const FLUSH: u64 = 64 << 20;
 
-/// How far a load has come.
-#[derive(Clone, Copy, Debug)]
-pub struct Progress {
-    /// Bytes read from the file.
-    pub bytes: u64,
-    /// Bytes that will be read.
-    pub total: u64,
-}
-
-/// The tensors of a file, on their way to a device.
+/// The tensors of a file, on their way to a device. Vectors are read as they are asked for; matrices get their buffers, and
+/// [`Weights::fill`] reads them.
 pub struct Weights<'a> {
     pub gguf: &'a Gguf,
-    gpu: &'a Gpu,
-    /// Told after each chunk; `false` cancels the load.
-    progress: &'a mut dyn FnMut(Progress) -> bool,
-    done: u64,
-    queued: u64,
+    pub(super) gpu: &'a Gpu,
+    /// Bytes read so far.
+    pub(super) done: u64,
+    /// What is to be read.
+    pub(super) copies: Vec<RowCopy>,
     /// Names of the tensors that were asked for.
     asked: HashSet<&'a str>,
 }
@@ -37,7 +28,7 @@ pub struct Weights<'a> {
 /// Consecutive rows of one tensor.
 #[derive(Clone, Copy)]
 struct Rows<'t> {
-    tensor: &'t TensorInfo,
+    tensor: &'t Arc<TensorInfo>,
     first: usize,
     count: usize,
 }
@@ -70,8 +61,8 @@ impl<'n> Take<'n> {
 }
 
 impl<'a> Weights<'a> {
-    pub fn new(gguf: &'a Gguf, gpu: &'a Gpu, progress: &'a mut dyn FnMut(Progress) -> bool) -> Self {
-        Weights { gguf, gpu, progress, done: 0, queued: 0, asked: HashSet::new() }
+    pub fn new(gguf: &'a Gguf, gpu: &'a Gpu) -> Self {
+        Weights { gguf, gpu, done: 0, copies: Vec::new(), asked: HashSet::new() }
     }
 
     fn file(&self) -> String {
@@ -90,7 +81,7 @@ impl<'a> Weights<'a> {
     }
 
     /// The tensor `name`, whose dimensions must be `dims`, innermost (columns) first.
-    fn tensor(&mut self, name: &str, dims: &[usize]) -> Result<&'a TensorInfo> {
+    fn tensor(&mut self, name: &str, dims: &[usize]) -> Result<Arc<TensorInfo>> {
         let missing = || Error::MissingTensor { file: self.file(), name: name.into() };
         let tensor = self.gguf.tensor(name).ok_or_else(missing)?;
         self.asked.insert(&tensor.name);
@@ -101,7 +92,7 @@ impl<'a> Weights<'a> {
             let (name, found) = (name.into(), tensor.dims.clone());
             return Err(Error::Misshapen { file: self.file(), name, found, expected });
         }
-        Ok(tensor)
+        Ok(Arc::new(tensor.clone()))
     }
 
     fn format(&self, tensor: &TensorInfo) -> Result<Format> {
@@ -121,7 +112,7 @@ impl<'a> Weights<'a> {
     /// A vector as f32 values on the host; the file may hold it as f32, f16 or bf16.
     pub fn host_vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
         let tensor = self.tensor(name, &[len])?;
-        self.host_values(tensor, len)
+        self.host_values(&tensor, len)
     }
 
     fn host_values(&mut self, tensor: &TensorInfo, len: usize) -> Result<Vec<f32>> {
@@ -132,7 +123,7 @@ impl<'a> Weights<'a> {
         }
         let mut bytes = vec![0; format.row_bytes(len)];
         self.gguf.read(tensor, 0, &mut bytes)?;
-        self.advance(bytes.len() as u64)?;
+        self.done += bytes.len() as u64;
         let mut values = vec![0.0; len];
         format.decode(&bytes, &mut values);
         Ok(values)
@@ -144,10 +135,15 @@ impl<'a> Weights<'a> {
         Ok(self.gpu.upload(name, &values)?)
     }
 
+    /// What a model made of values that it read on the host.
+    pub fn upload<T: bytemuck::NoUninit>(&self, name: &str, values: &[T]) -> Result<View> {
+        Ok(self.gpu.upload(name, values)?)
+    }
+
     /// Vectors [rows, len] as f32 values on the host.
     pub fn host_rows(&mut self, name: &str, rows: usize, len: usize) -> Result<Vec<f32>> {
         let tensor = self.tensor(name, &[len, rows])?;
-        self.host_values(tensor, rows * len)
+        self.host_values(&tensor, rows * len)
     }
 
     /// Biases of experts' gate and up as f32 [experts, 2 * ff], those of the gate first.
@@ -166,7 +162,7 @@ impl<'a> Weights<'a> {
     /// A matrix [rows, columns].
     pub fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
         let tensor = self.tensor(name, &[columns, rows])?;
-        self.place_matrix(name, columns, &[Rows { tensor, first: 0, count: rows }])
+        self.place_matrix(name, columns, &[Rows { tensor: &tensor, first: 0, count: rows }])
     }
 
     fn place_matrix(&mut self, name: &str, columns: usize, parts: &[Rows]) -> Result<Matrix> {
@@ -188,7 +184,7 @@ impl<'a> Weights<'a> {
         let mut tensors = Vec::new();
         for take in takes {
             let tensor = self.tensor(take.name, &[columns, take.rows])?;
-            tensors.push((self.format(tensor)?, tensor, take));
+            tensors.push((self.format(&tensor)?, tensor, take));
         }
         let (mut parts, mut at, mut outputs) = (Vec::new(), vec![0; takes.len()], 0);
         for i in 0..tensors.len() {
@@ -214,10 +210,10 @@ impl<'a> Weights<'a> {
     /// Gate and up [ff, columns], as one matrix where format and size allow.
     pub fn gate_up(&mut self, gate: &str, up: &str, ff: usize, columns: usize) -> Result<GateUp> {
         let (g, u) = (self.tensor(gate, &[columns, ff])?, self.tensor(up, &[columns, ff])?);
-        let format = self.format(g)?;
+        let format = self.format(&g)?;
         let bytes = (format.device_row_bytes(columns) * 2 * ff) as u64;
-        if format == self.format(u)? && bytes <= self.limit() {
-            let parts = [g, u].map(|tensor| Rows { tensor, first: 0, count: ff });
+        if format == self.format(&u)? && bytes <= self.limit() {
+            let parts = [&g, &u].map(|tensor| Rows { tensor, first: 0, count: ff });
             return Ok(GateUp::Joined(self.place_matrix(gate, columns, &parts)?));
         }
         Ok(GateUp::Split { gate: self.matrix(gate, ff, columns)?, up: self.matrix(up, ff, columns)? })
@@ -226,7 +222,7 @@ impl<'a> Weights<'a> {
     /// A stack [experts, rows, columns].
     pub fn stack(&mut self, name: &str, experts: usize, rows: usize, columns: usize) -> Result<Stack> {
         let tensor = self.tensor(name, &[columns, rows, experts])?;
-        self.place_stack(name, experts, columns, &[Rows { tensor, first: 0, count: experts * rows }], rows)
+        self.place_stack(name, experts, columns, &[Rows { tensor: &tensor, first: 0, count: experts * rows }], rows)
     }
 
     /// The stacks of gate and up [experts, ff, columns], expert by expert in one where format and size allow.
@@ -239,14 +235,14 @@ impl<'a> Weights<'a> {
         columns: usize,
     ) -> Result<ExpertGateUp> {
         let (g, u) = (self.tensor(gate, &[columns, ff, experts])?, self.tensor(up, &[columns, ff, experts])?);
-        let format = self.format(g)?;
+        let format = self.format(&g)?;
         let bytes = (format.device_row_bytes(columns) * 2 * ff) as u64;
-        if format != self.format(u)? || bytes > self.limit() {
+        if format != self.format(&u)? || bytes > self.limit() {
             let (gate, up) = (self.stack(gate, experts, ff, columns)?, self.stack(up, experts, ff, columns)?);
             return Ok(ExpertGateUp::Split { gate, up });
         }
         let parts: Vec<Rows> =
-            (0..experts).flat_map(|e| [g, u].map(|tensor| Rows { tensor, first: e * ff, count: ff })).collect();
+            (0..experts).flat_map(|e| [&g, &u].map(|tensor| Rows { tensor, first: e * ff, count: ff })).collect();
         Ok(ExpertGateUp::Joined(self.place_stack(gate, experts, columns, &parts, 2 * ff)?))
     }
 
@@ -288,25 +284,26 @@ impl<'a> Weights<'a> {
             let view = self.gpu.buffer(name, unit_bytes * count as u64)?;
             shards.push(Shard { view, first, count });
         }
-        let copies = copies(parts, &shards, unit, row_bytes, (CHUNK / format.row_bytes(columns)).max(1));
-        let gguf = self.gguf;
-        read_rows(gguf, format, columns, &copies, |copy, laid| {
-            self.gpu.write(&shards[copy.shard].view, copy.to, &laid)?;
-            self.queued += laid.len() as u64;
-            if self.queued >= FLUSH {
-                self.gpu.flush()?;
-                self.gpu.blocking_wait()?;
-                self.queued = 0;
-            }
-            self.advance((copy.rows * format.row_bytes(columns)) as u64)
-        })?;
+        self.copy(parts, &shards, unit, format, columns);
         Ok(shards)
     }
 
-    fn advance(&mut self, bytes: u64) -> Result<()> {
-        self.done += bytes;
-        let progress = Progress { bytes: self.done, total: self.gguf.data_bytes() };
-        if (self.progress)(progress) { Ok(()) } else { Err(Error::Cancelled) }
+    /// Lists the copies of `parts`, one after another, into shards of `unit` rows each.
+    fn copy(&mut self, parts: &[Rows], shards: &[Shard], unit: usize, format: Format, columns: usize) {
+        let row_bytes = format.device_row_bytes(columns);
+        let (per_shard, most) = (shards[0].count * unit, (CHUNK / format.row_bytes(columns)).max(1));
+        let mut row = 0;
+        for part in parts {
+            let mut done = 0;
+            while done < part.count {
+                let (shard, at) = (&shards[row / per_shard], row % per_shard);
+                let rows = most.min(part.count - done).min(shard.count * unit - at);
+                let (tensor, view) = (part.tensor.clone(), shard.view.clone());
+                let (first_row, to) = (part.first + done, (at * row_bytes) as u64);
+                self.copies.push(RowCopy { tensor, format, columns, first_row, rows, view, to });
+                (done, row) = (done + rows, row + rows);
+            }
+        }
     }
 
     /// Fails if the file has tensors that no one asked for: the model is another than the one that was loaded.
@@ -320,26 +317,4 @@ impl<'a> Weights<'a> {
             None => Ok(()),
         }
     }
-
-    /// Bytes read so far.
-    pub fn bytes_read(&self) -> u64 {
-        self.done
-    }
-}
-
-/// The rows of `parts`, one after another, as copies into shards of `unit` rows each, at most `most` rows a copy.
-fn copies<'t>(parts: &[Rows<'t>], shards: &[Shard], unit: usize, row_bytes: usize, most: usize) -> Vec<RowCopy<'t>> {
-    let per_shard = shards[0].count * unit;
-    let (mut copies, mut row) = (Vec::new(), 0);
-    for part in parts {
-        let mut done = 0;
-        while done < part.count {
-            let (shard, at) = (row / per_shard, row % per_shard);
-            let rows = most.min(part.count - done).min(shards[shard].count * unit - at);
-            let (tensor, first_row, to) = (part.tensor, part.first + done, (at * row_bytes) as u64);
-            copies.push(RowCopy { tensor, first_row, rows, shard, to });
-            (done, row) = (done + rows, row + rows);
-        }
-    }
-    copies
 }

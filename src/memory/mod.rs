@@ -1,12 +1,13 @@
 //! What lies where: weights from the file into buffers, the KV cache, and the sum of it all before anything is allocated.
 
+mod filling;
 mod kv;
 mod loader;
 mod plan;
-mod reading;
 
+pub use filling::Progress;
 pub use kv::{Keeps, KvCache, KvFormat, LayerCache};
-pub use loader::{Progress, Take, Weights};
+pub use loader::{Take, Weights};
 pub use plan::{Needs, available_bytes};
 
 use crate::{gguf, gpu};

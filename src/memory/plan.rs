@@ -1,7 +1,7 @@
 //! Whether a model fits, before anything is allocated.
 
 use super::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Heap};
 
 /// Bytes that a model and one session take on the device.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,7 +20,7 @@ impl Needs {
 
     /// Fails if the device is known to have less memory than this.
     pub fn check(&self, gpu: &Gpu) -> Result<()> {
-        let Some(available) = available_bytes(gpu.info().device_type) else { return Ok(()) };
+        let Some(available) = available_bytes(gpu.info().device_type, gpu.heaps()) else { return Ok(()) };
         if self.total() <= available {
             return Ok(());
         }
@@ -30,15 +30,13 @@ impl Needs {
     }
 }
 
-/// Bytes of memory that a device of this kind can use, where the system tells: what is free of the host's memory for
-/// devices that share it. WebGPU itself does not say.
-pub fn available_bytes(kind: wgpu::DeviceType) -> Option<u64> {
-    match kind {
-        wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu => {
-            mem_available(&std::fs::read_to_string("/proc/meminfo").ok()?)
-        }
-        _ => None,
-    }
+/// Bytes of memory that a device of this kind can use: what is free of the host's for devices that share it, where the system
+/// tells (Linux does); else the largest heap of its own. Drivers of integrated devices there count a part of what they may use.
+pub fn available_bytes(kind: wgpu::DeviceType, heaps: &[Heap]) -> Option<u64> {
+    let shared = matches!(kind, wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu);
+    let free = || mem_available(&std::fs::read_to_string("/proc/meminfo").ok()?);
+    let own = || heaps.iter().filter(|heap| heap.device_local).map(|heap| heap.bytes).max();
+    if shared { free().or_else(own) } else { own() }
 }
 
 /// `MemAvailable` of /proc/meminfo, in bytes.

@@ -5,7 +5,7 @@ use crate::gguf::{Gguf, Value};
 use crate::gpu::View;
 use crate::memory::{Keeps, Weights};
 use crate::ops::{
-    Activation, Attention, ExpertMlp, GateUp, Heads, Joint, KvLayer, Matrix, Norm, RopePairs, Step, Temperature, Tensor,
+    Activation, Attention, ExpertGateUp, ExpertMlp, GateUp, Heads, Joint, KvLayer, Matrix, Norm, RopePairs, Step, Temperature, Tensor,
 };
 
 /// The attention kernel keeps a tile of heads in 16 KiB of workgroup memory, which WebGPU guarantees.
@@ -90,6 +90,15 @@ impl Transformer {
     }
 }
 
+/// Blocks after the trunk that predict further tokens, of `blocks` in all. They are passed over.
+pub fn prediction_blocks(keys: &Keys, blocks: usize) -> Result<usize> {
+    let next = keys.count_or("nextn_predict_layers", 0)?;
+    if next >= blocks {
+        return Err(keys.error("nextn_predict_layers", next, format!("there are {blocks} blocks")));
+    }
+    Ok(next)
+}
+
 /// The sizes of a model whose layers are all dense.
 pub fn dense_shape(gguf: &Gguf, keys: &Keys) -> Result<super::Shape> {
     Ok(Transformer::read(gguf, keys)?.shape(keys.width("feed_forward_length")?))
@@ -146,6 +155,18 @@ fn add_branch(step: &mut Step, x: &Tensor, h: &Tensor, matrix: &Matrix, norm: Op
     Ok(())
 }
 
+/// Attention over all positions, scaled by the head size.
+pub fn full_attention(t: &Transformer) -> Attention {
+    Attention {
+        heads: t.heads,
+        kv_heads: t.kv_heads,
+        head_dim: t.head_dim,
+        scale: 1.0 / (t.head_dim as f32).sqrt(),
+        window: None,
+        sinks: None,
+    }
+}
+
 /// Grouped-query attention with rotary positions.
 pub struct SelfAttention {
     norm: Norm,
@@ -191,14 +212,7 @@ impl SelfAttention {
             at: [at[0], at[1], at[2]],
             qk_norm,
             output: weights.matrix(&name("attn_output.weight"), t.hidden, q_rows)?,
-            geometry: Attention {
-                heads: t.heads,
-                kv_heads: t.kv_heads,
-                head_dim: t.head_dim,
-                scale: 1.0 / (t.head_dim as f32).sqrt(),
-                window: None,
-                sinks: None,
-            },
+            geometry: full_attention(t),
             pairs,
             rope_dim: t.rope_dim,
             temperature: None,
@@ -309,12 +323,16 @@ impl Mixture {
         self.used * (self.ff + t.hidden) + self.experts
     }
 
-    /// The experts of a layer, with silu and no bias.
+    /// The experts of a layer, with silu and no bias. A file may hold gate and up as one stack, gate rows first.
     pub fn mlp(&self, weights: &mut Weights, t: &Transformer, layer: usize) -> Result<ExpertMlp> {
         let name = |what: &str| format!("blk.{layer}.{what}.weight");
-        let (gate, up) = (name("ffn_gate_exps"), name("ffn_up_exps"));
+        let (gate, up, both) = (name("ffn_gate_exps"), name("ffn_up_exps"), name("ffn_gate_up_exps"));
+        let gate_up = match weights.has(&both) {
+            true => ExpertGateUp::Joined(weights.stack(&both, self.experts, 2 * self.ff, t.hidden)?),
+            false => weights.expert_gate_up(&gate, &up, self.experts, self.ff, t.hidden)?,
+        };
         Ok(ExpertMlp {
-            gate_up: weights.expert_gate_up(&gate, &up, self.experts, self.ff, t.hidden)?,
+            gate_up,
             down: weights.stack(&name("ffn_down_exps"), self.experts, t.hidden, self.ff)?,
             bias: None,
             activation: Activation::Silu,

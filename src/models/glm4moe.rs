@@ -1,7 +1,7 @@
 //! GLM-4.5 (arXiv 2508.06471): GLM-4.5, 4.6, 4.5-Air. Sigmoid router with a bias for the choice, a shared expert, dense
 //! layers first, rope on a part of each head. Blocks for predicting further tokens, after the trunk, are passed over.
 
-use super::blocks::{Ends, Extras, GatedMlp, Mixture, SelfAttention, Transformer};
+use super::blocks::{Ends, Extras, GatedMlp, Mixture, SelfAttention, Transformer, prediction_blocks};
 use super::decoder::{self, Decoder};
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gguf::Gguf;
@@ -42,10 +42,7 @@ struct Sizes {
 impl Sizes {
     fn read(gguf: &Gguf, keys: &Keys) -> Result<Self> {
         let t = Transformer::read(gguf, keys)?;
-        let (blocks, next) = (t.layers, keys.count_or("nextn_predict_layers", 0)?);
-        if next >= blocks {
-            return Err(keys.error("nextn_predict_layers", next, format!("there are {blocks} blocks")));
-        }
+        let (blocks, next) = (t.layers, prediction_blocks(keys, t.layers)?);
         for key in ["expert_group_count", "expert_group_used_count"] {
             let groups = keys.size_or(key, 1)?;
             if groups != 1 {

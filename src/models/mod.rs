@@ -2,6 +2,8 @@
 
 mod blocks;
 mod decoder;
+mod delta_net;
+mod gated_attention;
 mod gemma3;
 mod glm4moe;
 mod gpt_oss;
@@ -10,8 +12,12 @@ mod llama;
 mod mistral3;
 mod qwen2;
 mod qwen3;
+mod qwen35;
+mod qwen35moe;
 mod qwen3moe;
+mod qwen3next;
 mod rope;
+mod shared_expert;
 
 pub use keys::Keys;
 pub use rope::Rope;
@@ -39,6 +45,8 @@ pub enum Error {
     Vocabulary { file: String, tokens: usize, rows: usize },
     #[error("{file}: rope_freqs.weight holds {factor}: positive numbers are needed")]
     RopeFactor { file: String, factor: f32 },
+    #[error("{file}: {name} holds {value}: numbers below zero are needed, by which a state decays")]
+    Decay { file: String, name: String, value: f32 },
     #[error("{file}: {key} = {value}: {problem}")]
     Key { file: String, key: String, value: String, problem: String },
 }
@@ -92,7 +100,10 @@ const ARCHITECTURES: &[Known] = &[
     Known { name: "mistral3", shape: blocks::dense_shape, load: mistral3::load },
     Known { name: "qwen2", shape: blocks::dense_shape, load: qwen2::load },
     Known { name: "qwen3", shape: blocks::dense_shape, load: qwen3::load },
+    Known { name: "qwen35", shape: qwen35::shape, load: qwen35::load },
+    Known { name: "qwen35moe", shape: qwen35moe::shape, load: qwen35moe::load },
     Known { name: "qwen3moe", shape: blocks::mixture_shape, load: qwen3moe::load },
+    Known { name: "qwen3next", shape: qwen3next::shape, load: qwen3next::load },
 ];
 
 /// The architecture of a file.

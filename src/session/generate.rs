@@ -212,13 +212,13 @@ impl Generation<'_> {
 impl futures::Stream for Generation<'_> {
     type Item = Result<Token>;
 
-    /// Never waits: where no step has finished, it asks to be polled again at once. wgpu calls back only from a poll of
-    /// the device, and without a thread of halogen's own nobody else is sure to do that.
+    /// Never waits: where no step has finished, the task is woken within half a millisecond to look again.
     fn poll_next(self: Pin<&mut Self>, context: &mut Context) -> Poll<Option<Self::Item>> {
-        match self.get_mut().try_next() {
+        let this = self.get_mut();
+        match this.try_next() {
             Ok(Some(token)) => Poll::Ready(token.map(Ok)),
             Ok(None) => {
-                context.waker().wake_by_ref();
+                this.session.gpu().wake_soon(context.waker());
                 Poll::Pending
             }
             Err(error) => Poll::Ready(Some(Err(error))),

@@ -27,12 +27,13 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a model's tensors onto a device. The future reads and uploads whenever it is polled, without a pause: an app
-    /// polls it where its executor takes blocking work. `progress` is told bytes read and to read; `false` cancels.
+    /// Loads a model's tensors onto a device. A few threads read the file while the future uploads what came, a chunk of a few
+    /// MiB at a time; between chunks it sleeps. `progress` is told bytes read and to read; `false` cancels, as does dropping
+    /// the future.
     ///
     /// # Errors
     /// Whatever is wrong with the file, by tensor or key; an adapter without room.
-    pub async fn load(gpu: &Gpu, gguf: &Gguf, mut progress: impl FnMut(Progress) -> bool) -> Result<Arc<Model>> {
+    pub async fn load(gpu: &Gpu, gguf: &Gguf, progress: impl FnMut(Progress) -> bool) -> Result<Arc<Model>> {
         let start = Instant::now();
         let named = |source| match source {
             // These name the file themselves.
@@ -41,11 +42,9 @@ impl Model {
         };
         let tokenizer = Tokenizer::from_metadata(gguf.metadata()).map_err(named)?;
         let template = ChatTemplate::from_metadata(gguf.metadata()).map_err(named)?;
-        let mut weights = Weights::new(gguf, gpu, &mut progress);
+        let mut weights = Weights::new(gguf, gpu);
         let architecture = models::load(&mut weights)?;
-        let bytes = weights.bytes_read();
-        gpu.flush()?;
-        gpu.blocking_wait()?;
+        let bytes = weights.fill(progress).await?;
         let load = LoadStats { bytes, time: start.elapsed() };
         Ok(Arc::new(Model { gpu: gpu.clone(), architecture, tokenizer, template, load }))
     }

@@ -6,6 +6,7 @@ mod common;
 mod counts;
 mod device;
 mod halting;
+mod waiting;
 
 use common::*;
 use halogen::memory::KvFormat;

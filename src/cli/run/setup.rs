@@ -118,7 +118,7 @@ fn session_options(args: &Args, gguf: &Gguf, gpu: &Gpu) -> Result<SessionOptions
         return Ok(with(context));
     }
     let all = shape.context.min(8192);
-    let Some(available) = available_bytes(gpu.info().device_type) else { return Ok(with(all)) };
+    let Some(available) = available_bytes(gpu.info().device_type, gpu.heaps()) else { return Ok(with(all)) };
     let context = largest_context(all, |context| needs(context).total() <= available);
     needs(context).check(gpu)?;
     if context < all {
