@@ -19,6 +19,7 @@ shaders![
     "lib/reduce",
     "lib/kv",
     "lib/activation",
+    "lib/matmul",
     "attention",
     "attention_combine",
     "delta_net",

@@ -22,6 +22,8 @@ pub struct Gpu {
 
 struct Inner {
     info: wgpu::AdapterInfo,
+    /// Whether the device is the app's.
+    shared: bool,
     device: wgpu::Device,
     queue: wgpu::Queue,
     caps: Caps,
@@ -159,7 +161,7 @@ impl Gpu {
         Gpu::extend(&adapter, &mut descriptor);
         let opened = adapter.request_device(&descriptor).await;
         let (device, queue) = opened.map_err(|source| Error::Open { adapter: adapter.get_info().name, source })?;
-        Gpu::from_wgpu(&adapter, device, queue)
+        Gpu::on(&adapter, device, queue, false)
     }
 
     /// Adds to a device's description the features and limits that halogen can use and `adapter` has. It never lowers
@@ -186,6 +188,10 @@ impl Gpu {
     /// # Errors
     /// A device whose limits are below what kernels rely on ([`Gpu::extend`] raises them).
     pub fn from_wgpu(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue) -> Result<Gpu> {
+        Gpu::on(adapter, device, queue, true)
+    }
+
+    fn on(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue, shared: bool) -> Result<Gpu> {
         let info = adapter.get_info();
         let limits = device.limits();
         if let Some(error) = unusable(&info, &limits) {
@@ -195,6 +201,7 @@ impl Gpu {
         Ok(Gpu {
             inner: Arc::new(Inner {
                 info,
+                shared,
                 device,
                 queue,
                 caps,
@@ -220,6 +227,11 @@ impl Gpu {
 
     pub fn info(&self) -> &wgpu::AdapterInfo {
         &self.inner.info
+    }
+
+    /// Whether the device is the app's, which submits work of its own.
+    pub fn is_shared(&self) -> bool {
+        self.inner.shared
     }
 
     pub fn caps(&self) -> &Caps {

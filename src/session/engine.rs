@@ -1,45 +1,13 @@
 //! The engine of a session: buffers, recordings by length, and what runs on them.
 
 use super::state::State;
-use super::{Error, MAX_CONTEXT, Model, Result};
+use super::{Error, MAX_CONTEXT, Model, Result, SessionOptions};
 use crate::gpu::{DeviceProfile, Gpu, Readback, Recording, Tier, View};
-use crate::memory::{KvCache, KvFormat, Needs};
+use crate::memory::{KvCache, Needs};
 use crate::ops::{SampleBuffers, Scratch, Step, Tensor, sample_bytes};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// How a session is set up.
-#[derive(Clone, Debug)]
-pub struct SessionOptions {
-    /// Positions of the KV cache, at least 1; `None`: the smaller of the model's and 8192.
-    pub context: Option<usize>,
-    /// Kernels take the best variant not above this; `None`: the device's best.
-    pub tier: Option<Tier>,
-    pub kv: KvFormat,
-    /// Most tokens of a prefill step; at most 65,535 are taken.
-    pub chunk: usize,
-    /// Estimated GPU time that one submit may take.
-    pub submit: Duration,
-    /// The device's measured limits, for the estimates; `None`: low ones are assumed.
-    pub limits: Option<DeviceProfile>,
-    /// Decode steps queued ahead of the token that the host has seen; `None`: about 50 ms of them.
-    pub run_ahead: Option<usize>,
-}
-
-impl Default for SessionOptions {
-    fn default() -> Self {
-        SessionOptions {
-            context: None,
-            tier: None,
-            kv: KvFormat::F16,
-            chunk: 512,
-            submit: Duration::from_millis(200),
-            limits: None,
-            run_ahead: None,
-        }
-    }
-}
 
 /// What a recorded step ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -144,7 +112,7 @@ impl Session {
             model: model.clone(),
             tier,
             chunk,
-            submit: options.submit,
+            submit: options.submit_on(gpu),
             limits: options.limits.unwrap_or_else(|| gpu.assumed_limits()),
             run_ahead: options.run_ahead,
             cache: KvCache::new(gpu, &shape.keeps, context, options.kv)?,

@@ -4,11 +4,13 @@ mod engine;
 mod generate;
 mod measure;
 mod model;
+mod options;
 mod state;
 
-pub use engine::{Session, SessionOptions};
+pub use engine::Session;
 pub use generate::{Generation, Stats, Token};
 pub use model::{LoadStats, Model};
+pub use options::SessionOptions;
 pub(crate) use state::State;
 pub use state::{MAX_STOPS, StopReason};
 

@@ -75,8 +75,8 @@ fn sessions() {
         SessionOptions { chunk: usize::MAX, ..SessionOptions::default() },
         SessionOptions { context: Some(1), ..SessionOptions::default() },
         SessionOptions { run_ahead: Some(usize::MAX), ..SessionOptions::default() },
-        SessionOptions { submit: std::time::Duration::MAX, ..SessionOptions::default() },
-        SessionOptions { submit: std::time::Duration::ZERO, ..SessionOptions::default() },
+        SessionOptions { submit: Some(std::time::Duration::MAX), ..SessionOptions::default() },
+        SessionOptions { submit: Some(std::time::Duration::ZERO), ..SessionOptions::default() },
     ] {
         let mut session = session(options).expect("a session");
         let said = answer(&mut session, &[1], &Sampling::greedy(), 3);

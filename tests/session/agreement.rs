@@ -11,7 +11,7 @@ fn made(architecture: &str) -> Arc<Model> {
 }
 
 /// Ids below TINY's vocabulary.
-fn some_tokens(count: usize) -> Vec<u32> {
+pub(super) fn some_tokens(count: usize) -> Vec<u32> {
     let mut noise = Noise(42);
     (0..count).map(|_| (noise.word() % TINY.vocabulary as u64) as u32).collect()
 }
@@ -37,7 +37,7 @@ fn prefill_in_one_chunk_in_sevens_and_by_token_agree() {
 fn the_smallest_submits_give_the_same_bits() {
     for (model, tokens) in [(demo(), prompt()), (made("llama"), some_tokens(20)), (made("qwen3moe"), some_tokens(20))] {
         let mut whole = session(&model, f32_cache());
-        let mut cut = session(&model, SessionOptions { submit: Duration::from_micros(1), ..f32_cache() });
+        let mut cut = session(&model, SessionOptions { submit: Some(Duration::from_micros(1)), ..f32_cache() });
         for chunk in [512, 1] {
             let expected = whole.blocking_logits(&tokens, chunk).expect("logits");
             let found = cut.blocking_logits(&tokens, chunk).expect("logits");

@@ -2,6 +2,7 @@
 
 use super::*;
 use halogen::formats::Format;
+use halogen::gguf::Gguf;
 use halogen::gpu::{Gpu, Tier};
 use halogen::session::Sampling;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -120,6 +121,19 @@ fn an_apps_own_device_is_extended_and_left_as_it_is() {
     let model = load(&gpu, &Made::new("qwen3moe", Format::F16, &TINY).gguf()).expect("a model");
     let said = answer(&mut session(&model, SessionOptions::default()), &[1, 2, 3], &Sampling::greedy(), 4);
     assert_eq!(said.len(), 4);
+
+    // What an app submits after a step of ours waits for it: submits are shorter than on a device of our own.
+    let submits = |gpu: &Gpu| {
+        let bytes = include_bytes!("../../assets/rust-docs-moe-q4_k_m.gguf");
+        let model = load(gpu, &Gguf::from_static("demo", bytes).expect("the embedded model")).expect("it loads");
+        let mut session = session(&model, SessionOptions::default());
+        let mut generation =
+            session.generate(&agreement::some_tokens(128), &Sampling::greedy(), &[], 1).expect("a generation");
+        let token = generation.blocking_next().expect("a device").expect("a token");
+        (token.id, generation.stats().prefill_submits)
+    };
+    let ((id, shared), (same, own)) = (submits(&gpu), submits(self::gpu()));
+    assert!(id == same && shared > own, "{shared} submits on the app's device, {own} on our own");
 
     // Errors of halogen's doing are halogen's to return.
     let cpu = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::STORAGE;

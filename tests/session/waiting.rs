@@ -86,7 +86,7 @@ fn a_stream_is_not_polled_in_a_circle() {
         count
     });
     assert_eq!(tokens, 24);
-    // Every half a millisecond at most, however long the steps take.
+    // Every half a millisecond at most, however long the steps take; never where the driver computes within the submit.
     let periods = start.elapsed().as_micros() as u32 / 500 + 1;
-    assert!(wakes > 0 && wakes <= periods, "{wakes} wakes in {periods} periods");
+    assert!(wakes <= periods, "{wakes} wakes in {periods} periods");
 }

@@ -1,0 +1,126 @@
+// What a tiled matmul reads and writes, however it multiplies: its bindings, the rows and tokens of a tile, and what becomes
+// of a sum. A tile is BM rows of W by BN tokens; of SWIGLU half of its rows are gate rows, half the up rows of the same
+// outputs.
+struct Params {
+    outputs: u32,
+    columns: u32,
+    row_words: u32,
+    tail_words: u32,
+    tokens: u32,         // rows of X
+    y_stride: u32,       // from one token's outputs to the next's
+    y_base: u32,
+    bias_base: u32,      // of BIAS
+    expert_words: u32,   // of GROUPED
+    shard: u32,          // of GROUPED
+    ranks: u32,          // of GATHER
+    first_group: u32,    // of a slice of the grid
+    bias_stride: u32,    // of GROUPED and BIAS: from one expert's to the next's
+}
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;         // [tokens, columns]
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;         // [tokens, y_stride]
+#if BIAS
+@group(0) @binding(5) var<storage, read> bias: array<f32>;            // [rows of all shards], or [experts, rows]
+#endif
+#if GROUPED
+@group(0) @binding(6) var<storage, read> order: array<u32>;           // [tokens * ranks]: rows, sorted by expert
+@group(0) @binding(7) var<storage, read> tiles: array<vec4<u32>>;     // expert, first in `order`, count, unused
+@group(0) @binding(8) var<storage, read> experts: array<vec2<u32>>;   // [experts]: shard, slot
+#endif
+
+#if SWIGLU
+const OUT: u32 = BM / 2u;
+#else
+const OUT: u32 = BM;
+#endif
+
+struct Tile {
+    first_row: u32,
+    base: u32,           // first word of the matrix
+    first_token: u32,
+    count: u32,          // of tokens; 0: nothing to do
+    expert: u32,
+}
+
+fn tile_of(group: vec3<u32>, groups: vec3<u32>) -> Tile {
+    let first_row = (params.first_group + group.y * groups.x + group.x) * OUT;
+    if first_row >= params.outputs {
+        return Tile();
+    }
+#if GROUPED
+    let listed = tiles[group.z];
+    let place = experts[listed.x];
+    if listed.z == 0u || place.x != params.shard {
+        return Tile();
+    }
+    return Tile(first_row, place.y * params.expert_words, listed.y, listed.z, listed.x);
+#else
+    let first_token = group.z * BN;
+    return Tile(first_row, 0u, first_token, min(params.tokens - first_token, BN), 0u);
+#endif
+}
+
+// Sixteen weights of a tile's row; zero past the last column.
+fn w16(tile: Tile, m: u32, run: u32) -> mat4x4<f32> {
+    var w = mat4x4<f32>();
+    if run < (params.columns + 15u) / 16u {
+        // Rows past the end are computed again and not written.
+        var row = min(tile.first_row + m % OUT, params.outputs - 1u);
+        if m >= OUT {
+            row += params.outputs;
+        }
+        let at = tile.base + row * params.row_words;
+        w = decode16(at, at + params.tail_words, run);
+    }
+    return w;
+}
+
+// Four inputs of a tile's token; zero past the last token and column.
+fn x4(tile: Tile, n: u32, quad: u32) -> vec4<f32> {
+    let quads = params.columns / 4u;
+    var v = vec4(0.0);
+    if n < tile.count && quad < quads {
+        var token = tile.first_token + n;
+#if GATHER
+        token = order[token] / params.ranks;
+#endif
+        v = x[token * quads + quad];
+    }
+    return v;
+}
+
+// Where in y the outputs of a tile's token lie.
+fn y_row(tile: Tile, n: u32) -> u32 {
+    var token = tile.first_token + n;
+#if SCATTER
+    token = order[token];
+#endif
+    return token * params.y_stride + params.y_base;
+}
+
+// Writes one output; of SWIGLU `sum` is its gate, `up_sum` its up.
+fn finish(tile: Tile, row: u32, output: u32, sum: f32, up_sum: f32) {
+    var value = sum;
+#if BIAS
+    var bias_at = params.bias_base + output;
+#if GROUPED
+    bias_at += tile.expert * params.bias_stride;
+#endif
+    value += bias[bias_at];
+#endif
+#if SWIGLU
+    var up = up_sum;
+#if BIAS
+    up += bias[bias_at + params.outputs];
+#endif
+    value = gated(value, up);
+#endif
+    let at = row + output;
+#if SILU_MUL
+    value = gated(value, y[at]);
+#endif
+#if RESIDUAL
+    value += y[at];
+#endif
+    y[at] = value;
+}

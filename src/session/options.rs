@@ -1,0 +1,49 @@
+//! How a session is set up.
+
+use crate::gpu::{DeviceProfile, Gpu, Tier};
+use crate::memory::KvFormat;
+use std::time::Duration;
+
+/// Far under the watchdogs of drivers, about 2 s; and on a shared device about a frame, since what is submitted after waits.
+const OWN_SUBMIT: Duration = Duration::from_millis(200);
+const SHARED_SUBMIT: Duration = Duration::from_millis(20);
+
+/// How a session is set up.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// Positions of the KV cache, at least 1; `None`: the smaller of the model's and 8192.
+    pub context: Option<usize>,
+    /// Kernels take the best variant not above this; `None`: the device's best.
+    pub tier: Option<Tier>,
+    pub kv: KvFormat,
+    /// Most tokens of a prefill step; at most 65,535 are taken.
+    pub chunk: usize,
+    /// Estimated GPU time that one submit may take; `None`: 20 ms on a device that an app draws with
+    /// ([`Gpu::from_wgpu`]), 200 ms on one of halogen's own.
+    pub submit: Option<Duration>,
+    /// The device's measured limits, for the estimates; `None`: low ones are assumed.
+    pub limits: Option<DeviceProfile>,
+    /// Decode steps queued ahead of the token that the host has seen; `None`: about 50 ms of them.
+    pub run_ahead: Option<usize>,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        SessionOptions {
+            context: None,
+            tier: None,
+            kv: KvFormat::F16,
+            chunk: 512,
+            submit: None,
+            limits: None,
+            run_ahead: None,
+        }
+    }
+}
+
+impl SessionOptions {
+    /// The bound of a submit on a device.
+    pub(super) fn submit_on(&self, gpu: &Gpu) -> Duration {
+        self.submit.unwrap_or(if gpu.is_shared() { SHARED_SUBMIT } else { OWN_SUBMIT })
+    }
+}
