@@ -5,7 +5,8 @@ use crate::gguf::{Gguf, Value};
 use crate::gpu::View;
 use crate::memory::{Keeps, Weights};
 use crate::ops::{
-    Activation, Attention, ExpertGateUp, ExpertMlp, GateUp, Heads, Joint, KvLayer, Matrix, Norm, RopePairs, Step, Temperature, Tensor,
+    Activation, Attention, ExpertGateUp, ExpertMlp, GateUp, Heads, Joint, KvLayer, Matrix, Norm, RopePairs, Step,
+    Temperature, Tensor,
 };
 
 /// The attention kernel keeps a tile of heads in 16 KiB of workgroup memory, which WebGPU guarantees.

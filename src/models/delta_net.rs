@@ -44,7 +44,11 @@ impl Sizes {
         let floats = 2 * t.hidden + 2 * h.channels() + 2 * h.inner() + 2 * h.value_heads;
         let floats = floats + GatedAttention::floats_per_token(t) + ff;
         Shape {
-            keeps: self.recurrent.iter().map(|r| if *r { Keeps::Recurrent { conv, delta } } else { attention }).collect(),
+            keeps: self
+                .recurrent
+                .iter()
+                .map(|r| if *r { Keeps::Recurrent { conv, delta } } else { attention })
+                .collect(),
             scratch_per_token: 4 * floats as u64,
             ..t.shape(0)
         }

@@ -3,6 +3,10 @@
 //!
 //! Weights come in decoded, all arrays are row-major, and shapes stand as in the kernels' own declarations.
 
+mod delta_net;
+
+pub use delta_net::{DeltaGates, delta_net, gate, short_conv};
+
 use super::{Activation, RopePairs, Temperature};
 
 /// What becomes of a product W x before it is written.

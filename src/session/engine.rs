@@ -1,5 +1,6 @@
 //! The engine of a session: buffers, recordings by length, and what runs on them.
 
+use super::history::History;
 use super::state::State;
 use super::{Error, MAX_CONTEXT, Model, Result, SessionOptions};
 use crate::gpu::{DeviceProfile, Gpu, Readback, Recording, Tier, View};
@@ -53,8 +54,7 @@ pub struct Session {
     recordings: HashMap<(usize, Ending), Recorded>,
     /// How often a recording was asked for.
     asked: u64,
-    /// Tokens whose keys and values are in the cache, as far as the host knows.
-    history: Vec<u32>,
+    pub(super) history: History,
 }
 
 /// Most tokens of a step: the default limit of workgroups a dimension, which holds them.
@@ -130,7 +130,7 @@ impl Session {
             rope_filled: 0,
             recordings: HashMap::new(),
             asked: 0,
-            history: Vec::new(),
+            history: History::default(),
         };
         // All kernels of a conversation are those of one token and those of several, and so are its scratch buffers.
         session.warm_up()?;
@@ -183,7 +183,7 @@ impl Session {
 
     /// Tokens whose keys and values are cached.
     pub fn history(&self) -> &[u32] {
-        &self.history
+        self.history.tokens()
     }
 
     /// Forgets everything.
@@ -324,10 +324,8 @@ impl Session {
             return Err(Error::ContextOverflow { prompt: prompt.len(), context });
         }
         self.check_tokens(prompt)?;
-        // The last token is always processed: its logits give the next.
-        let common = self.history.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
         // Until the new keys and values are known to be there, only the common ones are.
-        self.history.truncate(common);
+        let common = self.history.resume(prompt, self.cache.states().next().is_some());
         self.fill_rope(prompt.len() + 1)?;
         self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(prompt))?;
         let (mut at, mut submits) = (common, 0);
@@ -367,11 +365,6 @@ impl Session {
         Ok((readback.expect("the state is read"), submits))
     }
 
-    /// Tokens `tokens` are now in the cache.
-    pub(super) fn extend_history(&mut self, tokens: impl IntoIterator<Item = u32>) {
-        self.history.extend(tokens);
-    }
-
     /// Logits of every token, f32 [tokens, vocabulary], from an empty cache, `chunk` tokens a step.
     ///
     /// # Errors
@@ -398,7 +391,8 @@ impl Session {
             let bytes = readback.expect("the logits are read").blocking_take(self.gpu())?;
             logits.extend_from_slice(&bytemuck::pod_collect_to_vec::<u8, f32>(&bytes)[..row]);
         }
-        self.extend_history(tokens.iter().copied());
+        self.history.extend(tokens.iter().copied());
+        self.history.settle();
         Ok(logits)
     }
 }

@@ -153,11 +153,11 @@ impl Generation<'_> {
         let state: State = bytemuck::pod_read_unaligned(&bytes[..size_of::<State>()]);
         match self.pending.replace(state.last) {
             // What was queued next has processed the token before.
-            Some(processed) => self.session.extend_history([processed]),
+            Some(processed) => self.session.history.extend([processed]),
             None => {
                 let cached = self.stats.cached_tokens;
                 let prompt = std::mem::take(&mut self.prompt);
-                self.session.extend_history(prompt[cached..].iter().copied());
+                self.session.history.extend(prompt[cached..].iter().copied());
                 self.prompt = prompt;
             }
         }
@@ -171,6 +171,7 @@ impl Generation<'_> {
             // Steps queued behind the halt are no-ops; their states repeat this one.
             self.done = true;
             self.queued.clear();
+            self.session.history.settle();
         }
         Token { id: state.last, stop }
     }

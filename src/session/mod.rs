@@ -2,6 +2,7 @@
 
 mod engine;
 mod generate;
+mod history;
 mod measure;
 mod model;
 mod options;

@@ -5,7 +5,8 @@ use crate::rig::*;
 use halogen::formats::Format;
 use halogen::gpu::View;
 use halogen::ops::{
-    Activation, Attention, ExpertGateUp, ExpertMlp, GateUp, Heads, KvLayer, RopePairs, Routing, SampleBuffers,
+    Activation, Attention, DeltaHeads, DeltaNet, ExpertGateUp, ExpertMlp, GateUp, Heads, KeySharing, KvLayer,
+    RecurrentLayer, RopePairs, Routing, SampleBuffers,
 };
 
 type Record = fn(&mut Rig, &mut Random, usize) -> Outcome;
@@ -82,6 +83,29 @@ const OPERATORS: &[(&str, Record)] = &[
         let kv =
             cache(rig, &(0..32 * 64).map(|_| 0x3c00_3800 ^ random.word() as u32 & 0x83ff_83ff).collect::<Vec<_>>());
         rig.run(|step| step.attention(&q, &a, &kv).map(drop))
+    }),
+    ("delta_net", |rig, random, tokens| {
+        let heads = DeltaHeads {
+            key_heads: 2,
+            value_heads: 4,
+            key_dim: 16,
+            value_dim: 16,
+            taps: 4,
+            sharing: KeySharing::Tiled,
+        };
+        let (net, state) = delta_net(rig, random, heads);
+        rig.poison("delta q k v", tokens * heads.channels());
+        rig.poison("delta", tokens * heads.inner());
+        rig.watch(&state.conv);
+        rig.watch(&state.delta);
+        let x = tensor(rig.gpu(), &random.floats(tokens * 200), 200);
+        rig.run(|step| step.delta_net(&x, &net, &state).map(drop))
+    }),
+    ("gate", |rig, random, tokens| {
+        let (y, g) =
+            (tensor(rig.gpu(), &random.floats(tokens * 64), 64), tensor(rig.gpu(), &random.floats(tokens * 16), 16));
+        rig.watch(&y.view);
+        rig.run(|step| step.gate(&y, &g, 8, 8))
     }),
     ("router", |rig, random, tokens| {
         rig.poison("routed", tokens * 8);
@@ -171,6 +195,15 @@ fn cache(rig: &mut Rig, words: &[u32]) -> KvLayer {
     KvLayer { k: upload(rig), v: upload(rig), f16: true }
 }
 
+/// A delta net whose z, b and a lie behind its 128 channels, and its state.
+fn delta_net(rig: &Rig, random: &mut Random, heads: DeltaHeads) -> (DeltaNet, RecurrentLayer) {
+    let mut floats = |len: usize| rig.gpu().upload("floats", &random.floats(len)).unwrap();
+    let [conv, delta] = heads.state().map(&mut floats);
+    let (taps, gates) = (floats(heads.taps * heads.channels()), floats(2 * heads.value_heads));
+    let norm = norm(rig.gpu(), random, heads.value_dim).0;
+    (DeltaNet { heads, at: [128, 192, 196], taps, gates, norm }, RecurrentLayer { conv, delta })
+}
+
 /// Wrong shapes, which no shader may see.
 const REFUSED: &[(&str, Record)] = &[
     ("linear/columns", |rig, random, tokens| {
@@ -201,6 +234,38 @@ const REFUSED: &[(&str, Record)] = &[
         let q = tensor(rig.gpu(), &random.floats(tokens * 192), 192);
         let kv = cache(rig, &[0; 4096]);
         rig.run(|step| step.attention(&q, &a, &kv).map(drop))
+    }),
+    ("delta_net/columns", |rig, random, tokens| {
+        let heads = DeltaHeads {
+            key_heads: 2,
+            value_heads: 4,
+            key_dim: 16,
+            value_dim: 16,
+            taps: 4,
+            sharing: KeySharing::Tiled,
+        };
+        let (net, state) = delta_net(rig, random, heads);
+        let x = tensor(rig.gpu(), &random.floats(tokens * 199), 199);
+        rig.run(|step| step.delta_net(&x, &net, &state).map(drop))
+    }),
+    ("delta_net/state", |rig, random, tokens| {
+        let heads = DeltaHeads {
+            key_heads: 2,
+            value_heads: 4,
+            key_dim: 16,
+            value_dim: 16,
+            taps: 4,
+            sharing: KeySharing::Tiled,
+        };
+        let (net, mut state) = delta_net(rig, random, heads);
+        state.delta = state.delta.slice(0, state.delta.size - 16);
+        let x = tensor(rig.gpu(), &random.floats(tokens * 200), 200);
+        rig.run(|step| step.delta_net(&x, &net, &state).map(drop))
+    }),
+    ("gate/columns", |rig, random, tokens| {
+        let (y, g) =
+            (tensor(rig.gpu(), &random.floats(tokens * 64), 64), tensor(rig.gpu(), &random.floats(tokens * 16), 16));
+        rig.run(|step| step.gate(&y, &g, 9, 8))
     }),
     ("router/ranks", |rig, random, tokens| {
         let logits = tensor(rig.gpu(), &random.floats(tokens * 4), 4);

@@ -5,6 +5,7 @@
 //! device by number or name; HALOGEN_FULL=1 runs every case in every setup.
 
 mod attention;
+mod delta_net;
 mod every;
 mod experts;
 
@@ -31,9 +32,16 @@ fn main() {
     let gpu = open();
     let full = std::env::var_os("HALOGEN_FULL").is_some();
     let mut cases = Vec::new();
-    for add in
-        [linear::cases, rows::cases, heads::cases, attention::cases, experts::cases, sampling::cases, every::cases]
-    {
+    for add in [
+        linear::cases,
+        rows::cases,
+        heads::cases,
+        attention::cases,
+        delta_net::cases,
+        experts::cases,
+        sampling::cases,
+        every::cases,
+    ] {
         add(&mut cases);
     }
     let mut trials = Vec::new();
