@@ -25,13 +25,16 @@ fn for_each(check: impl Fn(&KernelSpec, &naga::Module, &ModuleInfo) -> Result<()
     );
 }
 
-/// Parsed and validated with no capability but subgroups and unpack2x16float, which naga counts as one.
+/// Parsed and validated with no capability but subgroups, f16 and unpack2x16float, which naga counts as one.
 fn module(spec: &KernelSpec) -> Result<(naga::Module, ModuleInfo), String> {
     let source = compose(spec).map_err(|e| e.to_string())?.wgsl;
     let module = naga::front::wgsl::parse_str(&source).map_err(|e| e.emit_to_string(&source))?;
     let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     if spec.flags.contains("SUBGROUP") {
         capabilities |= Capabilities::SUBGROUP;
+    }
+    if spec.flags.contains("F16") {
+        capabilities |= Capabilities::SHADER_FLOAT16;
     }
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .subgroup_stages(ShaderStages::COMPUTE)
@@ -84,7 +87,7 @@ fn variants_translate_to_msl() {
 
 #[test]
 fn variants_translate_to_hlsl() {
-    let shader_model = hlsl::ShaderModel::V6_0;
+    let shader_model = hlsl::ShaderModel::V6_2;
     let options = hlsl::Options { shader_model, fake_missing_bindings: true, ..Default::default() };
     for_each(|_, module, info| {
         let mut text = String::new();

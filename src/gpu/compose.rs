@@ -31,6 +31,7 @@ shaders![
     "heads",
     "matmul",
     "matvec",
+    "rate",
     "rms_norm",
     "router",
     "sample",
@@ -91,6 +92,10 @@ pub struct Composed {
 /// Composes the WGSL of a kernel.
 pub fn compose(spec: &KernelSpec) -> Result<Composed> {
     let mut composer = Composer { spec, imported: BTreeSet::new(), out: String::new() };
+    // Directives come before all declarations.
+    if spec.flags.contains("F16") {
+        composer.out += "enable f16;\n";
+    }
     for (name, value) in &spec.sizes {
         composer.out += &format!("const {name}: u32 = {value}u;\n");
     }

@@ -1,5 +1,6 @@
 //! Operators: each checks its shapes, picks the variant for the device, and records its dispatches into a [`Step`].
 
+mod arithmetic;
 mod attention;
 mod delta_net;
 mod embed;
@@ -14,6 +15,7 @@ mod tuning;
 pub mod twins;
 mod variants;
 
+pub use arithmetic::{Arithmetic, Choice, Ground, Product};
 pub use attention::Attention;
 pub use delta_net::{DeltaHeads, DeltaNet, KeySharing, RecurrentLayer};
 pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp, Routing};
@@ -84,7 +86,7 @@ pub struct Step<'a> {
     pub(crate) recorder: Recorder<'a>,
     pub(crate) scratch: &'a mut Scratch,
     pub(crate) tuning: &'static Tuning,
-    tier: Tier,
+    pub(crate) ground: Ground,
     tokens: usize,
     token_ids: View,
 }
@@ -109,7 +111,7 @@ impl<'a> Step<'a> {
             recorder: Recorder::new(gpu, state.clone()),
             scratch,
             tuning: Tuning::of(gpu.caps().class),
-            tier,
+            ground: Ground { tier, profile: None, force: None },
             tokens,
             token_ids: token_ids.clone(),
         })
@@ -122,6 +124,16 @@ impl<'a> Step<'a> {
     /// Other sizes than those of the device's kind, for operators recorded from here on: for tests and measurements.
     pub fn set_tuning(&mut self, tuning: &'static Tuning) {
         self.tuning = tuning;
+    }
+
+    /// What the device was measured to reach, by which the arithmetic of products recorded from here on is chosen.
+    pub fn set_profile(&mut self, profile: DeviceProfile) {
+        self.ground.profile = Some(profile);
+    }
+
+    /// This arithmetic, wherever there is a kernel of it, in products recorded from here on: for tests and measurements.
+    pub fn force(&mut self, arithmetic: Arithmetic) {
+        self.ground.force = Some(arithmetic);
     }
 
     /// Records what is estimated above `seconds` in slices: see [`Recorder::slice`].
@@ -159,6 +171,6 @@ impl<'a> Step<'a> {
 
     /// A kernel whose reductions suit the tier, for workgroups of `wg`.
     fn reducing(&self, shader: &'static str, wg: u32) -> KernelSpec {
-        KernelSpec::new(shader).size("WG", wg).flag("SUBGROUP", self.tier >= Tier::Subgroup)
+        KernelSpec::new(shader).size("WG", wg).flag("SUBGROUP", self.ground.tier >= Tier::Subgroup)
     }
 }

@@ -92,7 +92,8 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
     all.push(new("gate").size("WG", t.wide));
     all.extend(each(vec![new("rms_norm").size("WG", t.row)], &["RESIDUAL", "SUBGROUP"]));
     // The measurements of the device itself.
-    all.extend(one_of(vec![new("stream").size("WG", t.wide)], &["FILL", "MULTIPLY_ADD"]));
+    all.extend(one_of(vec![new("stream").size("WG", t.wide)], &["FILL"]));
+    all.extend(one_of(vec![new("rate").size("WG", t.wide)], &["F16", "DOT"]));
     all.push(new("stream").flag("TICK", true));
     all.push(new("expert_combine").size("WG", t.wide));
     all.push(new("sample_slices").size("WG", t.wide));
