@@ -5,8 +5,7 @@ use crate::gguf::{Gguf, Value};
 use crate::gpu::View;
 use crate::memory::{Keeps, Weights};
 use crate::ops::{
-    Activation, Attention, ExpertGateUp, ExpertMlp, GateUp, Heads, Joint, KvLayer, Matrix, Norm, RopePairs, Step,
-    Temperature, Tensor,
+    Activation, Attention, ExpertMlp, GateUp, Heads, Joint, KvLayer, Matrix, Norm, RopePairs, Step, Temperature, Tensor,
 };
 
 /// The attention kernel keeps a tile of heads in 16 KiB of workgroup memory, which WebGPU guarantees.
@@ -326,19 +325,46 @@ impl Mixture {
 
     /// The experts of a layer, with silu and no bias. A file may hold gate and up as one stack, gate rows first.
     pub fn mlp(&self, weights: &mut Weights, t: &Transformer, layer: usize) -> Result<ExpertMlp> {
-        let name = |what: &str| format!("blk.{layer}.{what}.weight");
-        let (gate, up, both) = (name("ffn_gate_exps"), name("ffn_up_exps"), name("ffn_gate_up_exps"));
-        let gate_up = match weights.has(&both) {
-            true => ExpertGateUp::Joined(weights.stack(&both, self.experts, 2 * self.ff, t.hidden)?),
-            false => weights.expert_gate_up(&gate, &up, self.experts, self.ff, t.hidden)?,
-        };
+        self.joined_mlp(weights, t, layer, false)
+    }
+
+    /// As [`Mixture::mlp`], with the layer's shared expert behind the others if `shared`.
+    pub fn joined_mlp(&self, weights: &mut Weights, t: &Transformer, layer: usize, shared: bool) -> Result<ExpertMlp> {
+        let ([gate, up, down], fused) = (expert_names(layer, "exps"), fused_name(layer));
+        let [shared_gate, shared_up, shared_down] = expert_names(layer, "shexp");
+        let inner = shared.then_some([shared_gate.as_str(), &shared_up]);
+        let outer = shared.then_some(shared_down.as_str());
         Ok(ExpertMlp {
-            gate_up,
-            down: weights.stack(&name("ffn_down_exps"), self.experts, t.hidden, self.ff)?,
+            gate_up: match weights.has(&fused) {
+                true => weights.fused_gate_up(&fused, inner, self.experts, self.ff, t.hidden)?,
+                false => weights.expert_gate_up([&gate, &up], inner, self.experts, self.ff, t.hidden)?,
+            },
+            down: weights.stack(&down, outer, self.experts, t.hidden, self.ff)?,
             bias: None,
             activation: Activation::Silu,
         })
     }
+
+    /// Whether a shared expert of `ff` columns can be one more of a layer's stacks: of the size of the others, each of
+    /// its matrices of their type.
+    pub fn can_join(&self, weights: &Weights, layer: usize, ff: usize) -> bool {
+        let (mut routed, shared) = (expert_names(layer, "exps"), expert_names(layer, "shexp"));
+        let fused = fused_name(layer);
+        if weights.has(&fused) {
+            routed[..2].fill(fused);
+        }
+        ff == self.ff && routed.iter().zip(&shared).all(|(a, b)| weights.of_one_type(a, b))
+    }
+}
+
+/// Gate, up and down of a layer's `exps` or `shexp`.
+fn expert_names(layer: usize, kind: &str) -> [String; 3] {
+    ["gate", "up", "down"].map(|what| format!("blk.{layer}.ffn_{what}_{kind}.weight"))
+}
+
+/// Gate and up of a layer's experts in one tensor.
+fn fused_name(layer: usize) -> String {
+    format!("blk.{layer}.ffn_gate_up_exps.weight")
 }
 
 /// A mixture of gated MLPs, of which a softmax router picks some for each token.

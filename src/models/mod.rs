@@ -18,6 +18,7 @@ mod qwen3moe;
 mod qwen3next;
 mod rope;
 mod shared_expert;
+mod sigmoid_experts;
 
 pub use keys::Keys;
 pub use rope::Rope;

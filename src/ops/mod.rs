@@ -18,7 +18,7 @@ mod variants;
 pub use arithmetic::{Arithmetic, Choice, Ground, Product};
 pub use attention::Attention;
 pub use delta_net::{DeltaHeads, DeltaNet, KeySharing, RecurrentLayer};
-pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp, Routing};
+pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp, Routing, SigmoidRouter};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
 pub use linear::Activation;
 pub use norm::Norm;

@@ -118,7 +118,7 @@ fn encode(format: Format, values: impl Iterator<Item = f32>) -> Vec<u8> {
 }
 
 impl Made {
-    /// llama, qwen2, qwen3, qwen3moe or one of [`HYBRIDS`] with weights in `format`.
+    /// llama, qwen2, qwen3, qwen3moe, glm4moe or one of [`HYBRIDS`] with weights in `format`.
     pub fn new(architecture: &str, format: Format, s: &Sizes) -> Made {
         let mut made = Made { metadata: Metadata::new(), tensors: Vec::new() };
         made.metadata.insert("general.architecture", architecture.into());
@@ -138,7 +138,9 @@ impl Made {
         made.set("rope.freq_base", 10_000f32.into());
         made.set("attention.layer_norm_rms_epsilon", 1e-6f32.into());
         let hybrid = HYBRIDS.contains(&architecture);
-        let moe = ["qwen3moe", "qwen3next", "qwen35moe"].contains(&architecture);
+        let moe = ["qwen3moe", "glm4moe", "qwen3next", "qwen35moe"].contains(&architecture);
+        let shared = architecture == "glm4moe";
+        let ffn_norm = if shared || hybrid { "post_attention_norm.weight" } else { "ffn_norm.weight" };
         if hybrid {
             for (key, value) in DELTA_KEYS {
                 made.set(key, value.into());
@@ -175,13 +177,21 @@ impl Made {
                 dense("ffn_gate_exps.weight", &[s.hidden, s.ff, s.experts]);
                 dense("ffn_up_exps.weight", &[s.hidden, s.ff, s.experts]);
                 dense("ffn_down_exps.weight", &[s.ff, s.hidden, s.experts]);
+                if shared {
+                    dense("ffn_gate_shexp.weight", &[s.hidden, s.ff]);
+                    dense("ffn_up_shexp.weight", &[s.hidden, s.ff]);
+                    dense("ffn_down_shexp.weight", &[s.ff, s.hidden]);
+                }
             } else {
                 dense("ffn_gate.weight", &[s.hidden, s.ff]);
                 dense("ffn_up.weight", &[s.hidden, s.ff]);
                 dense("ffn_down.weight", &[s.ff, s.hidden]);
             }
             made.vector(&name("attn_norm.weight"), s.hidden, 1.0);
-            made.vector(&name(if hybrid { "post_attention_norm.weight" } else { "ffn_norm.weight" }), s.hidden, 1.0);
+            made.vector(&name(ffn_norm), s.hidden, 1.0);
+            if shared {
+                made.vector(&name("exp_probs_b.bias"), s.experts, 0.0);
+            }
             if architecture.starts_with("qwen3") {
                 made.vector(&name("attn_q_norm.weight"), s.head_dim, 1.0);
                 made.vector(&name("attn_k_norm.weight"), s.head_dim, 1.0);
@@ -202,9 +212,12 @@ impl Made {
     }
 
     fn shared_expert(&mut self, layer: usize, format: Format, s: &Sizes) {
-        for (what, dims) in
-            [("gate_inp", [s.hidden, 1]), ("gate", [s.hidden, s.ff]), ("up", [s.hidden, s.ff]), ("down", [s.ff, s.hidden])]
-        {
+        for (what, dims) in [
+            ("gate_inp", [s.hidden, 1]),
+            ("gate", [s.hidden, s.ff]),
+            ("up", [s.hidden, s.ff]),
+            ("down", [s.ff, s.hidden]),
+        ] {
             let format = if what == "gate_inp" { Format::F32 } else { format };
             let name = format!("blk.{layer}.ffn_{what}_shexp.weight");
             self.matrix(&name, &dims, format, 2.0 / (dims[0] as f32).sqrt());
