@@ -2,7 +2,8 @@
 // RENORMALISE to a sum of 1. An expert's rank is the number of experts before it, so no sort and no order to depend on.
 // SIGMOID: scores are sigmoids; a bias counts for the choice alone; the weights are the chosen scores, times `scale`.
 // GROUPS: only the experts of the `groups_used` groups whose two best score most together can be chosen.
-// After the `ranks` chosen ones come `shared_experts` that all tokens use, with weight 1.
+// After the `ranks` chosen ones come `shared_experts` that all tokens use, with weight 1; SHARED_GATE: with the sigmoid of
+// the logit behind those of the experts.
 // Grid: one workgroup a token, folded.   Bound: launch.   EXPERTS sizes workgroup memory: 1,024 at most.
 #import lib/state
 
@@ -14,18 +15,19 @@ struct Params {
     shared_experts: u32,
     groups: u32,     // of GROUPS: of experts / groups experts each
     groups_used: u32,
+    stride: u32,     // of a row of logits
 }
 @group(0) @binding(1) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> logits: array<f32>;            // [tokens, experts]
+@group(0) @binding(2) var<storage, read> logits: array<f32>;            // [tokens, stride], experts first
 @group(0) @binding(3) var<storage, read_write> routed: array<u32>;      // [tokens, ranks + shared_experts]
 @group(0) @binding(4) var<storage, read_write> gates: array<f32>;       // [tokens, ranks + shared_experts]
 #if SIGMOID
 @group(0) @binding(5) var<storage, read> bias: array<f32>;              // [experts]
+#endif
 
 fn sigmoid(x: f32) -> f32 {
     return 1.0 / (1.0 + exp(min(-x, 80.0)));
 }
-#endif
 
 const LOWEST: f32 = -3.0e38;
 var<workgroup> scores: array<f32, EXPERTS>;
@@ -48,9 +50,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     for (var e = tid; e < params.experts; e += WG) {
 #if SIGMOID
-        scores[e] = sigmoid(logits[token * params.experts + e]) + bias[e];
+        scores[e] = sigmoid(logits[token * params.stride + e]) + bias[e];
 #else
-        scores[e] = logits[token * params.experts + e];
+        scores[e] = logits[token * params.stride + e];
 #endif
     }
     workgroupBarrier();
@@ -87,7 +89,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         if before < params.ranks {
             routed[first + before] = e;
 #if SIGMOID
-            chosen[before] = sigmoid(logits[token * params.experts + e]);
+            chosen[before] = sigmoid(logits[token * params.stride + e]);
 #else
             chosen[before] = score;
 #endif
@@ -95,7 +97,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     for (var r = tid; r < params.shared_experts; r += WG) {
         routed[first + params.ranks + r] = params.experts + r;
+#if SHARED_GATE
+        gates[first + params.ranks + r] = sigmoid(logits[token * params.stride + params.experts]);
+#else
         gates[first + params.ranks + r] = 1.0;
+#endif
     }
     workgroupBarrier();
 #if SIGMOID

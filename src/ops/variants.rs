@@ -82,6 +82,7 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
     for experts in [2, 8, 64, 128, 512, 1024] {
         let router = new("router").size("WG", t.wide.min(experts)).size("EXPERTS", experts);
         let grouped = all_of(router.clone(), &["SIGMOID", "GROUPS"]);
+        all.push(all_of(router.clone(), &["RENORMALISE", "SHARED_GATE"]));
         all.extend(each(vec![router], &["SIGMOID", "RENORMALISE"]));
         all.extend(each(vec![grouped], &["RENORMALISE"]));
         all.push(new("expert_group").size("WG", t.wide).size("BN", t.matmul.bn).size("EXPERTS", experts - 1));
