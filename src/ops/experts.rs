@@ -2,7 +2,7 @@
 //! experts by mat-vec; many are grouped by expert (count, scan, scatter) for a tiled matmul.
 
 use super::linear::{MatmulParams, MatvecParams};
-use super::{Activation, Result, Shard, Stack, Step, Tensor, ensure};
+use super::{Activation, MAX_EXPERTS, Result, Shard, Stack, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
 params!(RouterParams {
@@ -159,8 +159,8 @@ impl Step<'_> {
         params: RouterParams,
     ) -> Result<Routing> {
         let ranks = params.ranks as usize;
-        ensure(ranks >= 1 && ranks <= experts && experts <= 1024, "router", || {
-            format!("{ranks} of {experts} experts: at least 1 of at most 1024 are supported")
+        ensure(ranks >= 1 && ranks <= experts && experts <= MAX_EXPERTS, "router", || {
+            format!("{ranks} of {experts} experts: at least 1 of at most {MAX_EXPERTS} are supported")
         })?;
         ensure(logits.rows == self.tokens, "router", || format!("{} rows of {} tokens", logits.rows, self.tokens))?;
         let shared = params.shared_experts as usize;
@@ -210,6 +210,7 @@ impl Step<'_> {
         ensure(sizes.is_none_or(|s| s.0 >= wanted.0 && s.1 >= wanted.1), "experts", || {
             format!("biases of {sizes:?} bytes, {wanted:?} are needed")
         })?;
+        self.lookup(routing, stack)?;
         let h = self.scratch.bytes(
             self.recorder.gpu(),
             "expert h",

@@ -86,6 +86,8 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         all.extend(each(vec![router], &["SIGMOID", "RENORMALISE"]));
         all.extend(each(vec![grouped], &["RENORMALISE"]));
         all.push(new("expert_group").size("WG", t.wide).size("BN", t.matmul.bn).size("EXPERTS", experts - 1));
+        let lookup = new("expert_lookup").size("WG", t.wide).size("EXPERTS", experts);
+        all.push(lookup.flag("STATE_WRITE", true));
     }
     for dim in [4, 16, 64, 128] {
         let dims = |spec: KernelSpec| spec.size("KEY_DIM", dim).size("VALUE_DIM", dim).size("TAPS", 4);

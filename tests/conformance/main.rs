@@ -8,9 +8,9 @@ mod attention;
 mod delta_net;
 mod every;
 mod experts;
-
 mod heads;
 mod linear;
+mod lookup;
 mod rig;
 mod rows;
 mod sampling;
@@ -39,6 +39,7 @@ fn main() {
         attention::cases,
         delta_net::cases,
         experts::cases,
+        lookup::cases,
         sampling::cases,
         every::cases,
     ] {
