@@ -304,9 +304,8 @@ fn show_notes_blocks_that_are_passed_over() {
     metadata.insert("glm4moe.block_count", 2u32.into());
     metadata.insert("glm4moe.nextn_predict_layers", 1u32.into());
     let mut writer = Writer::new(&metadata).expect("an alignment");
-    for (name, len) in [("blk.0.attn_norm.weight", 8u64), ("blk.1.nextn.enorm.weight", 4)] {
-        writer.tensor(name, &[len], 0, &vec![0; 4 * len as usize]).expect("a tensor");
-    }
+    writer.tensor("blk.0.attn_norm.weight", &[8], 0, &[0; 32]).expect("a tensor");
+    writer.tensor("blk.1.nextn.enorm.weight", &[4], 0, &[0; 16]).expect("a tensor");
     let path = file("prediction.gguf");
     writer.write(&mut std::fs::File::create(&path).expect("a file")).expect("written");
     assert!(succeeds(&["show", &path]).contains("16 B  in blocks that predict further tokens, which are passed over"));
