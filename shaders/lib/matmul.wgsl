@@ -27,6 +27,9 @@ struct Params {
 @group(0) @binding(7) var<storage, read> tiles: array<vec4<u32>>;     // expert, first in `order`, count, unused
 @group(0) @binding(8) var<storage, read> experts: array<vec2<u32>>;   // [experts]: shard, slot
 #endif
+#if WEIGHTED
+@group(0) @binding(10) var<storage, read> gates: array<f32>;          // [tokens * ranks]
+#endif
 
 #if SWIGLU
 const OUT: u32 = BM / 2u;
@@ -81,10 +84,14 @@ fn x4(tile: Tile, n: u32, quad: u32) -> vec4<f32> {
     var v = vec4(0.0);
     if n < tile.count && quad < quads {
         var token = tile.first_token + n;
+        var weight = 1.0;
+#if WEIGHTED
+        weight = gates[order[token]];
+#endif
 #if GATHER
         token = order[token] / params.ranks;
 #endif
-        v = x[token * quads + quad];
+        v = weight * x[token * quads + quad];
     }
     return v;
 }

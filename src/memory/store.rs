@@ -24,7 +24,9 @@ pub struct ExpertMemory {
 /// What the store has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct StoreStats {
-    /// Experts that a step needed and that were not in a slot.
+    /// Experts that a step needed in a layer and found in a slot.
+    pub hits: u64,
+    /// Experts that were in none.
     pub misses: u64,
     /// Bytes read from the file for them.
     pub bytes: u64,
@@ -176,6 +178,11 @@ impl ExpertStore {
         self.stats
     }
 
+    /// A session's lookups found so many more experts in their slots.
+    pub fn found(&mut self, experts: u32) {
+        self.stats.hits += u64::from(experts);
+    }
+
     /// The experts that a step of a layer needs, in passes of no more than there are slots: those that are there first.
     pub fn passes(&self, layer: u32, needed: &[u32]) -> Vec<Vec<u32>> {
         let slots = &self.layers[&layer].slots;
@@ -212,6 +219,7 @@ impl ExpertStore {
         for (expert, slot) in missing.iter().zip(&free) {
             l.slots[*slot] = Some(*expert);
         }
+        self.stats.hits += (experts.len() - missing.len()) as u64;
         self.stats.misses += missing.len() as u64;
         self.stats.bytes += jobs.iter().map(|job| job.bytes() as u64).sum::<u64>();
         self.stats.stall += start.elapsed();

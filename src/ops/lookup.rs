@@ -41,7 +41,7 @@ impl Step<'_> {
         let Some(record) = self.record.clone() else {
             return Err(super::Error::Shape { op: "lookup", message: "no record for misses".into() });
         };
-        let slots: usize = stack.shards.iter().map(|shard| shard.count).sum();
+        let slots = stack.slots();
         ensure(stack.experts <= MAX_EXPERTS && routing.ranks <= slots, "lookup", || {
             let (ranks, experts) = (routing.ranks, stack.experts);
             format!("{ranks} experts a token in {slots} slots for {experts}; at most {MAX_EXPERTS} are supported")

@@ -102,6 +102,11 @@ impl Stack {
         tail_words(self.format, self.columns)
     }
 
+    /// Experts that lie on the device at once.
+    pub fn slots(&self) -> usize {
+        self.shards.iter().map(|shard| shard.count).sum()
+    }
+
     /// Words from one expert to the next.
     pub fn expert_words(&self) -> u32 {
         self.row_words() * self.rows as u32

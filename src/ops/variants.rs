@@ -62,6 +62,13 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
                 .map(grouped),
             );
         }
+        if usual {
+            let weighted = expert.flag("WEIGHTED", true);
+            all.extend(each(one_of(vec![weighted], &epilogues[1..]), &["SUBGROUP"]));
+            all.extend(each(one_of(vec![down.clone()], &["UNWEIGHTED", "STORE"])[1..].to_vec(), &["SUBGROUP"]));
+            let weighted = grouped(&["GATHER", "WEIGHTED"]);
+            all.extend(one_of(vec![weighted], &epilogues[1..]));
+        }
         all.extend(each(vec![down], &["RAGGED", "SUBGROUP"]));
         all.extend([&["GATHER"][..], &["GATHER", "SWIGLU"], &["GATHER", "SILU_MUL"], &["SCATTER"]].map(grouped));
         all.push(matmul);
@@ -74,6 +81,9 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         all.extend(each(vec![tempered], &["KV_F16", "SUBGROUP"]));
         for rows in (0..).map(|i| 1 << i).take_while(|rows| *rows <= t.attention.1) {
             let attention = new("attention").size("WG", t.attention.0).size("ROWS", rows).size("HEAD_DIM", dim);
+            if dim == 128 {
+                all.extend(each(vec![attention.clone().flag("CHUNK", true)], &["KV_F16", "SPLIT"]));
+            }
             all.extend(each(vec![attention], &["SINKS", "WINDOW", "KV_F16", "SPLIT"]));
         }
         let combine = new("attention_combine").size("WG", t.row.min(dim / 4)).size("SPLITS", t.splits.0);
@@ -83,6 +93,7 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         let router = new("router").size("WG", t.wide.min(experts)).size("EXPERTS", experts);
         let grouped = all_of(router.clone(), &["SIGMOID", "GROUPS"]);
         all.push(all_of(router.clone(), &["RENORMALISE", "SHARED_GATE"]));
+        all.push(all_of(router.clone(), &["SIGMOID", "UNBIASED"]));
         all.extend(each(vec![router], &["SIGMOID", "RENORMALISE"]));
         all.extend(each(vec![grouped], &["RENORMALISE"]));
         all.push(new("expert_group").size("WG", t.wide).size("BN", t.matmul.bn).size("EXPERTS", experts - 1));
@@ -100,7 +111,7 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
     all.extend(one_of(vec![new("stream").size("WG", t.wide)], &["FILL"]));
     all.extend(one_of(vec![new("rate").size("WG", t.wide)], &["F16", "DOT"]));
     all.push(new("stream").flag("TICK", true));
-    all.push(new("expert_combine").size("WG", t.wide));
+    all.extend(one_of(vec![new("expert_combine").size("WG", t.wide)], &["UNWEIGHTED", "STORE"]));
     all.push(new("sample_slices").size("WG", t.wide));
     all.push(new("sample").size("WG", t.wide).flag("STATE_WRITE", true));
     all

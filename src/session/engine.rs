@@ -44,6 +44,8 @@ pub struct Session {
     pub(super) state: View,
     /// What comes back after each step: the state, and of models whose experts come and go the record of misses behind it.
     pub(super) report: View,
+    /// What the last record said of experts found.
+    pub(super) found: u32,
     pub(super) token_ids: View,
     sample: SampleBuffers,
     ropes: Vec<View>,
@@ -126,6 +128,7 @@ impl Session {
             scratch: Scratch::new(chunk),
             state: report.slice(0, size_of::<State>() as u64),
             report,
+            found: 0,
             // One more than the context: the last token is sampled, never processed.
             token_ids: gpu.buffer("token ids", (context as u64 + 1) * 4)?,
             sample: SampleBuffers::new(gpu, shape.vocabulary)?,

@@ -98,22 +98,24 @@ impl Session {
     }
 
     /// Takes what a ready step says. One that missed experts goes on with them.
-    pub(super) fn land(&self, flight: &mut Flight) -> Result<Landed> {
+    pub(super) fn land(&mut self, flight: &mut Flight) -> Result<Landed> {
         let report = flight.report.take().expect("a step lands once").take()?;
         self.landed(flight, &report)
     }
 
     /// As [`Session::land`], of a step that is waited for.
-    pub(super) fn blocking_land(&self, flight: &mut Flight) -> Result<Landed> {
+    pub(super) fn blocking_land(&mut self, flight: &mut Flight) -> Result<Landed> {
         let report = flight.report.take().expect("a step lands once").blocking_take(self.gpu())?;
         self.landed(flight, &report)
     }
 
-    fn landed(&self, flight: &mut Flight, report: &[u8]) -> Result<Landed> {
+    fn landed(&mut self, flight: &mut Flight, report: &[u8]) -> Result<Landed> {
         let state: State = bytemuck::pod_read_unaligned(&report[..size_of::<State>()]);
         let Some(record) = report.get(RECORD_OFFSET as usize..) else { return Ok(Landed::Done(state)) };
         let record: Record = bytemuck::pod_read_unaligned(&record[..size_of::<Record>()]);
         self.model().saw_clock(state.clock);
+        self.model().store().found(record.found.wrapping_sub(self.found));
+        self.found = record.found;
         if !state.missed() {
             return Ok(Landed::Done(state));
         }
@@ -153,7 +155,7 @@ impl Session {
     }
 
     /// Runs a recording to its end, whatever it misses.
-    pub(super) fn blocking_run(&self, key: (usize, Ending), positions: usize) -> Result<()> {
+    pub(super) fn blocking_run(&mut self, key: (usize, Ending), positions: usize) -> Result<()> {
         let (mut flight, _) = self.launch(key, positions)?;
         while let Landed::Again = self.blocking_land(&mut flight)? {}
         Ok(())

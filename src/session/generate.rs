@@ -227,7 +227,7 @@ impl Generation<'_> {
     /// The next token by a way to land steps, unless that gives none. Nothing follows an error.
     fn next_by(
         &mut self,
-        land: impl Fn(&Session, &mut Flight) -> Result<Option<Landed>>,
+        land: impl Fn(&mut Session, &mut Flight) -> Result<Option<Landed>>,
     ) -> Result<Option<Option<Token>>> {
         let next = self.land_until_a_token(land);
         self.done |= next.is_err();
@@ -236,7 +236,7 @@ impl Generation<'_> {
 
     fn land_until_a_token(
         &mut self,
-        land: impl Fn(&Session, &mut Flight) -> Result<Option<Landed>>,
+        land: impl Fn(&mut Session, &mut Flight) -> Result<Option<Landed>>,
     ) -> Result<Option<Option<Token>>> {
         loop {
             self.queue()?;

@@ -31,8 +31,8 @@ pub struct Model {
 /// How a model is loaded.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LoadOptions {
-    /// Bytes of the device that experts may take, the routed ones of all layers; `None`: as many as there are.
-    pub expert_memory: Option<u64>,
+    /// What the routed experts of all layers may take; `None`: as much as they have.
+    pub expert_memory: Option<ExpertMemory>,
 }
 
 impl Model {
@@ -62,8 +62,8 @@ impl Model {
         let tokenizer = Tokenizer::from_metadata(gguf.metadata()).map_err(named)?;
         let template = ChatTemplate::from_metadata(gguf.metadata()).map_err(named)?;
         let mut weights = Weights::new(gguf, gpu);
-        if let Some(memory) = options.expert_memory.and_then(|bytes| ExpertMemory::within(gguf, bytes).transpose()) {
-            weights.limit_experts(memory?);
+        if let Some(memory) = options.expert_memory {
+            weights.limit_experts(memory);
         }
         let architecture = models::load(&mut weights)?;
         let store = weights.take_store().map(Mutex::new);

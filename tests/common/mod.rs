@@ -3,6 +3,8 @@
 // Each test binary uses a part.
 #![allow(dead_code)]
 
+mod architectures;
+
 use halogen::formats::Format;
 use halogen::gguf::{Gguf, Metadata, Strings, Value, Writer};
 use halogen::gpu::{Gpu, Selector};
@@ -66,16 +68,6 @@ pub const TINY: Sizes = Sizes {
 /// Architectures whose layers are delta nets, here every other one.
 pub const HYBRIDS: [&str; 3] = ["qwen3next", "qwen35", "qwen35moe"];
 
-/// Two key heads and four value heads of 8.
-const DELTA_KEYS: [(&str, u32); 6] = [
-    ("full_attention_interval", 2),
-    ("ssm.conv_kernel", 4),
-    ("ssm.state_size", 8),
-    ("ssm.group_count", 2),
-    ("ssm.time_step_rank", 4),
-    ("ssm.inner_size", 32),
-];
-
 /// A tensor of a made-up file. Dimensions have the columns first.
 #[derive(Clone)]
 pub struct Tensor {
@@ -118,7 +110,7 @@ fn encode(format: Format, values: impl Iterator<Item = f32>) -> Vec<u8> {
 }
 
 impl Made {
-    /// llama, qwen2, qwen3, qwen3moe, glm4moe or one of [`HYBRIDS`] with weights in `format`.
+    /// llama, llama4, qwen2, qwen3, qwen3moe, glm4moe or one of [`HYBRIDS`] with weights in `format`.
     pub fn new(architecture: &str, format: Format, s: &Sizes) -> Made {
         let mut made = Made { metadata: Metadata::new(), tensors: Vec::new() };
         made.metadata.insert("general.architecture", architecture.into());
@@ -137,16 +129,10 @@ impl Made {
         }
         made.set("rope.freq_base", 10_000f32.into());
         made.set("attention.layer_norm_rms_epsilon", 1e-6f32.into());
-        let hybrid = HYBRIDS.contains(&architecture);
-        let moe = ["qwen3moe", "glm4moe", "qwen3next", "qwen35moe"].contains(&architecture);
+        let moe = ["qwen3moe", "glm4moe"].contains(&architecture);
         let shared = architecture == "glm4moe";
-        let ffn_norm = if shared || hybrid { "post_attention_norm.weight" } else { "ffn_norm.weight" };
-        if hybrid {
-            for (key, value) in DELTA_KEYS {
-                made.set(key, value.into());
-            }
-            made.set("expert_shared_feed_forward_length", (s.ff as u32).into());
-        }
+        let ffn_norm =
+            if shared || HYBRIDS.contains(&architecture) { "post_attention_norm.weight" } else { "ffn_norm.weight" };
         if moe {
             made.set("expert_count", (s.experts as u32).into());
             made.set("expert_used_count", (s.used as u32).into());
@@ -164,11 +150,7 @@ impl Made {
             let mut dense = |what: &str, dims: &[usize]| {
                 made.matrix(&name(what), dims, format, 2.0 / (dims[0] as f32).sqrt());
             };
-            if hybrid {
-                dense("attn_q.weight", &[s.hidden, 2 * q]);
-            } else {
-                dense("attn_q.weight", &[s.hidden, q]);
-            }
+            dense("attn_q.weight", &[s.hidden, q]);
             dense("attn_k.weight", &[s.hidden, kv]);
             dense("attn_v.weight", &[s.hidden, kv]);
             dense("attn_output.weight", &[q, s.hidden]);
@@ -201,49 +183,9 @@ impl Made {
                 made.vector(&name("attn_k.bias"), kv, 0.0);
                 made.vector(&name("attn_v.bias"), kv, 0.0);
             }
-            if hybrid && moe {
-                made.shared_expert(layer, format, s);
-            }
-            if hybrid && layer % 2 == 0 {
-                made.delta_net(layer, format, s);
-            }
         }
+        made.specialise(format, s);
         made
-    }
-
-    fn shared_expert(&mut self, layer: usize, format: Format, s: &Sizes) {
-        for (what, dims) in [
-            ("gate_inp", [s.hidden, 1]),
-            ("gate", [s.hidden, s.ff]),
-            ("up", [s.hidden, s.ff]),
-            ("down", [s.ff, s.hidden]),
-        ] {
-            let format = if what == "gate_inp" { Format::F32 } else { format };
-            let name = format!("blk.{layer}.ffn_{what}_shexp.weight");
-            self.matrix(&name, &dims, format, 2.0 / (dims[0] as f32).sqrt());
-        }
-    }
-
-    /// A gated delta net of [`DELTA_KEYS`] in place of the layer's attention.
-    fn delta_net(&mut self, layer: usize, format: Format, s: &Sizes) {
-        let name = |what: &str| format!("blk.{layer}.{what}");
-        for what in ["q", "k", "v", "output", "q_norm", "k_norm"] {
-            self.remove(&name(&format!("attn_{what}.weight")));
-        }
-        let [heads, inner, channels] = [4, 32, 64];
-        let mut projections = vec![("attn_qkv.weight", channels), ("attn_gate.weight", inner)];
-        match self.architecture().as_str() {
-            "qwen3next" => projections.push(("ssm_ba.weight", 2 * heads)),
-            _ => projections.extend([("ssm_beta.weight", heads), ("ssm_alpha.weight", heads)]),
-        }
-        for (what, rows) in projections {
-            self.matrix(&name(what), &[s.hidden, rows], format, 2.0 / (s.hidden as f32).sqrt());
-        }
-        self.matrix(&name("ssm_out.weight"), &[inner, s.hidden], format, 2.0 / (inner as f32).sqrt());
-        self.matrix(&name("ssm_conv1d.weight"), &[4, channels], Format::F32, 1.0);
-        self.vector(&name("ssm_a"), heads, -0.5);
-        self.vector(&name("ssm_dt.bias"), heads, 0.0);
-        self.vector(&name("ssm_norm.weight"), inner / heads, 1.0);
     }
 
     pub fn architecture(&self) -> String {

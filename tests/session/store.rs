@@ -3,12 +3,12 @@
 use super::*;
 use halogen::Gguf;
 use halogen::formats::Format;
-use halogen::memory::expert_bytes;
+use halogen::memory::{ExpertMemory, expert_bytes};
 use halogen::session::{LoadOptions, Sampling};
 
 fn limited(gguf: &Gguf, bytes: u64) -> Arc<Model> {
-    let options = LoadOptions { expert_memory: Some(bytes) };
-    pollster::block_on(Model::load_with(gpu(), gguf, &options, |_| true)).expect("a model")
+    let expert_memory = ExpertMemory::within(gguf, bytes).expect("enough");
+    pollster::block_on(Model::load_with(gpu(), gguf, &LoadOptions { expert_memory }, |_| true)).expect("a model")
 }
 
 fn embedded() -> Gguf {
@@ -82,8 +82,6 @@ fn sessions_share_the_slots() {
 #[test]
 fn a_budget_below_one_token_is_refused() {
     let gguf = Made::new("qwen3moe", Format::F16, &TINY).gguf();
-    let options = LoadOptions { expert_memory: Some(1) };
-    let error =
-        pollster::block_on(Model::load_with(gpu(), &gguf, &options, |_| true)).err().expect("too little").to_string();
+    let error = ExpertMemory::within(&gguf, 1).expect_err("too little").to_string();
     assert!(error.contains("1 bytes for experts") && error.contains("at least"), "{error}");
 }
