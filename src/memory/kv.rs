@@ -21,20 +21,36 @@ impl KvFormat {
     }
 }
 
+/// Values that a position takes in a layer's cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KvWidth {
+    /// Of keys: kv_heads * head_dim, or the row of latent attention.
+    pub k: usize,
+    /// Of values; 0 where they are part of the keys.
+    pub v: usize,
+}
+
+impl KvWidth {
+    /// Keys and values alike.
+    pub fn both(width: usize) -> KvWidth {
+        KvWidth { k: width, v: width }
+    }
+}
+
 /// What a layer keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keeps {
-    /// Keys and values of every position, of so many columns each: kv_heads * head_dim.
-    Kv(usize),
+    /// Keys and values of every position.
+    Kv(KvWidth),
     /// One state, however many positions it has seen: floats of a convolution's last inputs, and of the delta rule.
     Recurrent { conv: usize, delta: usize },
 }
 
 impl Keeps {
-    /// Bytes of each of its two buffers; a context may be asked for that no device holds.
+    /// Bytes of each of its two buffers.
     fn bytes(self, positions: usize, format: KvFormat) -> [u64; 2] {
         match self {
-            Keeps::Kv(width) => [(width as u64).saturating_mul(positions as u64).saturating_mul(format.bytes()); 2],
+            Keeps::Kv(width) => [width.k, width.v].map(|width| layer_bytes(width, positions, format)),
             Keeps::Recurrent { conv, delta } => [conv, delta].map(|floats| 4 * floats as u64),
         }
     }
@@ -48,11 +64,12 @@ pub enum LayerCache {
 
 impl LayerCache {
     /// All that the layer keeps.
-    pub fn views(&self) -> [&View; 2] {
-        match self {
-            LayerCache::Kv(layer) => [&layer.k, &layer.v],
-            LayerCache::Recurrent(layer) => [&layer.conv, &layer.delta],
-        }
+    pub fn views(&self) -> impl Iterator<Item = &View> {
+        let (first, second) = match self {
+            LayerCache::Kv(layer) => (&layer.k, layer.v.as_ref()),
+            LayerCache::Recurrent(layer) => (&layer.conv, Some(&layer.delta)),
+        };
+        std::iter::once(first).chain(second)
     }
 }
 
@@ -69,9 +86,9 @@ impl KvCache {
         for keeps in keeps {
             let [first, second] = keeps.bytes(positions, format);
             layers.push(match keeps {
-                Keeps::Kv(_) => LayerCache::Kv(KvLayer {
+                Keeps::Kv(width) => LayerCache::Kv(KvLayer {
                     k: gpu.buffer("K cache", first)?,
-                    v: gpu.buffer("V cache", second)?,
+                    v: if width.v == 0 { None } else { Some(gpu.buffer("V cache", second)?) },
                     f16: format == KvFormat::F16,
                 }),
                 Keeps::Recurrent { .. } => LayerCache::Recurrent(RecurrentLayer {
@@ -113,4 +130,9 @@ impl KvCache {
     pub fn bytes(keeps: &[Keeps], positions: usize, format: KvFormat) -> u64 {
         keeps.iter().flat_map(|k| k.bytes(positions, format)).fold(0, u64::saturating_add)
     }
+}
+
+/// Bytes of one layer's rows of that width; a context may be asked for that no device holds.
+fn layer_bytes(width: usize, positions: usize, format: KvFormat) -> u64 {
+    (width as u64).saturating_mul(positions as u64).saturating_mul(format.bytes())
 }

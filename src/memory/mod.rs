@@ -7,10 +7,10 @@ mod plan;
 mod store;
 
 pub use filling::Progress;
-pub use kv::{Keeps, KvCache, KvFormat, LayerCache};
+pub use kv::{Keeps, KvCache, KvFormat, KvWidth, LayerCache};
 pub use loader::{Take, Weights};
 pub use plan::{Needs, available_bytes};
-pub use store::{ExpertMemory, ExpertStore, StoreStats, expert_bytes};
+pub use store::{ExpertMemory, ExpertStore, StoreStats, expert_bytes, random_read_rate};
 
 use crate::{gguf, gpu};
 

@@ -1,13 +1,13 @@
 //! Gated delta nets with gated attention in every so many layers (Qwen3-Next and after): the recurrent layer (Gated
 //! DeltaNet, arXiv 2412.06464) and the stack of both.
 
-use super::blocks::{Ends, Transformer, prediction_blocks};
+use super::blocks::{Ends, Transformer, trunk};
 use super::decoder::FeedForward;
 use super::gated_attention::GatedAttention;
 use super::{Architecture, Error, Keys, Result, Rope, Shape};
 use crate::gguf::Gguf;
 use crate::gpu::View;
-use crate::memory::{Keeps, KvCache, Take, Weights};
+use crate::memory::{Keeps, KvCache, KvWidth, Take, Weights};
 use crate::ops::{DeltaHeads, DeltaNet, Joint, KeySharing, Matrix, Norm, RecurrentLayer, Step, Tensor};
 
 /// What the keys say of such a model.
@@ -24,14 +24,14 @@ pub struct Sizes {
 impl Sizes {
     pub fn read(gguf: &Gguf, keys: &Keys, sharing: KeySharing) -> Result<Self> {
         let t = Transformer::read(gguf, keys)?;
-        let (blocks, next) = (t.layers, prediction_blocks(keys, t.layers)?);
+        let (blocks, layers) = (t.layers, trunk(keys, t.layers)?);
         let every = keys.size_or("full_attention_interval", 4)?;
         let mut recurrent = match keys.flags("attention.recurrent_layers", blocks)? {
             Some(flags) => flags,
             None => (1..=blocks).map(|i| !i.is_multiple_of(every)).collect(),
         };
-        recurrent.truncate(blocks - next);
-        let t = Transformer { layers: blocks - next, ..t };
+        recurrent.truncate(layers);
+        let t = Transformer { layers, ..t };
         Ok(Sizes { t, heads: delta_heads(keys, sharing)?, blocks, recurrent })
     }
 
@@ -39,7 +39,7 @@ impl Sizes {
     pub fn shape(&self, ff: usize) -> Shape {
         let (t, h) = (&self.t, &self.heads);
         let [conv, delta] = h.state();
-        let attention = Keeps::Kv(t.kv_heads * t.head_dim);
+        let attention = Keeps::Kv(KvWidth::both(t.kv_heads * t.head_dim));
         // x and its norm; of delta nets the projection, the convolution's output, the rule's.
         let floats = 2 * t.hidden + 2 * h.channels() + 2 * h.inner() + 2 * h.value_heads;
         let floats = floats + GatedAttention::floats_per_token(t) + ff;

@@ -2,12 +2,14 @@
 
 mod blocks;
 mod decoder;
+mod deepseek2;
 mod delta_net;
 mod gated_attention;
 mod gemma3;
 mod glm4moe;
 mod gpt_oss;
 mod keys;
+mod latent;
 mod llama;
 mod llama4;
 mod mistral3;
@@ -69,6 +71,23 @@ pub struct Shape {
     pub rope_pairs: usize,
     /// Bytes of activations that each token of a step takes, the logits apart.
     pub scratch_per_token: u64,
+    /// What lives for some of the step's tokens at once.
+    pub sliced: Sliced,
+}
+
+/// Activations of a part of a step.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sliced {
+    pub bytes_per_token: u64,
+    /// Most tokens at once.
+    pub tokens: usize,
+}
+
+impl Sliced {
+    /// Bytes in steps of at most `tokens` tokens.
+    pub fn bytes(&self, tokens: usize) -> u64 {
+        self.bytes_per_token * self.tokens.min(tokens) as u64
+    }
 }
 
 /// A model's forward pass.
@@ -95,6 +114,7 @@ struct Known {
 }
 
 const ARCHITECTURES: &[Known] = &[
+    Known { name: "deepseek2", shape: deepseek2::shape, load: deepseek2::load },
     Known { name: "gemma3", shape: gemma3::shape, load: gemma3::load },
     Known { name: "glm4moe", shape: glm4moe::shape, load: glm4moe::load },
     Known { name: "gpt-oss", shape: blocks::mixture_shape, load: gpt_oss::load },

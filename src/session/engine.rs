@@ -77,7 +77,12 @@ impl Session {
         Needs {
             weights: 0,
             kv: KvCache::bytes(&shape.keeps, context, options.kv),
-            scratch: shape.scratch_per_token.saturating_mul(chunk).saturating_add(positions).saturating_add(sampling),
+            scratch: shape
+                .scratch_per_token
+                .saturating_mul(chunk)
+                .saturating_add(shape.sliced.bytes(chunk as usize))
+                .saturating_add(positions)
+                .saturating_add(sampling),
             context,
         }
     }

@@ -59,6 +59,8 @@ fn missing_tensors() {
         ("qwen35", "blk.1.attn_q_norm.weight"),
         ("qwen35moe", "blk.1.ffn_gate_inp_shexp.weight"),
         ("qwen35moe", "blk.0.ffn_up_shexp.weight"),
+        ("deepseek2", "blk.0.attn_k_b.weight"),
+        ("deepseek2", "blk.1.attn_kv_a_norm.weight"),
         ("llama4", "blk.1.ffn_gate_shexp.weight"),
         ("llama4", "blk.0.ffn_up.weight"),
         ("glm4moe", "blk.0.exp_probs_b.bias"),
@@ -217,6 +219,24 @@ fn delta_nets_that_no_kernel_takes() {
         made.put(Tensor { name: "blk.0.ssm_a".into(), dims: vec![4], ggml_type: 0, bytes });
     };
     check("qwen35", grows, &["blk.0.ssm_a holds 0.25", "below zero"]);
+}
+
+#[test]
+fn latents_that_no_model_has() {
+    for key in ["attention.q_lora_rank", "attention.kv_lora_rank", "attention.key_length_mla", "rope.dimension_count"] {
+        check_key("deepseek2", key, 0u32, &["= 0: a number from 1 to"]);
+        check_key("deepseek2", key, 1u64 << 40, &["= 1099511627776"]);
+        check_key("deepseek2", key, 6u32, &["= 6", "multiple of 4"]);
+    }
+    check_key("deepseek2", "attention.kv_lora_rank", 1020u32, &["= 1020", "with 8 rotated lanes at most 1024"]);
+    check_key("deepseek2", "attention.key_length", 576u32, &["= 576", "make it 24"]);
+    check_key("deepseek2", "attention.value_length", 12u32, &["= 12", "make it 16"]);
+    check_key("deepseek2", "rope.dimension_count", 20u32, &["= 20", "a number below 20, the head's size"]);
+    let other = |key: &'static str| move |made: &mut Made| made.set(key, 24u32.into());
+    check("deepseek2", other("attention.q_lora_rank"), &["blk.0.attn_q_a.weight", "[32, 20]", "[32, 24]"]);
+    check("deepseek2", other("attention.key_length_mla"), &["blk.0.attn_q_b.weight", "[20, 80]", "[20, 96]"]);
+    check("deepseek2", other("attention.value_length_mla"), &["blk.0.attn_v_b.weight", "[16, 12, 4]", "[16, 24, 4]"]);
+    check_key("deepseek2", "nextn_predict_layers", 2u32, &["= 2", "there are 2 blocks"]);
 }
 
 #[test]

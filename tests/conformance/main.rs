@@ -9,6 +9,7 @@ mod delta_net;
 mod every;
 mod experts;
 mod heads;
+mod latent;
 mod linear;
 mod lookup;
 mod rig;
@@ -38,6 +39,7 @@ fn main() {
         heads::cases,
         attention::cases,
         delta_net::cases,
+        latent::cases,
         experts::cases,
         lookup::cases,
         sampling::cases,
