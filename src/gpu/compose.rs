@@ -24,11 +24,13 @@ shaders![
     "lib/matmul",
     "attention",
     "attention_combine",
+    "delta_net",
     "embed",
     "expert_combine",
     "expert_down",
     "expert_group",
     "expert_lookup",
+    "gate",
     "heads",
     "latent",
     "matmul",
@@ -38,6 +40,7 @@ shaders![
     "router",
     "sample",
     "sample_slices",
+    "short_conv",
     "stream",
 ];
 

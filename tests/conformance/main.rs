@@ -5,6 +5,7 @@
 //! device by number or name; HALOGEN_FULL=1 runs every case in every setup.
 
 mod attention;
+mod delta_net;
 mod every;
 mod experts;
 mod heads;
@@ -38,6 +39,7 @@ fn main() {
         rows::cases,
         heads::cases,
         attention::cases,
+        delta_net::cases,
         latent::cases,
         experts::cases,
         lookup::cases,
