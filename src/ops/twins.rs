@@ -3,9 +3,11 @@
 //!
 //! Weights come in decoded, all arrays are row-major, and shapes stand as in the kernels' own declarations.
 
+mod delta_net;
 mod latent;
 mod rounded;
 
+pub use delta_net::{DeltaGates, delta_net, gate, short_conv};
 pub use latent::{Latent, latent_attention, latent_row};
 pub use rounded::{dequantise, quantise};
 
