@@ -75,18 +75,13 @@ fn w16(tile: Tile, m: u32, run: u32) -> mat4x4<f32> {
     return w;
 }
 
-// Four inputs of a tile's token; zero past the last token and column.
-fn x4(tile: Tile, n: u32, quad: u32) -> vec4<f32> {
-    let quads = params.columns / 4u;
-    var v = vec4(0.0);
-    if n < tile.count && quad < quads {
-        var token = tile.first_token + n;
+// Where in x the inputs of a tile's token lie.
+fn x_row(tile: Tile, n: u32) -> u32 {
+    var token = tile.first_token + n;
 #if GATHER
-        token = order[token] / params.ranks;
+    token = order[token] / params.ranks;
 #endif
-        v = x[token * quads + quad];
-    }
-    return v;
+    return token * (params.columns / 4u);
 }
 
 // Where in y the outputs of a tile's token lie.

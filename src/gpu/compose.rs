@@ -28,6 +28,7 @@ shaders![
     "expert_group",
     "heads",
     "matmul",
+    "matmul_matrix",
     "matvec",
     "rms_norm",
     "router",
@@ -88,6 +89,13 @@ pub struct Composed {
 /// Composes the WGSL of a kernel.
 pub fn compose(spec: &KernelSpec) -> Result<Composed> {
     let mut composer = Composer { spec, imported: BTreeSet::new(), out: String::new() };
+    // Directives come before all declarations.
+    if spec.flags.contains("F16") {
+        composer.out += "enable f16;\n";
+    }
+    if spec.flags.contains("MATRIX") {
+        composer.out += "enable wgpu_cooperative_matrix;\n";
+    }
     for (name, value) in &spec.sizes {
         composer.out += &format!("const {name}: u32 = {value}u;\n");
     }

@@ -19,7 +19,7 @@ pub use linear::Activation;
 pub use norm::Norm;
 pub use sample::{SampleBuffers, sample_bytes};
 pub use tensor::{GateUp, Joint, Matrix, Part, Shard, Stack, Tensor};
-pub use tuning::{MatmulTile, Tuning};
+pub use tuning::{MatmulTile, MatrixTile, Tuning};
 pub use variants::variants;
 
 use crate::gpu::{self, DeviceProfile, Gpu, KernelSpec, Recorder, Recording, Tier, View};

@@ -1,6 +1,6 @@
 //! Sizes of workgroups and tiles, by kind of device. What only a software device likes stays in its own row.
 
-use crate::gpu::DeviceClass;
+use crate::gpu::{DeviceClass, KernelSpec};
 
 /// Sizes that kernels are compiled with.
 #[derive(Debug)]
@@ -14,6 +14,7 @@ pub struct Tuning {
     /// Parts into which decode cuts the keys at most, and positions that each part is worth.
     pub splits: (u32, u32),
     pub matmul: MatmulTile,
+    pub matrix: MatrixTile,
     /// Invocations of workgroups that sort, group or sample.
     pub wide: u32,
 }
@@ -29,11 +30,37 @@ pub struct MatmulTile {
     pub runs: u32,
 }
 
+/// The tile of a matmul workgroup of cooperative matrices, in fragments of one: rows by tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct MatrixTile {
+    pub strips: u32,
+    pub fragments: u32,
+    /// Runs of 16 columns a step.
+    pub runs: u32,
+    /// Of a workgroup, at the largest size that they may have.
+    pub subgroups: u32,
+}
+
 impl Tuning {
     /// Parts into which decode cuts the keys of a cache that holds `positions`; 1 needs no combine.
     pub fn splits_for(&self, positions: usize) -> u32 {
         let (most, worth) = self.splits;
         positions.div_ceil(worth as usize).clamp(1, most as usize) as u32
+    }
+
+    /// The matmul of cooperative matrices, for a device whose subgroups have at most `subgroup` invocations.
+    pub(super) fn matrix_spec(&self, side_16: bool, subgroup: u32) -> KernelSpec {
+        let MatrixTile { strips, fragments, runs, subgroups } = self.matrix;
+        let side = if side_16 { 16 } else { 8 };
+        KernelSpec::new("matmul_matrix")
+            .size("WG", subgroups * subgroup)
+            .size("SUBGROUPS", subgroups)
+            .size("BM", strips * side)
+            .size("BN", fragments * side)
+            .size("RUNS", runs)
+            .flag("F16", true)
+            .flag("MATRIX", true)
+            .flag("SIDE_16", side_16)
     }
 
     /// The row of the table for a kind of device.
@@ -45,6 +72,7 @@ impl Tuning {
                 attention: (64, 8),
                 splits: (64, 64),
                 matmul: MatmulTile { bm: 64, bn: 64, tm: 4, tn: 4, runs: 2 },
+                matrix: MatrixTile { strips: 4, fragments: 8, runs: 1, subgroups: 2 },
                 wide: 256,
             },
             // By measurement on lavapipe 22.3.6, two cores: a 4096 x 4096 q4_k mat-vec 10.3 ms (rows 4: 12.0, WG 64: 15.3);
@@ -57,6 +85,7 @@ impl Tuning {
                 attention: (32, 8),
                 splits: (4, 1024),
                 matmul: MatmulTile { bm: 64, bn: 16, tm: 8, tn: 8, runs: 2 },
+                matrix: MatrixTile { strips: 4, fragments: 4, runs: 2, subgroups: 1 },
                 wide: 64,
             },
         }

@@ -21,6 +21,33 @@ fn all_of(spec: KernelSpec, flags: &[&'static str]) -> KernelSpec {
     flags.iter().fold(spec, |spec, flag| spec.flag(flag, true))
 }
 
+/// Fragments of cooperative matrices, whether of 16 x 16, and the largest subgroup of those that have them: AMD's, Apple's
+/// as wgpu tells it, lavapipe's.
+const MATRICES: [(bool, u32); 3] = [(true, 64), (false, 64), (false, 8)];
+
+fn matrix_products(t: &Tuning, format: Format, side_16: bool, subgroup: u32) -> Vec<KernelSpec> {
+    let plain = t.matrix_spec(side_16, subgroup).format(format);
+    let grouped = |flags: &[&'static str]| all_of(plain.clone().flag("GROUPED", true), flags);
+    let mut all = vec![plain.clone()];
+    all.extend([&["GATHER"][..], &["GATHER", "SWIGLU"], &["GATHER", "SILU_MUL"], &["SCATTER"]].map(grouped));
+    if [Format::F16, Format::Q4K].contains(&format) {
+        all.extend(each(one_of(vec![plain.clone()], &["RESIDUAL", "SWIGLU", "SILU_MUL"]), &["BIAS"]));
+        all.extend(one_of(vec![plain.clone().flag("GELU", true)], &["SWIGLU", "SILU_MUL"]));
+    }
+    if format == Format::MXFP4 {
+        all.extend(
+            [
+                &["GATHER", "BIAS"][..],
+                &["GATHER", "BIAS", "SWIGLU", "CLAMPED"],
+                &["GATHER", "BIAS", "SILU_MUL", "CLAMPED"],
+                &["SCATTER", "BIAS"],
+            ]
+            .map(grouped),
+        );
+    }
+    all
+}
+
 /// The variants on one row of the tuning table. Formats differ in nothing but their snippet, so all but two of them meet
 /// few flags; head sizes and numbers of experts, which models choose, are the usual ones and some odd ones.
 pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
@@ -65,6 +92,9 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         all.extend(each(vec![down], &["RAGGED", "SUBGROUP"]));
         all.extend([&["GATHER"][..], &["GATHER", "SWIGLU"], &["GATHER", "SILU_MUL"], &["SCATTER"]].map(grouped));
         all.push(matmul);
+        for (side_16, subgroup) in MATRICES {
+            all.extend(matrix_products(t, format, side_16, subgroup));
+        }
         all.push(new("embed").format(format).size("WG", t.row));
     }
     for dim in [16, 20, 32, 64, 80, 96, 112, 128, 192, 256] {
