@@ -10,18 +10,8 @@
 #import lib/activation
 #import format
 #import lib/matmul
+#import lib/fragments
 
-#if SIDE_16
-const SIDE: u32 = 16u;
-alias Tokens = coop_mat16x16<f16, A>;
-alias Rows = coop_mat16x16<f16, B>;
-alias Sums = coop_mat16x16<f32, C>;
-#else
-const SIDE: u32 = 8u;
-alias Tokens = coop_mat8x8<f16, A>;
-alias Rows = coop_mat8x8<f16, B>;
-alias Sums = coop_mat8x8<f32, C>;
-#endif
 const STRIPS: u32 = BM / SIDE;
 const SLOTS: u32 = STRIPS / SUBGROUPS;    // strips of a subgroup at most
 const FRAGMENTS: u32 = BN / SIDE;
@@ -92,14 +82,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         for (var k = 0u; k < 16u * RUNS; k += SIDE) {
             for (var first = 0u; first < FRAGMENTS; first += TOGETHER) {
                 if first * SIDE < tile.count {
-                    var tokens: array<Tokens, TOGETHER>;
+                    var tokens: array<Left, TOGETHER>;
                     for (var f = 0u; f < TOGETHER; f++) {
-                        tokens[f] = coopLoadT<Tokens>(&tile_of_both[(BM + (first + f) * SIDE) * STRIDE + k], STRIDE);
+                        tokens[f] = coopLoadT<Left>(&tile_of_both[(BM + (first + f) * SIDE) * STRIDE + k], STRIDE);
                     }
                     for (var s = 0u; s < SLOTS; s++) {
                         let strip = subgroup + s * subgroups;
                         if strip < STRIPS {
-                            let rows = coopLoad<Rows>(&tile_of_both[strip * SIDE * STRIDE + k], STRIDE);
+                            let rows = coopLoad<Right>(&tile_of_both[strip * SIDE * STRIDE + k], STRIDE);
                             for (var f = 0u; f < TOGETHER; f++) {
                                 let at = s * FRAGMENTS + first + f;
                                 sums[at] = coopMultiplyAdd(tokens[f], rows, sums[at]);

@@ -1,6 +1,8 @@
 // The experts of a token and their weights: softmax over all logits, the top `ranks` (ties to the lower index), then
 // RENORMALISE to a sum of 1. An expert's rank is the number of experts before it, so no sort and no order to depend on.
 // SIGMOID: scores are sigmoids; a bias counts for the choice alone; the weights are the chosen scores, times `scale`.
+// GROUPS: only the experts of the `groups_used` groups whose two best score most together can be chosen.
+// After the `ranks` chosen ones come `shared_experts` that all tokens use, with weight 1.
 // Grid: one workgroup a token, folded.   Bound: launch.   EXPERTS sizes workgroup memory: 1,024 at most.
 #import lib/state
 
@@ -9,11 +11,14 @@ struct Params {
     experts: u32,
     ranks: u32,
     scale: f32,      // of SIGMOID
+    shared_experts: u32,
+    groups: u32,     // of GROUPS: of experts / groups experts each
+    groups_used: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> logits: array<f32>;            // [tokens, experts]
-@group(0) @binding(3) var<storage, read_write> routed: array<u32>;      // [tokens, ranks]
-@group(0) @binding(4) var<storage, read_write> gates: array<f32>;       // [tokens, ranks]
+@group(0) @binding(3) var<storage, read_write> routed: array<u32>;      // [tokens, ranks + shared_experts]
+@group(0) @binding(4) var<storage, read_write> gates: array<f32>;       // [tokens, ranks + shared_experts]
 #if SIGMOID
 @group(0) @binding(5) var<storage, read> bias: array<f32>;              // [experts]
 
@@ -22,6 +27,7 @@ fn sigmoid(x: f32) -> f32 {
 }
 #endif
 
+const LOWEST: f32 = -3.0e38;
 var<workgroup> scores: array<f32, EXPERTS>;
 var<workgroup> chosen: array<f32, EXPERTS>;
 #if !SIGMOID
@@ -48,6 +54,30 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #endif
     }
     workgroupBarrier();
+#if GROUPS
+    // `chosen` holds the groups' scores meanwhile.
+    let size = params.experts / params.groups;
+    for (var g = tid; g < params.groups; g += WG) {
+        var best = vec2(LOWEST);
+        for (var e = g * size; e < (g + 1u) * size; e++) {
+            best = vec2(max(best.x, scores[e]), max(best.y, min(best.x, scores[e])));
+        }
+        chosen[g] = best.x + best.y;
+    }
+    workgroupBarrier();
+    for (var e = tid; e < params.experts; e += WG) {
+        let score = chosen[e / size];
+        var before = 0u;
+        for (var o = 0u; o < params.groups; o++) {
+            before += select(0u, 1u, chosen[o] > score || (chosen[o] == score && o < e / size));
+        }
+        if before >= params.groups_used {
+            scores[e] = LOWEST;
+        }
+    }
+    workgroupBarrier();
+#endif
+    let first = token * (params.ranks + params.shared_experts);
     for (var e = tid; e < params.experts; e += WG) {
         let score = scores[e];
         var before = 0u;
@@ -55,13 +85,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             before += select(0u, 1u, scores[o] > score || (scores[o] == score && o < e));
         }
         if before < params.ranks {
-            routed[token * params.ranks + before] = e;
+            routed[first + before] = e;
 #if SIGMOID
             chosen[before] = sigmoid(logits[token * params.experts + e]);
 #else
             chosen[before] = score;
 #endif
         }
+    }
+    for (var r = tid; r < params.shared_experts; r += WG) {
+        routed[first + params.ranks + r] = params.experts + r;
+        gates[first + params.ranks + r] = 1.0;
     }
     workgroupBarrier();
 #if SIGMOID
@@ -74,7 +108,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     factor /= sum;
 #endif
     for (var r = tid; r < params.ranks; r += WG) {
-        gates[token * params.ranks + r] = chosen[r] * factor;
+        gates[first + r] = chosen[r] * factor;
     }
 #else
     // chosen[0] is the maximum.
@@ -96,7 +130,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
 #endif
     for (var r = tid; r < params.ranks; r += WG) {
-        gates[token * params.ranks + r] = exp(chosen[r] - high) / sum;
+        gates[first + r] = exp(chosen[r] - high) / sum;
     }
 #endif
 }

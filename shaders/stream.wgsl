@@ -1,6 +1,6 @@
 // The device's own limits. Default: reads a buffer once and keeps the sum of its words, one partial sum a workgroup: the
 // rate of a stream. FILL: writes word i = i * 2654435761, so that the sum is known. TICK: adds 1 to a counter: a dispatch
-// that does nothing but depend on the one before it. MULTIPLY_ADD: `quads` times x = x / 2 + 1 in 16 independent lanes.
+// that does nothing but depend on the one before it.
 // Grid: workgroups of WG, each its stretch of quads, neighbours reading neighbours.
 struct Params {
     quads: u32,
@@ -13,37 +13,6 @@ struct Params {
 @compute @workgroup_size(1)
 fn main() {
     sums[0] += params.quads;
-}
-#else
-#if MULTIPLY_ADD
-@group(0) @binding(2) var<storage, read_write> sums: array<u32>;
-var<workgroup> lanes: array<u32, WG>;
-
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) tid: u32) {
-    // From a value that the compiler does not know.
-    let start = f32(params.per_group);
-    var a = vec4(start);
-    var b = vec4(start);
-    var c = vec4(start);
-    var d = vec4(start);
-    for (var i = 0u; i < params.quads; i++) {
-        a = fma(a, vec4(0.5), vec4(1.0));
-        b = fma(b, vec4(0.5), vec4(1.0));
-        c = fma(c, vec4(0.5), vec4(1.0));
-        d = fma(d, vec4(0.5), vec4(1.0));
-    }
-    let sum = (a + b) + (c + d);
-    lanes[tid] = u32(round((sum.x + sum.y) + (sum.z + sum.w)));
-    workgroupBarrier();
-    if tid == 0u {
-        var total = 0u;
-        for (var i = 0u; i < WG; i++) {
-            total += lanes[i];
-        }
-        sums[group.y * groups.x + group.x] = total;
-    }
 }
 #else
 #if FILL
@@ -71,5 +40,4 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     atomicAdd(&sums[index], sum.x + sum.y + sum.z + sum.w);
 #endif
 }
-#endif
 #endif

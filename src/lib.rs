@@ -39,6 +39,7 @@ pub mod gpu;
 pub mod memory;
 pub mod models;
 pub mod ops;
+pub mod presets;
 pub mod session;
 pub mod tokenizer;
 

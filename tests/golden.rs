@@ -4,6 +4,8 @@ use halogen::formats::Format;
 use halogen::gguf::Gguf;
 use halogen::gpu::{Gpu, Selector, Tier};
 use halogen::memory::KvFormat;
+use halogen::models::{self, Keys};
+use halogen::presets::{self, Kind, Untold};
 use halogen::session::{Model, Session, SessionOptions};
 use libtest_mimic::{Arguments, Failed, Trial};
 use safetensors::SafeTensors;
@@ -22,6 +24,29 @@ const MODELS: &[&str] = &[
     "qwen2",
     "qwen3",
     "qwen3moe",
+];
+
+/// Models whose tensors are made from their hyperparameters; the others have parts that no preset has.
+const HEADERS: &[&str] = &[
+    "deepseek3",
+    "deepseek4",
+    "gemma3",
+    "gemma4",
+    "gemma4-moe",
+    "glm4moe",
+    "glm4moe-mtp",
+    "glm5",
+    "gpt-oss",
+    "llama",
+    "llama3-rope-scaled",
+    "llama4",
+    "mistral3",
+    "qwen2",
+    "qwen3",
+    "qwen35moe",
+    "qwen3moe",
+    "qwen3next",
+    "step35",
 ];
 
 fn main() {
@@ -56,7 +81,53 @@ fn main() {
             }
         }
     }
+    for name in HEADERS {
+        let file = golden.as_ref().map(|g| g.join("models").join(name));
+        let trial = Trial::test(format!("tensors/{name}"), move || check_tensors(file.as_deref().ok_or("no folder")?));
+        trials.push(match golden {
+            Some(_) => trial,
+            None => trial.with_kind("HALOGEN_GOLDEN is not set").with_ignored_flag(true),
+        });
+    }
     libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// Names and shapes of tensors, made from the hyperparameters, are those of the file; so is what a session keeps.
+fn check_tensors(file: &Path) -> Result<(), Failed> {
+    let gguf = Gguf::open(&file.with_extension("gguf"))?;
+    let keys = Keys::new(&gguf, gguf.architecture()?);
+    let has = |name: &str| gguf.tensor(name).is_some();
+    let untold = Untold {
+        vocabulary: gguf.tensor("token_embd.weight").ok_or("no embedding")?.dims[1] as usize,
+        tied: !has("output.weight"),
+        qkv_bias: has("blk.0.attn_q.bias"),
+        qk_norm: has("blk.0.attn_q_norm.weight"),
+        rope_freqs: has("rope_freqs.weight"),
+    };
+    let further =
+        gguf.tensors().iter().filter_map(|t| t.name.split_once(".nextn.").map(|(block, _)| format!("{block}.")));
+    let further: Vec<String> = further.collect();
+    let mut expected: Vec<(&str, &[u64], Kind)> = Vec::new();
+    for t in gguf.tensors().iter().filter(|t| !further.iter().any(|block| t.name.starts_with(block))) {
+        let kind = match t.type_name() {
+            "f32" => Kind::F32,
+            "i32" => Kind::I32,
+            _ => Kind::Matrix,
+        };
+        expected.push((&t.name, &t.dims, kind));
+    }
+    let made = presets::tensors(&keys, &untold)?;
+    let mut made: Vec<(&str, &[u64], Kind)> = made.iter().map(|t| (t.name.as_str(), &t.dims[..], t.kind)).collect();
+    expected.sort_by_key(|t| t.0);
+    made.sort_by_key(|t| t.0);
+    let lists = made.iter().zip(&expected).find(|(made, expected)| made != expected);
+    if made.len() != expected.len() || lists.is_some() {
+        return Err(format!("{} tensors for {}, first difference {lists:?}", made.len(), expected.len()).into());
+    }
+    let Ok(shape) = models::shape(&gguf) else { return Ok(()) };
+    let options = SessionOptions { context: Some(100), kv: KvFormat::F16, ..SessionOptions::default() };
+    let (kept, needed) = (presets::cache(&keys)?.bytes(100, 2), Session::needs(&shape, &options).kv);
+    if kept == needed { Ok(()) } else { Err(format!("a session keeps {needed} bytes, not {kept}").into()) }
 }
 
 fn check(gpu: &Gpu, file: &Path, tier: Tier, chunk: usize) -> Result<(), Failed> {

@@ -37,10 +37,21 @@ pub fn device(gpu: &Gpu, repetitions: usize) -> Result<Vec<DeviceRow>> {
         of("f32 multiply-add", "FLOP/s", "a kernel of independent fused multiply-adds, two each", |p| {
             p.flops_per_second
         }),
+        of(
+            "packed integer dot",
+            "OP/s",
+            "a kernel of independent dot products of four i8, eight operations each",
+            |p| p.dot_ops_per_second,
+        ),
         of("dependent dispatch", "s", "a dispatch of one invocation that needs the one before it", |p| {
             p.dispatch_seconds
         }),
     ];
+    let halves: Vec<f64> = profiles.iter().filter_map(|p| p.f16_flops_per_second).collect();
+    if !halves.is_empty() {
+        let how = "as f32's, in vectors of four f16, which hardware may pair";
+        rows.insert(2, row("f16 multiply-add", "FLOP/s", how, &halves));
+    }
     let bytes = match gpu.caps().class {
         DeviceClass::Gpu => 256 << 20,
         DeviceClass::Cpu => 32 << 20,

@@ -10,7 +10,7 @@ mod stats;
 
 pub use compare::{Change, Comparison, Verdict, compare};
 pub use device::{DeviceRow, device};
-pub use kernels::{Case, KernelBench, KernelRow, Limit, PRESETS, Preset, Selection};
+pub use kernels::{Case, KernelBench, KernelRow, Limit, Selection};
 pub use model::{KernelTime, ModelBench, ModelReport, ModelRow};
 pub use random::Random;
 pub use roofline::{Point, roofline};

@@ -204,7 +204,13 @@ mod tests {
 
     #[test]
     fn points_lie_under_the_roof_and_apart() {
-        let limits = DeviceProfile { stream_bytes_per_second: 1e10, flops_per_second: 1e11, dispatch_seconds: 1e-6 };
+        let limits = DeviceProfile {
+            stream_bytes_per_second: 1e10,
+            flops_per_second: 1e11,
+            f16_flops_per_second: None,
+            dot_ops_per_second: 1e11,
+            dispatch_seconds: 1e-6,
+        };
         let point = |label: &str| Point { label: label.into(), intensity: 3.5, flops_per_second: 7e9, fraction: 0.2 };
         let svg = roofline("a < b", &limits, &[point("one"), point("two")]);
         assert!(svg.contains("a &lt; b") && svg.contains("one (20 % of limit)"));

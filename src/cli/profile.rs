@@ -45,11 +45,15 @@ fn key(info: &wgpu::AdapterInfo) -> String {
 }
 
 fn read(file: &Path) -> Option<BTreeMap<String, DeviceProfile>> {
-    let kept: BTreeMap<String, DeviceProfile> = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+    let kept: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+    // What an older halogen kept and did not measure all of is measured again.
+    let whole = |(key, value)| Some((key, serde_json::from_value::<DeviceProfile>(value).ok()?));
     let plausible = |p: &DeviceProfile| {
-        [p.stream_bytes_per_second, p.dispatch_seconds].into_iter().all(|v| v.is_finite() && v > 0.0)
+        [p.stream_bytes_per_second, p.flops_per_second, p.dot_ops_per_second, p.dispatch_seconds]
+            .into_iter()
+            .all(|v| v.is_finite() && v > 0.0)
     };
-    Some(kept.into_iter().filter(|(_, profile)| plausible(profile)).collect())
+    Some(kept.into_iter().filter_map(whole).filter(|(_, profile)| plausible(profile)).collect())
 }
 
 /// Writes a file of the cache whole or not at all: another halogen may read it meanwhile.

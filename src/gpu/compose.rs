@@ -19,6 +19,7 @@ shaders![
     "lib/reduce",
     "lib/kv",
     "lib/activation",
+    "lib/fragments",
     "lib/matmul",
     "attention",
     "attention_combine",
@@ -30,6 +31,8 @@ shaders![
     "matmul",
     "matmul_matrix",
     "matvec",
+    "rate",
+    "rate_matrix",
     "rms_norm",
     "router",
     "sample",
@@ -90,10 +93,11 @@ pub struct Composed {
 pub fn compose(spec: &KernelSpec) -> Result<Composed> {
     let mut composer = Composer { spec, imported: BTreeSet::new(), out: String::new() };
     // Directives come before all declarations.
-    if spec.flags.contains("F16") {
+    let matrix = spec.flags.contains("MATRIX");
+    if matrix || spec.flags.contains("F16") {
         composer.out += "enable f16;\n";
     }
-    if spec.flags.contains("MATRIX") {
+    if matrix {
         composer.out += "enable wgpu_cooperative_matrix;\n";
     }
     for (name, value) in &spec.sizes {

@@ -1,9 +1,10 @@
 //! The device's measured limits, against which every speed is told.
 
-use super::{Call, Cost, DeviceClass, Error, Gpu, Grid, KernelSpec, Recorder, Recording, Result, View, params};
+use super::{Call, Cost, DeviceClass, Error, Gpu, Grid, KernelSpec, Recorder, Recording, Result, Tier, View, params};
 use std::time::{Duration, Instant};
 
 params!(StreamParams { quads: u32, per_group: u32 });
+params!(RateParams { rounds: u32, start: u32, factor: u32 });
 
 /// What a device reaches at best: the terms that bound every kernel.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -12,12 +13,32 @@ pub struct DeviceProfile {
     pub stream_bytes_per_second: f64,
     /// f32 operations a second of a kernel that only multiplies and adds, counted as two.
     pub flops_per_second: f64,
+    /// The same in f16, four a vector; none without f16.
+    pub f16_flops_per_second: Option<f64>,
+    /// The same of cooperative matrices, f16 with sums in f32; none without them.
+    pub matrix_flops_per_second: Option<f64>,
+    /// Operations a second of a kernel of packed dot products of four i8, counted as eight. No feature says whether they
+    /// are hardware: this against the rate of f32 does.
+    pub dot_ops_per_second: f64,
     /// Seconds that a dispatch takes on the device which only waits for the one before it.
     pub dispatch_seconds: f64,
 }
 
 /// Time spent on each measurement.
-const BUDGET: Duration = Duration::from_millis(250);
+const BUDGET: Duration = Duration::from_millis(150);
+
+/// Steps of an invocation of `rate`, and what its dot products multiply by.
+const ROUNDS: u32 = 1024;
+const FACTOR: u32 = 0x7f03_fe05;
+
+/// What the lanes of one invocation of `rate` are together after its dot products.
+fn sum_of_dots() -> u32 {
+    let dot = |a: i32, b: u32| -> i32 {
+        a.to_le_bytes().iter().zip(b.to_le_bytes()).map(|(a, b)| i32::from(*a as i8) * i32::from(b as i8)).sum()
+    };
+    let lane = |start: i32| (0..ROUNDS).fold(start, |x, _| dot(x, FACTOR) + 1);
+    (0..16).fold(0, |sum: u32, start| sum.wrapping_add(lane(start) as u32))
+}
 
 impl Gpu {
     /// Measures the device, within about a second. Wants the device idle, and 256 MiB of it (32 MiB of a software
@@ -28,7 +49,13 @@ impl Gpu {
     pub fn blocking_measure(&self) -> Result<DeviceProfile> {
         Ok(DeviceProfile {
             stream_bytes_per_second: self.measure_stream()?,
-            flops_per_second: self.measure_flops()?,
+            flops_per_second: self.measure_rate(None)?,
+            f16_flops_per_second: match self.require(Tier::F16) {
+                Ok(()) => Some(self.measure_rate(Some("F16"))?),
+                Err(_) => None,
+            },
+            matrix_flops_per_second: self.caps().matrix.map(|side| self.measure_matrices(side)).transpose()?,
+            dot_ops_per_second: self.measure_rate(Some("DOT"))?,
             dispatch_seconds: self.measure_dispatch()?,
         })
     }
@@ -39,7 +66,14 @@ impl Gpu {
             DeviceClass::Gpu => (50e9, 500e9, 10e-6),
             DeviceClass::Cpu => (1e9, 5e9, 50e-6),
         };
-        DeviceProfile { stream_bytes_per_second, flops_per_second, dispatch_seconds }
+        DeviceProfile {
+            stream_bytes_per_second,
+            flops_per_second,
+            f16_flops_per_second: None,
+            matrix_flops_per_second: None,
+            dot_ops_per_second: flops_per_second,
+            dispatch_seconds,
+        }
     }
 
     fn measure_stream(&self) -> Result<f64> {
@@ -76,13 +110,14 @@ impl Gpu {
         Ok(bytes as f64 / seconds)
     }
 
-    fn measure_flops(&self) -> Result<f64> {
+    /// Operations a second in f32, or in the arithmetic of `flag`.
+    fn measure_rate(&self, flag: Option<&'static str>) -> Result<f64> {
         let cpu = self.caps().class == DeviceClass::Cpu;
         let (groups, wg) = if cpu { (64, 8) } else { (4096, 256) };
-        let sums = self.buffer("multiply-add", groups * 4)?;
-        let spec = KernelSpec::new("stream").size("WG", wg).flag("MULTIPLY_ADD", true);
-        // x = x / 2 + 1 from 0, so often that it is 2 to the last bit.
-        let params = StreamParams { quads: 1024, per_group: 0 };
+        let sums = self.buffer("rate", groups * 4)?;
+        let spec = KernelSpec::new("rate").size("WG", wg);
+        let spec = flag.into_iter().fold(spec, |spec, flag| spec.flag(flag, true));
+        let params = RateParams { rounds: ROUNDS, start: 0, factor: FACTOR };
         let record = |count| {
             let mut recorder = Recorder::new(self, sums.clone());
             for _ in 0..count {
@@ -92,9 +127,37 @@ impl Gpu {
             recorder.finish()
         };
         let seconds = self.slope(record)?;
-        // 16 lanes of 2.0 an invocation.
-        self.expect("a sum of multiply-adds", self.blocking_read::<u32>(&sums)?[0], 32 * wg)?;
-        Ok(f64::from(params.quads) * 32.0 * f64::from(wg) * groups as f64 / seconds)
+        // An operation is a multiplication or an addition; of dot products four and four.
+        let (lanes, operations) = if flag == Some("DOT") { (sum_of_dots(), 8.0) } else { (16 * 2, 2.0) };
+        let found = self.blocking_read::<u32>(&sums)?[0];
+        self.expect("a sum of multiply-adds", found, lanes.wrapping_mul(wg))?;
+        Ok(f64::from(ROUNDS) * 16.0 * operations * f64::from(wg) * groups as f64 / seconds)
+    }
+
+    /// Operations a second of cooperative matrices of `side` x `side`.
+    fn measure_matrices(&self, side: u32) -> Result<f64> {
+        let groups = if self.caps().class == DeviceClass::Cpu { 64 } else { 2048 };
+        let subgroups = 2;
+        let sums = self.buffer("rate", groups * 4)?;
+        let wg = subgroups * self.caps().subgroup.1;
+        let spec = KernelSpec::new("rate_matrix").size("WG", wg).flag("MATRIX", true).flag("SIDE_16", side == 16);
+        let params = RateParams { rounds: ROUNDS, start: 0, factor: 0 };
+        let record = |count| {
+            let mut recorder = Recorder::new(self, sums.clone());
+            for _ in 0..count {
+                let (spec, grid) = (spec.clone(), Grid::linear(groups, 1));
+                recorder.call(Call { spec, bind: &[("sums", &sums)], params, grid, cost: Cost::default() })?;
+            }
+            recorder.finish()
+        };
+        let seconds = self.slope(record)?;
+        // What a subgroup's four fragments of side * side sums are together; how many subgroups there were shows in it.
+        let each = 4 * side * side * (ROUNDS * side / 256);
+        let found = self.blocking_read::<u32>(&sums)?[0];
+        let ran = (found / each).clamp(subgroups, wg / self.caps().subgroup.0.max(1));
+        self.expect("a sum of products of matrices", found, ran * each)?;
+        let flops = f64::from(ROUNDS) * 4.0 * 2.0 * f64::from(side).powi(3);
+        Ok(flops * f64::from(ran) * groups as f64 / seconds)
     }
 
     fn measure_dispatch(&self) -> Result<f64> {

@@ -33,6 +33,12 @@ struct Rows<'t> {
     count: usize,
 }
 
+/// The experts of a stack's tensor one by one, and the shared one behind them.
+fn expert_rows(tensors: &[Arc<TensorInfo>], experts: usize, rows: usize) -> Vec<Rows<'_>> {
+    let routed = (0..experts).map(|e| Rows { tensor: &tensors[0], first: e * rows, count: rows });
+    routed.chain(tensors.get(1).map(|tensor| Rows { tensor, first: 0, count: rows })).collect()
+}
+
 impl<'a> Weights<'a> {
     pub fn new(gguf: &'a Gguf, gpu: &'a Gpu) -> Self {
         Weights { gguf, gpu, done: 0, copies: Vec::new(), asked: HashSet::new() }
@@ -45,6 +51,12 @@ impl<'a> Weights<'a> {
     /// Whether the file has a tensor of this name.
     pub fn has(&self, name: &str) -> bool {
         self.gguf.tensor(name).is_some()
+    }
+
+    /// Whether the file has both tensors, of one type.
+    pub fn of_one_type(&self, a: &str, b: &str) -> bool {
+        let kind = |name: &str| self.gguf.tensor(name).map(|t| t.ggml_type);
+        kind(a).is_some() && kind(a) == kind(b)
     }
 
     /// Passes over the tensors whose names start so: parts of a model that are not run.
@@ -181,43 +193,66 @@ impl<'a> Weights<'a> {
         Ok(GateUp::Split { gate: self.matrix(gate, ff, columns)?, up: self.matrix(up, ff, columns)? })
     }
 
-    /// A stack [experts, rows, columns].
-    pub fn stack(&mut self, name: &str, experts: usize, rows: usize, columns: usize) -> Result<Stack> {
-        let tensor = self.tensor(name, &[columns, rows, experts])?;
-        self.place_stack(name, experts, columns, &[Rows { tensor: &tensor, first: 0, count: experts * rows }], rows)
+    /// A stack [experts, rows, columns]; a `shared` matrix [rows, columns] of the same type is the last expert.
+    pub fn stack(
+        &mut self,
+        name: &str,
+        shared: Option<&str>,
+        experts: usize,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Stack> {
+        let tensors = self.experts(name, shared, experts, rows, columns)?;
+        let parts: Vec<Rows> = tensors
+            .iter()
+            .zip([experts * rows, rows])
+            .map(|(tensor, count)| Rows { tensor, first: 0, count })
+            .collect();
+        self.place_stack(name, columns, &parts, rows)
     }
 
-    /// The stacks of gate and up [experts, ff, columns], expert by expert in one where format and size allow.
+    /// The tensor of a stack [experts, rows, columns], and that of the shared expert.
+    fn experts(
+        &mut self,
+        name: &str,
+        shared: Option<&str>,
+        experts: usize,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Vec<Arc<TensorInfo>>> {
+        let routed = self.tensor(name, &[columns, rows, experts])?;
+        let shared = shared.map(|name| self.tensor(name, &[columns, rows])).transpose()?;
+        Ok(std::iter::once(routed).chain(shared).collect())
+    }
+
+    /// The stacks of gate and up [experts, ff, columns], expert by expert in one where format and size allow; with the
+    /// gate and up of a `shared` expert as in [`Weights::stack`].
     pub fn expert_gate_up(
         &mut self,
-        gate: &str,
-        up: &str,
+        [gate, up]: [&str; 2],
+        shared: Option<[&str; 2]>,
         experts: usize,
         ff: usize,
         columns: usize,
     ) -> Result<ExpertGateUp> {
-        let (g, u) = (self.tensor(gate, &[columns, ff, experts])?, self.tensor(up, &[columns, ff, experts])?);
-        let format = self.format(&g)?;
+        let [shared_gate, shared_up] = [shared.map(|s| s[0]), shared.map(|s| s[1])];
+        let gates = self.experts(gate, shared_gate, experts, ff, columns)?;
+        let ups = self.experts(up, shared_up, experts, ff, columns)?;
+        let [gates, ups] = [&gates, &ups].map(|tensors| expert_rows(tensors, experts, ff));
+        let format = self.format(gates[0].tensor)?;
         let bytes = (format.device_row_bytes(columns) * 2 * ff) as u64;
-        if format != self.format(&u)? || bytes > self.limit() {
-            let (gate, up) = (self.stack(gate, experts, ff, columns)?, self.stack(up, experts, ff, columns)?);
-            return Ok(ExpertGateUp::Split { gate, up });
+        if format != self.format(ups[0].tensor)? || bytes > self.limit() {
+            let gate = self.place_stack(gate, columns, &gates, ff)?;
+            return Ok(ExpertGateUp::Split { gate, up: self.place_stack(up, columns, &ups, ff)? });
         }
-        let parts: Vec<Rows> =
-            (0..experts).flat_map(|e| [&g, &u].map(|tensor| Rows { tensor, first: e * ff, count: ff })).collect();
-        Ok(ExpertGateUp::Joined(self.place_stack(gate, experts, columns, &parts, 2 * ff)?))
+        let parts: Vec<Rows> = gates.into_iter().zip(ups).flat_map(|(gate, up)| [gate, up]).collect();
+        Ok(ExpertGateUp::Joined(self.place_stack(gate, columns, &parts, 2 * ff)?))
     }
 
-    fn place_stack(
-        &mut self,
-        name: &str,
-        experts: usize,
-        columns: usize,
-        parts: &[Rows],
-        rows: usize,
-    ) -> Result<Stack> {
+    fn place_stack(&mut self, name: &str, columns: usize, parts: &[Rows], rows: usize) -> Result<Stack> {
         let format = self.format(parts[0].tensor)?;
         let shards = self.place(name, format, columns, parts, rows)?;
+        let experts = shards.iter().map(|shard| shard.count).sum();
         let mut table = Vec::with_capacity(experts);
         for (index, shard) in shards.iter().enumerate() {
             table.extend((0..shard.count).map(|slot| [index as u32, slot as u32]));

@@ -311,15 +311,34 @@ impl Mixture {
 
     /// The experts of a layer, with silu and no bias.
     pub fn mlp(&self, weights: &mut Weights, t: &Transformer, layer: usize) -> Result<ExpertMlp> {
-        let name = |what: &str| format!("blk.{layer}.{what}.weight");
-        let (gate, up) = (name("ffn_gate_exps"), name("ffn_up_exps"));
+        self.joined_mlp(weights, t, layer, false)
+    }
+
+    /// As [`Mixture::mlp`], with the layer's shared expert behind the others if `shared`.
+    pub fn joined_mlp(&self, weights: &mut Weights, t: &Transformer, layer: usize, shared: bool) -> Result<ExpertMlp> {
+        let [gate, up, down] = expert_names(layer, "exps");
+        let [shared_gate, shared_up, shared_down] = expert_names(layer, "shexp");
+        let inner = shared.then_some([shared_gate.as_str(), &shared_up]);
+        let outer = shared.then_some(shared_down.as_str());
         Ok(ExpertMlp {
-            gate_up: weights.expert_gate_up(&gate, &up, self.experts, self.ff, t.hidden)?,
-            down: weights.stack(&name("ffn_down_exps"), self.experts, t.hidden, self.ff)?,
+            gate_up: weights.expert_gate_up([&gate, &up], inner, self.experts, self.ff, t.hidden)?,
+            down: weights.stack(&down, outer, self.experts, t.hidden, self.ff)?,
             bias: None,
             activation: Activation::Silu,
         })
     }
+
+    /// Whether a shared expert of `ff` columns can be one more of a layer's stacks: of the size of the others, each of
+    /// its matrices of their type.
+    pub fn can_join(&self, weights: &Weights, layer: usize, ff: usize) -> bool {
+        let (routed, shared) = (expert_names(layer, "exps"), expert_names(layer, "shexp"));
+        ff == self.ff && routed.iter().zip(&shared).all(|(a, b)| weights.of_one_type(a, b))
+    }
+}
+
+/// Gate, up and down of a layer's `exps` or `shexp`.
+fn expert_names(layer: usize, kind: &str) -> [String; 3] {
+    ["gate", "up", "down"].map(|what| format!("blk.{layer}.ffn_{what}_{kind}.weight"))
 }
 
 /// A mixture of gated MLPs, of which a softmax router picks some for each token.

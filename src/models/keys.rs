@@ -1,7 +1,7 @@
 //! Hyperparameters of an architecture, each checked where it is read.
 
 use super::{Error, Result};
-use crate::gguf::{Gguf, Metadata};
+use crate::gguf::{Gguf, Metadata, Value};
 use std::fmt::Display;
 
 /// The metadata keys under an architecture's name.
@@ -16,7 +16,17 @@ const LARGEST: u64 = 1 << 24;
 
 impl<'a> Keys<'a> {
     pub fn new(gguf: &'a Gguf, architecture: &'a str) -> Self {
-        Keys { file: gguf.name(), architecture, metadata: gguf.metadata() }
+        Keys::of(gguf.name(), gguf.metadata(), architecture)
+    }
+
+    /// Those of metadata that stand in no file, under a name for messages.
+    pub fn of(file: &'a str, metadata: &'a Metadata, architecture: &'a str) -> Self {
+        Keys { file, architecture, metadata }
+    }
+
+    /// As GGUF files name it.
+    pub fn architecture(&self) -> &'a str {
+        self.architecture
     }
 
     /// The full name of a key: `qwen3moe.expert_count`.
@@ -55,6 +65,26 @@ impl<'a> Keys<'a> {
             Some(value) => self.checked(key, value),
             None => Ok(default),
         }
+    }
+
+    /// As [`Keys::count_or`] 0, where the key may hold one number for each layer.
+    pub fn count_of_layer(&self, key: &str, layer: usize) -> Result<usize> {
+        if !matches!(self.metadata.get(&self.name(key)), Some(Value::Array(_))) {
+            return self.count_or(key, 0);
+        }
+        let values = self.metadata.u32s(&self.name(key))?.unwrap_or_default();
+        match values.get(layer) {
+            Some(0) => Ok(0),
+            Some(value) => self.checked(key, (*value).into()),
+            None => Err(self.error(key, format!("{} numbers", values.len()), format!("layer {layer} needs one"))),
+        }
+    }
+
+    /// A flag of one layer, if the key is present.
+    pub fn flag_of_layer(&self, key: &str, layer: usize) -> Result<Option<bool>> {
+        let Some(values) = self.metadata.bools(&self.name(key))? else { return Ok(None) };
+        let missing = || self.error(key, format!("{} flags", values.len()), format!("layer {layer} needs one"));
+        values.get(layer).copied().ok_or_else(missing).map(Some)
     }
 
     /// As [`Keys::size`], of a row that kernels read four values at a time.

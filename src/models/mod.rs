@@ -12,6 +12,7 @@ mod qwen2;
 mod qwen3;
 mod qwen3moe;
 mod rope;
+mod sigmoid_experts;
 
 pub use keys::Keys;
 pub use rope::Rope;

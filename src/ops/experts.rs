@@ -2,10 +2,19 @@
 //! experts by mat-vec; many are grouped by expert (count, scan, scatter) for a tiled matmul.
 
 use super::linear::{MatmulParams, MatvecParams};
-use super::{Activation, Result, Shard, Stack, Step, Tensor, ensure};
+use super::tiled::Tiled;
+use super::{Activation, Product, Result, Shard, Stack, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
-params!(RouterParams { tokens: u32, experts: u32, ranks: u32, scale: f32 });
+params!(RouterParams {
+    tokens: u32,
+    experts: u32,
+    ranks: u32,
+    scale: f32,
+    shared_experts: u32,
+    groups: u32,
+    groups_used: u32
+});
 params!(GroupParams { rows: u32, tiles: u32 });
 params!(ExpertDownParams {
     rows: u32,
@@ -20,12 +29,30 @@ params!(ExpertCombineParams { tokens: u32, columns: u32, ranks: u32, first_group
 
 /// The experts that tokens chose.
 pub struct Routing {
-    /// u32 [tokens, ranks], best first.
+    /// u32 [tokens, ranks], best first; then those that all tokens share.
     pub routed: View,
     /// f32 [tokens, ranks]: the weights of their outputs.
     pub gates: View,
+    /// Shared ones with them.
     pub experts: usize,
     pub ranks: usize,
+}
+
+/// A choice by sigmoids (DeepSeek-V3, arXiv 2412.19437, section 2.1.2): the best `ranks` by sigmoid(logit) + bias.
+pub struct SigmoidRouter {
+    /// f32 [experts], for the choice alone.
+    pub bias: View,
+    /// Experts of each token.
+    pub ranks: usize,
+    /// Whether the weights, which are the sigmoids, are brought to a sum of 1.
+    pub renormalise: bool,
+    /// Of the weights, after that.
+    pub scale: f32,
+    /// Groups of as many experts each, and how many of them a token chooses from: those whose two best score most
+    /// together.
+    pub groups: (usize, usize),
+    /// Experts behind the routed ones in the stacks, which every token uses with weight 1.
+    pub shared: usize,
 }
 
 /// The input projections of all experts.
@@ -67,63 +94,69 @@ struct Groups {
     order: View,
     tiles: View,
     count: usize,
+    tiled: Tiled,
 }
 
 impl Step<'_> {
     /// Softmax over the logits [tokens, experts], the best `ranks` of each token, their weights renormalised to 1 if
     /// asked.
     pub fn route_softmax(&mut self, logits: &Tensor, ranks: usize, renormalise: bool) -> Result<Routing> {
-        self.route(logits, ranks, renormalise, None)
+        let spec = self.router_spec(logits).flag("RENORMALISE", renormalise);
+        self.route(logits, spec, None, RouterParams { ranks: ranks as u32, ..Default::default() })
     }
 
-    /// The best `ranks` of each token by sigmoid(logit) + bias; their weights are the sigmoids, renormalised to a sum of
-    /// 1 if asked, times `scale` (DeepSeek-V3, arXiv 2412.19437, section 2.1.2). The bias is f32 [experts].
-    pub fn route_sigmoid(
-        &mut self,
-        logits: &Tensor,
-        bias: &View,
-        ranks: usize,
-        renormalise: bool,
-        scale: f32,
-    ) -> Result<Routing> {
+    /// The choice of `router` from logits [tokens, experts].
+    pub fn route_sigmoid(&mut self, logits: &Tensor, router: &SigmoidRouter) -> Result<Routing> {
+        let SigmoidRouter { bias, groups: (groups, groups_used), .. } = router;
         ensure(bias.size >= logits.columns as u64 * 4, "router", || {
             format!("a bias of {} bytes for {} experts", bias.size, logits.columns)
         })?;
-        self.route(logits, ranks, renormalise, Some((bias, scale)))
+        let size = logits.columns / groups.max(&1);
+        let whole = size * groups == logits.columns && groups_used <= groups && router.ranks <= groups_used * size;
+        ensure(whole && (*groups == 1 || size >= 2), "router", || {
+            format!("{} of {} experts in {groups_used} of {groups} groups", router.ranks, logits.columns)
+        })?;
+        let spec = self.router_spec(logits).flag("SIGMOID", true).flag("RENORMALISE", router.renormalise);
+        let spec = spec.flag("GROUPS", groups_used < groups);
+        let params = RouterParams {
+            ranks: router.ranks as u32,
+            scale: router.scale,
+            shared_experts: router.shared as u32,
+            groups: *groups as u32,
+            groups_used: *groups_used as u32,
+            ..Default::default()
+        };
+        self.route(logits, spec, Some(bias), params)
     }
 
-    /// By sigmoids with a bias and a scale, else by softmax.
+    fn router_spec(&self, logits: &Tensor) -> KernelSpec {
+        let experts = logits.columns.next_power_of_two() as u32;
+        KernelSpec::new("router").size("WG", self.tuning.wide.min(experts)).size("EXPERTS", experts)
+    }
+
     fn route(
         &mut self,
         logits: &Tensor,
-        ranks: usize,
-        renormalise: bool,
-        sigmoid: Option<(&View, f32)>,
+        spec: KernelSpec,
+        bias: Option<&View>,
+        params: RouterParams,
     ) -> Result<Routing> {
-        let experts = logits.columns;
+        let (experts, ranks) = (logits.columns, params.ranks as usize);
         ensure(ranks >= 1 && ranks <= experts && experts <= 1024, "router", || {
             format!("{ranks} of {experts} experts: at least 1 of at most 1024 are supported")
         })?;
         ensure(logits.rows == self.tokens, "router", || format!("{} rows of {} tokens", logits.rows, self.tokens))?;
+        let (experts, ranks) = (experts + params.shared_experts as usize, ranks + params.shared_experts as usize);
         let routed = self.tensor("routed", ranks)?.view;
         let gates = self.tensor("gates", ranks)?.view;
         let mut bind = vec![("logits", &logits.view), ("routed", &routed), ("gates", &gates)];
-        bind.extend(sigmoid.map(|(bias, _)| ("bias", bias)));
+        bind.extend(bias.map(|bias| ("bias", bias)));
         self.recorder.call(Call {
-            spec: KernelSpec::new("router")
-                .size("WG", self.tuning.wide.min(experts.next_power_of_two() as u32))
-                .size("EXPERTS", experts.next_power_of_two() as u32)
-                .flag("SIGMOID", sigmoid.is_some())
-                .flag("RENORMALISE", renormalise),
+            spec,
             bind: &bind,
-            params: RouterParams {
-                tokens: self.tokens as u32,
-                experts: experts as u32,
-                ranks: ranks as u32,
-                scale: sigmoid.map_or(1.0, |(_, scale)| scale),
-            },
+            params: RouterParams { tokens: self.tokens as u32, experts: logits.columns as u32, ..params },
             grid: Grid::linear(self.tokens as u64, 1),
-            cost: Cost { other_bytes: (self.tokens * (experts + 2 * ranks) * 4) as u64, ..Cost::default() },
+            cost: Cost { other_bytes: (self.tokens * (logits.columns + 2 * ranks) * 4) as u64, ..Cost::default() },
         })?;
         Ok(Routing { routed, gates, experts, ranks })
     }
@@ -163,7 +196,7 @@ impl Step<'_> {
             self.expert_matvec(y, norm, routing, mlp, &h, ff)?;
             return self.expert_down(y, routing, &h, mlp);
         }
-        let groups = self.group(routing)?;
+        let groups = self.group(routing, stack)?;
         let x = self.rms_norm(y, norm)?;
         match gate_up {
             ExpertGateUp::Joined(stack) => self.grouped(&x.view, &h, stack, mlp, routing, &groups, Grouped::GateUp)?,
@@ -274,9 +307,11 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn group(&mut self, routing: &Routing) -> Result<Groups> {
+    fn group(&mut self, routing: &Routing, stack: &Stack) -> Result<Groups> {
         let rows = self.tokens * routing.ranks;
-        let bn = self.tuning.matmul.bn as usize;
+        // The three products share the tiles, and so the kernel.
+        let tiled = self.tiled(Product::Grouped, stack.format, [stack.rows, stack.columns]);
+        let bn = tiled.bn as usize;
         // Every expert may end in a tile that is not full.
         let count = rows.div_ceil(bn) + routing.experts.min(rows);
         let most_rows = self.scratch.max_tokens * routing.ranks;
@@ -294,7 +329,7 @@ impl Step<'_> {
             grid: Grid([1, 1, 1]),
             cost: Cost { other_bytes: (rows * 8) as u64, ..Cost::default() },
         })?;
-        Ok(Groups { order, tiles, count })
+        Ok(Groups { order, tiles, count, tiled })
     }
 
     #[allow(clippy::too_many_arguments, reason = "what differs between the three products of an expert")]
@@ -310,8 +345,10 @@ impl Step<'_> {
     ) -> Result<()> {
         let swiglu = what == Grouped::GateUp;
         let outputs = if swiglu { stack.rows / 2 } else { stack.rows };
-        let spec = self
-            .matmul_spec()
+        let spec = g
+            .tiled
+            .spec
+            .clone()
             .format(stack.format)
             .flag("GROUPED", true)
             .flag("SWIGLU", swiglu)
@@ -353,7 +390,7 @@ impl Step<'_> {
                     ranks: routing.ranks as u32,
                     ..Default::default()
                 },
-                grid: self.matmul_grid(outputs, swiglu, g.count),
+                grid: g.tiled.grid(outputs, swiglu, g.count),
                 cost: expert_cost(
                     stack,
                     shard,

@@ -1,5 +1,6 @@
 //! Operators: each checks its shapes, picks the variant for the device, and records its dispatches into a [`Step`].
 
+mod arithmetic;
 mod attention;
 mod embed;
 mod experts;
@@ -8,12 +9,14 @@ mod linear;
 mod norm;
 mod sample;
 mod tensor;
+mod tiled;
 mod tuning;
 pub mod twins;
 mod variants;
 
+pub use arithmetic::{Arithmetic, Choice, Ground, Product};
 pub use attention::Attention;
-pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp, Routing};
+pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp, Routing, SigmoidRouter};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
 pub use linear::Activation;
 pub use norm::Norm;
@@ -81,7 +84,7 @@ pub struct Step<'a> {
     pub(crate) recorder: Recorder<'a>,
     pub(crate) scratch: &'a mut Scratch,
     pub(crate) tuning: &'static Tuning,
-    tier: Tier,
+    pub(crate) ground: Ground,
     tokens: usize,
     token_ids: View,
 }
@@ -106,7 +109,7 @@ impl<'a> Step<'a> {
             recorder: Recorder::new(gpu, state.clone()),
             scratch,
             tuning: Tuning::of(gpu.caps().class),
-            tier,
+            ground: Ground { tier, profile: None, force: None },
             tokens,
             token_ids: token_ids.clone(),
         })
@@ -119,6 +122,16 @@ impl<'a> Step<'a> {
     /// Other sizes than those of the device's kind, for operators recorded from here on: for tests and measurements.
     pub fn set_tuning(&mut self, tuning: &'static Tuning) {
         self.tuning = tuning;
+    }
+
+    /// What the device was measured to reach, by which the arithmetic of products recorded from here on is chosen.
+    pub fn set_profile(&mut self, profile: DeviceProfile) {
+        self.ground.profile = Some(profile);
+    }
+
+    /// This arithmetic, wherever there is a kernel of it, in products recorded from here on: for tests and measurements.
+    pub fn force(&mut self, arithmetic: Arithmetic) {
+        self.ground.force = Some(arithmetic);
     }
 
     /// Records what is estimated above `seconds` in slices: see [`Recorder::slice`].
@@ -156,6 +169,6 @@ impl<'a> Step<'a> {
 
     /// A kernel whose reductions suit the tier, for workgroups of `wg`.
     fn reducing(&self, shader: &'static str, wg: u32) -> KernelSpec {
-        KernelSpec::new(shader).size("WG", wg).flag("SUBGROUP", self.tier >= Tier::Subgroup)
+        KernelSpec::new(shader).size("WG", wg).flag("SUBGROUP", self.ground.tier >= Tier::Subgroup)
     }
 }

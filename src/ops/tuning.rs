@@ -1,6 +1,6 @@
 //! Sizes of workgroups and tiles, by kind of device. What only a software device likes stays in its own row.
 
-use crate::gpu::{DeviceClass, KernelSpec};
+use crate::gpu::DeviceClass;
 
 /// Sizes that kernels are compiled with.
 #[derive(Debug)]
@@ -46,21 +46,6 @@ impl Tuning {
     pub fn splits_for(&self, positions: usize) -> u32 {
         let (most, worth) = self.splits;
         positions.div_ceil(worth as usize).clamp(1, most as usize) as u32
-    }
-
-    /// The matmul of cooperative matrices, for a device whose subgroups have at most `subgroup` invocations.
-    pub(super) fn matrix_spec(&self, side_16: bool, subgroup: u32) -> KernelSpec {
-        let MatrixTile { strips, fragments, runs, subgroups } = self.matrix;
-        let side = if side_16 { 16 } else { 8 };
-        KernelSpec::new("matmul_matrix")
-            .size("WG", subgroups * subgroup)
-            .size("SUBGROUPS", subgroups)
-            .size("BM", strips * side)
-            .size("BN", fragments * side)
-            .size("RUNS", runs)
-            .flag("F16", true)
-            .flag("MATRIX", true)
-            .flag("SIDE_16", side_16)
     }
 
     /// The row of the table for a kind of device.

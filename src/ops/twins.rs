@@ -180,24 +180,39 @@ pub fn router(logits: &[f32], experts: usize, ranks: usize, renormalise: bool) -
     (routed, gates)
 }
 
-/// As [`router`], by sigmoid(logit) + bias; the weights are the sigmoids, renormalised if asked, times `scale`.
-pub fn router_sigmoid(
-    logits: &[f32],
-    bias: &[f32],
-    ranks: usize,
-    renormalise: bool,
-    scale: f32,
-) -> (Vec<u32>, Vec<f32>) {
+/// What [`router_sigmoid`] goes by, as in [`SigmoidRouter`](super::SigmoidRouter).
+#[derive(Clone, Copy)]
+pub struct Sigmoids<'a> {
+    pub bias: &'a [f32],
+    pub ranks: usize,
+    pub renormalise: bool,
+    pub scale: f32,
+    pub groups: (usize, usize),
+    pub shared: usize,
+}
+
+/// As [`router`], by sigmoid(logit) + bias among the best groups; the weights are the sigmoids, renormalised if asked,
+/// times a scale. The shared experts follow with weight 1.
+pub fn router_sigmoid(logits: &[f32], r: Sigmoids) -> (Vec<u32>, Vec<f32>) {
+    let (experts, size) = (r.bias.len(), r.bias.len() / r.groups.0);
     let (mut routed, mut gates) = (Vec::new(), Vec::new());
-    for logits in logits.chunks_exact(bias.len()) {
+    for logits in logits.chunks_exact(experts) {
         let weight = |e: usize| 1.0 / (1.0 + (-f64::from(logits[e])).exp());
-        let score = |e: usize| weight(e) + f64::from(bias[e]);
-        let mut order: Vec<usize> = (0..bias.len()).collect();
-        order.sort_by(|a, b| score(*b).total_cmp(&score(*a))); // stable
-        let total: f64 = order[..ranks].iter().map(|e| weight(*e)).sum();
-        let factor = f64::from(scale) / if renormalise { total } else { 1.0 };
-        routed.extend(order[..ranks].iter().map(|e| *e as u32));
-        gates.extend(order[..ranks].iter().map(|e| (weight(*e) * factor) as f32));
+        // As near as f32 brings it: equal scores tie on the device, too.
+        let score = |e: usize| weight(e) as f32 + r.bias[e];
+        let best = |mut order: Vec<usize>, score: &dyn Fn(usize) -> f32, count: usize| {
+            order.sort_by(|a, b| score(*b).total_cmp(&score(*a))); // stable
+            order.truncate(count);
+            order
+        };
+        let group =
+            |g: usize| -> f32 { best((g * size..(g + 1) * size).collect(), &score, 2).into_iter().map(score).sum() };
+        let kept = best((0..r.groups.0).collect(), &group, r.groups.1);
+        let order = best((0..experts).filter(|e| kept.contains(&(e / size))).collect(), &score, r.ranks);
+        let total: f64 = order.iter().map(|e| weight(*e)).sum();
+        let factor = f64::from(r.scale) / if r.renormalise { total } else { 1.0 };
+        routed.extend(order.iter().copied().chain(experts..experts + r.shared).map(|e| e as u32));
+        gates.extend(order.iter().map(|e| (weight(*e) * factor) as f32).chain(vec![1.0; r.shared]));
     }
     (routed, gates)
 }

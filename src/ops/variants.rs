@@ -1,6 +1,7 @@
 //! Every kernel that the operators record, for those who look at kernels without a model: tests, `halogen shaders`.
 
 use super::Tuning;
+use super::tiled::Tiled;
 use crate::formats::Format;
 use crate::gpu::KernelSpec;
 
@@ -21,20 +22,19 @@ fn all_of(spec: KernelSpec, flags: &[&'static str]) -> KernelSpec {
     flags.iter().fold(spec, |spec, flag| spec.flag(flag, true))
 }
 
-/// Fragments of cooperative matrices, whether of 16 x 16, and the largest subgroup of those that have them: AMD's, Apple's
-/// as wgpu tells it, lavapipe's.
-const MATRICES: [(bool, u32); 3] = [(true, 64), (false, 64), (false, 8)];
+/// Sides of cooperative matrices, and the largest subgroup of those that have them: AMD's, Apple's as wgpu tells it,
+/// lavapipe's.
+const MATRICES: [(u32, u32); 3] = [(16, 64), (8, 64), (8, 8)];
 
-fn matrix_products(t: &Tuning, format: Format, side_16: bool, subgroup: u32) -> Vec<KernelSpec> {
-    let plain = t.matrix_spec(side_16, subgroup).format(format);
+fn matrix_products(plain: KernelSpec) -> Vec<KernelSpec> {
     let grouped = |flags: &[&'static str]| all_of(plain.clone().flag("GROUPED", true), flags);
     let mut all = vec![plain.clone()];
     all.extend([&["GATHER"][..], &["GATHER", "SWIGLU"], &["GATHER", "SILU_MUL"], &["SCATTER"]].map(grouped));
-    if [Format::F16, Format::Q4K].contains(&format) {
+    if [Some(Format::F16), Some(Format::Q4K)].contains(&plain.format) {
         all.extend(each(one_of(vec![plain.clone()], &["RESIDUAL", "SWIGLU", "SILU_MUL"]), &["BIAS"]));
         all.extend(one_of(vec![plain.clone().flag("GELU", true)], &["SWIGLU", "SILU_MUL"]));
     }
-    if format == Format::MXFP4 {
+    if plain.format == Some(Format::MXFP4) {
         all.extend(
             [
                 &["GATHER", "BIAS"][..],
@@ -58,9 +58,7 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         let usual = [Format::F16, Format::Q4K].contains(&format);
         let matvec = new("matvec").size("WG", t.matvec.0).format(format).size("ROWS", t.matvec.1);
         let down = new("expert_down").size("WG", t.matvec.0).format(format).size("ROWS", t.matvec.1).size("RANKS", 8);
-        let m = t.matmul;
-        let matmul = new("matmul").size("BM", m.bm).size("BN", m.bn).size("TM", m.tm).size("TN", m.tn);
-        let matmul = matmul.size("RUNS", m.runs).format(format);
+        let matmul = Tiled::registers(t).spec.format(format);
         let grouped = |flags: &[&'static str]| all_of(matmul.clone().flag("GROUPED", true), flags);
         if usual {
             all.extend(each(one_of(vec![matvec.clone()], &epilogues), &["NORM", "BIAS", "RAGGED", "SUBGROUP"]));
@@ -92,8 +90,8 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         all.extend(each(vec![down], &["RAGGED", "SUBGROUP"]));
         all.extend([&["GATHER"][..], &["GATHER", "SWIGLU"], &["GATHER", "SILU_MUL"], &["SCATTER"]].map(grouped));
         all.push(matmul);
-        for (side_16, subgroup) in MATRICES {
-            all.extend(matrix_products(t, format, side_16, subgroup));
+        for (side, subgroup) in MATRICES {
+            all.extend(matrix_products(Tiled::matrices(t, side, subgroup).spec.format(format)));
         }
         all.push(new("embed").format(format).size("WG", t.row));
     }
@@ -111,12 +109,18 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
     }
     for experts in [2, 8, 64, 128, 512, 1024] {
         let router = new("router").size("WG", t.wide.min(experts)).size("EXPERTS", experts);
+        let grouped = all_of(router.clone(), &["SIGMOID", "GROUPS"]);
         all.extend(each(vec![router], &["SIGMOID", "RENORMALISE"]));
+        all.extend(each(vec![grouped], &["RENORMALISE"]));
         all.push(new("expert_group").size("WG", t.wide).size("BN", t.matmul.bn).size("EXPERTS", experts - 1));
     }
     all.extend(each(vec![new("rms_norm").size("WG", t.row)], &["RESIDUAL", "SUBGROUP"]));
     // The measurements of the device itself.
-    all.extend(one_of(vec![new("stream").size("WG", t.wide)], &["FILL", "MULTIPLY_ADD"]));
+    all.extend(one_of(vec![new("stream").size("WG", t.wide)], &["FILL"]));
+    all.extend(one_of(vec![new("rate").size("WG", t.wide)], &["F16", "DOT"]));
+    all.extend(MATRICES.map(|(side, subgroup)| {
+        new("rate_matrix").size("WG", 2 * subgroup).flag("MATRIX", true).flag("SIDE_16", side == 16)
+    }));
     all.push(new("stream").flag("TICK", true));
     all.push(new("expert_combine").size("WG", t.wide));
     all.push(new("sample_slices").size("WG", t.wide));

@@ -4,7 +4,7 @@ use super::state::State;
 use super::{Error, MAX_CONTEXT, Model, Result, SessionOptions};
 use crate::gpu::{DeviceProfile, Gpu, Readback, Recording, Tier, View};
 use crate::memory::{KvCache, Needs};
-use crate::ops::{SampleBuffers, Scratch, Step, Tensor, sample_bytes};
+use crate::ops::{Arithmetic, SampleBuffers, Scratch, Step, Tensor, sample_bytes};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +41,9 @@ pub struct Session {
     chunk: usize,
     submit: Duration,
     limits: DeviceProfile,
+    /// Of the choice of arithmetic.
+    measured: Option<DeviceProfile>,
+    force: Option<Arithmetic>,
     pub(super) run_ahead: Option<usize>,
     cache: KvCache,
     scratch: Scratch,
@@ -114,6 +117,8 @@ impl Session {
             chunk,
             submit: options.submit_on(gpu),
             limits: options.limits.unwrap_or_else(|| gpu.assumed_limits()),
+            measured: options.limits,
+            force: options.force,
             run_ahead: options.run_ahead,
             cache: KvCache::new(gpu, &shape.kv_widths, context, options.kv)?,
             scratch: Scratch::new(chunk),
@@ -271,6 +276,8 @@ impl Session {
         let gpu = &self.model.gpu;
         let step = Step::new(gpu, self.tier, tokens, &self.state, &self.token_ids, &mut self.scratch)?;
         let mut step = prepare(step);
+        self.measured.into_iter().for_each(|profile| step.set_profile(profile));
+        self.force.into_iter().for_each(|arithmetic| step.force(arithmetic));
         step.slice(self.submit.as_secs_f64(), self.cache.positions, self.limits);
         let x = architecture.forward(&mut step, &self.cache, &self.ropes)?;
         let (norm, output) = architecture.head();

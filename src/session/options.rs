@@ -2,6 +2,7 @@
 
 use crate::gpu::{DeviceProfile, Gpu, Tier};
 use crate::memory::KvFormat;
+use crate::ops::Arithmetic;
 use std::time::Duration;
 
 /// Far under the watchdogs of drivers, about 2 s; and on a shared device about a frame, since what is submitted after waits.
@@ -21,8 +22,11 @@ pub struct SessionOptions {
     /// Estimated GPU time that one submit may take; `None`: 20 ms on a device that an app draws with
     /// ([`Gpu::from_wgpu`]), 200 ms on one of halogen's own.
     pub submit: Option<Duration>,
-    /// The device's measured limits, for the estimates; `None`: low ones are assumed.
+    /// The device's measured limits, for the estimates and for the choice of arithmetic; `None`: low ones are assumed,
+    /// and products are computed in f32.
     pub limits: Option<DeviceProfile>,
+    /// This arithmetic in every product that has a kernel of it, whatever is faster: for tests and measurements.
+    pub force: Option<Arithmetic>,
     /// Decode steps queued ahead of the token that the host has seen; `None`: about 50 ms of them.
     pub run_ahead: Option<usize>,
 }
@@ -36,6 +40,7 @@ impl Default for SessionOptions {
             chunk: 512,
             submit: None,
             limits: None,
+            force: None,
             run_ahead: None,
         }
     }

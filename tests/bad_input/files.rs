@@ -53,6 +53,8 @@ fn missing_tensors() {
         ("qwen3", "blk.1.attn_k_norm.weight"),
         ("qwen3moe", "blk.1.ffn_gate_inp.weight"),
         ("qwen3moe", "blk.0.ffn_down_exps.weight"),
+        ("glm4moe", "blk.0.exp_probs_b.bias"),
+        ("glm4moe", "blk.1.ffn_down_shexp.weight"),
     ] {
         check(architecture, |made| made.remove(name), &[&format!("tensor {name} is missing")]);
     }
@@ -143,6 +145,27 @@ fn sizes_that_do_not_go_together() {
     check_key("llama", "embedding_length", 30u32, &["= 30", "multiple of 4"]);
     check_key("llama", "feed_forward_length", 46u32, &["= 46", "multiple of 4"]);
     check_key("qwen3moe", "expert_feed_forward_length", 46u32, &["= 46", "multiple of 4"]);
+}
+
+#[test]
+fn routers_that_no_model_has() {
+    check_key("glm4moe", "expert_gating_func", 1u32, &["= 1", "the sigmoid"]);
+    check_key("glm4moe", "expert_gating_func", 9u32, &["= 9", "the sigmoid"]);
+    check_key("glm4moe", "expert_group_count", 4u32, &["= 4", "6 experts cannot be in groups"]);
+    check_key("glm4moe", "expert_group_count", 6u32, &["= 6", "6 experts cannot be in groups"]);
+    check_key("glm4moe", "expert_group_count", 1u64 << 40, &["= 1099511627776"]);
+    check_key("glm4moe", "expert_group_used_count", 2u32, &["= 2", "1 groups"]);
+    check_key("glm4moe", "expert_weights_scale", 0f32, &["a positive number is needed"]);
+    let shared = |made: &mut Made| made.set("expert_shared_count", 3u32.into());
+    check("glm4moe", shared, &["ffn_gate_shexp.weight", "[32, 48]", "[32, 144]"]);
+    check_key("glm4moe", "nextn_predict_layers", 2u32, &["= 2", "there are 2 blocks"]);
+    check_key("glm4moe", "nextn_predict_layers", u64::MAX, &["18446744073709551615"]);
+    let few = |made: &mut Made| {
+        made.set("expert_used_count", 4u32.into());
+        made.set("expert_group_count", 2u32.into());
+        made.set("expert_group_used_count", 1u32.into());
+    };
+    check("glm4moe", few, &["glm4moe.expert_group_used_count = 1", "2 groups of 3 experts", "uses 4"]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use halogen::gguf::Value;
 use halogen::session::{Result, Sampling, Session, SessionOptions};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-const ARCHITECTURES: [&str; 4] = ["llama", "qwen2", "qwen3", "qwen3moe"];
+const ARCHITECTURES: [&str; 5] = ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe"];
 
 /// Loads a model and runs it a little.
 fn run(made: &Made) -> Result<()> {
@@ -66,7 +66,7 @@ fn models_of_odd_sizes_run() {
             vocabulary: pick(&mut noise, &[1, 2, 3, 65, 1025]),
             context: pick(&mut noise, &[1, 7, 100]),
         };
-        let (architecture, format) = (ARCHITECTURES[i % 4], [Format::F16, Format::F32][i % 3 % 2]);
+        let (architecture, format) = (ARCHITECTURES[i % ARCHITECTURES.len()], [Format::F16, Format::F32][i % 3 % 2]);
         let what = format!("{architecture} {format} {sizes:?}");
         assert!(survives(&Made::new(architecture, format, &sizes), &what), "{what}: refused");
     }
@@ -74,7 +74,7 @@ fn models_of_odd_sizes_run() {
 
 #[test]
 fn wrong_values_are_refused_or_run() {
-    const KEYS: [&str; 17] = [
+    const KEYS: [&str; 21] = [
         "block_count",
         "context_length",
         "embedding_length",
@@ -89,6 +89,10 @@ fn wrong_values_are_refused_or_run() {
         "expert_count",
         "expert_used_count",
         "expert_feed_forward_length",
+        "expert_group_count",
+        "expert_group_used_count",
+        "expert_shared_count",
+        "nextn_predict_layers",
         "rope.scaling.type",
         "rope.scaling.factor",
         "rope.scaling.original_context_length",
@@ -99,7 +103,7 @@ fn wrong_values_are_refused_or_run() {
     let mut noise = Noise(5);
     let (mut ran, mut refused) = (0, 0);
     for i in 0..600 {
-        let mut made = Made::new(ARCHITECTURES[i % 4], Format::F16, &Sizes { layers: 1, ..TINY });
+        let mut made = Made::new(ARCHITECTURES[i % ARCHITECTURES.len()], Format::F16, &Sizes { layers: 1, ..TINY });
         let mut what = made.architecture();
         for _ in 0..1 + i % 3 {
             let key = pick(&mut noise, &KEYS);
@@ -122,7 +126,7 @@ fn wrong_values_are_refused_or_run() {
 fn wrong_shapes_are_refused() {
     let mut noise = Noise(23);
     for i in 0..300 {
-        let mut made = Made::new(ARCHITECTURES[i % 4], Format::F16, &Sizes { layers: 1, ..TINY });
+        let mut made = Made::new(ARCHITECTURES[i % ARCHITECTURES.len()], Format::F16, &Sizes { layers: 1, ..TINY });
         let at = (noise.word() >> 33) as usize % made.tensors.len();
         let tensor = &mut made.tensors[at];
         let d = (noise.word() >> 33) as usize % tensor.dims.len();
@@ -134,7 +138,7 @@ fn wrong_shapes_are_refused() {
         }
         let values = tensor.dims.iter().product::<u64>() as usize;
         tensor.bytes.resize(values * if tensor.ggml_type == 0 { 4 } else { 2 }, 0x31);
-        let what = format!("{} {} {:?}", i % 4, tensor.name, tensor.dims);
+        let what = format!("{} {} {:?}", ARCHITECTURES[i % ARCHITECTURES.len()], tensor.name, tensor.dims);
         survives(&made, &what);
     }
 }
@@ -143,7 +147,7 @@ fn wrong_shapes_are_refused() {
 #[test]
 fn weights_of_noise_run() {
     for i in 0..24 {
-        let mut made = Made::new(ARCHITECTURES[i % 4], [Format::F16, Format::F32][i % 2], &TINY);
+        let mut made = Made::new(ARCHITECTURES[i % ARCHITECTURES.len()], [Format::F16, Format::F32][i % 2], &TINY);
         let mut noise = Noise(100 + i as u64);
         for tensor in &mut made.tensors {
             tensor.bytes.chunks_exact_mut(2).for_each(|b| b.copy_from_slice(&(noise.word() as u16).to_le_bytes()));

@@ -105,7 +105,7 @@ fn encode(format: Format, values: impl Iterator<Item = f32>) -> Vec<u8> {
 }
 
 impl Made {
-    /// llama, qwen2, qwen3 or qwen3moe with weights in `format`.
+    /// llama, qwen2, qwen3, qwen3moe or glm4moe with weights in `format`.
     pub fn new(architecture: &str, format: Format, s: &Sizes) -> Made {
         let mut made = Made { metadata: Metadata::new(), tensors: Vec::new() };
         made.metadata.insert("general.architecture", architecture.into());
@@ -124,7 +124,9 @@ impl Made {
         }
         made.set("rope.freq_base", 10_000f32.into());
         made.set("attention.layer_norm_rms_epsilon", 1e-6f32.into());
-        let moe = architecture == "qwen3moe";
+        let moe = ["qwen3moe", "glm4moe"].contains(&architecture);
+        let shared = architecture == "glm4moe";
+        let ffn_norm = if shared { "post_attention_norm.weight" } else { "ffn_norm.weight" };
         if moe {
             made.set("expert_count", (s.experts as u32).into());
             made.set("expert_used_count", (s.used as u32).into());
@@ -151,13 +153,21 @@ impl Made {
                 dense("ffn_gate_exps.weight", &[s.hidden, s.ff, s.experts]);
                 dense("ffn_up_exps.weight", &[s.hidden, s.ff, s.experts]);
                 dense("ffn_down_exps.weight", &[s.ff, s.hidden, s.experts]);
+                if shared {
+                    dense("ffn_gate_shexp.weight", &[s.hidden, s.ff]);
+                    dense("ffn_up_shexp.weight", &[s.hidden, s.ff]);
+                    dense("ffn_down_shexp.weight", &[s.ff, s.hidden]);
+                }
             } else {
                 dense("ffn_gate.weight", &[s.hidden, s.ff]);
                 dense("ffn_up.weight", &[s.hidden, s.ff]);
                 dense("ffn_down.weight", &[s.ff, s.hidden]);
             }
             made.vector(&name("attn_norm.weight"), s.hidden, 1.0);
-            made.vector(&name("ffn_norm.weight"), s.hidden, 1.0);
+            made.vector(&name(ffn_norm), s.hidden, 1.0);
+            if shared {
+                made.vector(&name("exp_probs_b.bias"), s.experts, 0.0);
+            }
             if architecture.starts_with("qwen3") {
                 made.vector(&name("attn_q_norm.weight"), s.head_dim, 1.0);
                 made.vector(&name("attn_k_norm.weight"), s.head_dim, 1.0);

@@ -6,6 +6,7 @@ use halogen::formats::Format;
 use halogen::gpu::View;
 use halogen::ops::{
     Activation, Attention, ExpertGateUp, ExpertMlp, GateUp, Heads, KvLayer, RopePairs, Routing, SampleBuffers,
+    SigmoidRouter,
 };
 
 type Record = fn(&mut Rig, &mut Random, usize) -> Outcome;
@@ -205,6 +206,12 @@ const REFUSED: &[(&str, Record)] = &[
     ("router/ranks", |rig, random, tokens| {
         let logits = tensor(rig.gpu(), &random.floats(tokens * 4), 4);
         rig.run(|step| step.route_softmax(&logits, 5, true).map(drop))
+    }),
+    ("router/groups", |rig, random, tokens| {
+        let logits = tensor(rig.gpu(), &random.floats(tokens * 12), 12);
+        let bias = rig.gpu().upload("bias", &[0f32; 12]).unwrap();
+        let router = SigmoidRouter { bias, ranks: 5, renormalise: true, scale: 1.0, groups: (3, 1), shared: 0 };
+        rig.run(|step| step.route_sigmoid(&logits, &router).map(drop))
     }),
     ("sample/vocabulary", |rig, random, tokens| {
         let logits = tensor(rig.gpu(), &random.floats(tokens * 1025), 1025);

@@ -115,7 +115,7 @@ fn add(cases: &mut Vec<Case>, m: Mixture) {
         if m.shards > 1 { "/shards=2" } else { "" },
         if m.clamped { "/clamped" } else { "" },
     );
-    cases.push(Case::new(name.to_lowercase(), move |setup| m.run(setup)));
+    cases.push(Case::of_products(name.to_lowercase(), move |setup| m.run(setup)));
 }
 
 impl Mixture {
@@ -176,7 +176,7 @@ impl Mixture {
         let e = twins::Experts { gate: &gate, up: &up, down: &down.values, bias, activation, hidden, ff };
         let want = twins::experts(&x, &normed, &e, &routed, &gates);
         let got = guarded(gpu, &y.view, tokens * hidden)?;
-        compare("y", bytemuck::cast_slice(&got), &want, hidden, 1e-7)
+        setup.compare("y", bytemuck::cast_slice(&got), &want, hidden)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::rig::*;
 use halogen::formats::Format;
-use halogen::ops::twins;
+use halogen::ops::{SigmoidRouter, twins};
 
 pub fn cases(cases: &mut Vec<Case>) {
     for &format in Format::ALL {
@@ -40,7 +40,21 @@ pub fn cases(cases: &mut Vec<Case>) {
             for logits in [Logits::Spread, Logits::Ties, Logits::Extremes] {
                 router(cases, tokens, experts, ranks, renormalise, logits);
             }
-            router_sigmoid(cases, tokens, experts, ranks, renormalise);
+            let plain = Sigmoid { experts, ranks, groups: (1, 1), shared: 0, ties: false };
+            router_sigmoid(cases, tokens, plain, renormalise);
+        }
+    }
+    for (tokens, experts, ranks, groups, shared) in [
+        (1, 8, 2, (1, 1), 1),
+        (7, 16, 4, (4, 2), 1),
+        (33, 256, 8, (8, 4), 1),
+        (2, 1024, 32, (32, 9), 2),
+        (5, 12, 3, (6, 2), 0),
+        (3, 1024, 32, (1, 1), 1),
+        (9, 60, 6, (3, 1), 3),
+    ] {
+        for ties in [false, true] {
+            router_sigmoid(cases, tokens, Sigmoid { experts, ranks, groups, shared, ties }, tokens != 7);
         }
     }
 }
@@ -129,32 +143,56 @@ fn router(cases: &mut Vec<Case>, tokens: usize, experts: usize, ranks: usize, re
     }));
 }
 
-fn router_sigmoid(cases: &mut Vec<Case>, tokens: usize, experts: usize, ranks: usize, renormalise: bool) {
+/// A sigmoid router: experts, those of each token, groups, and shared experts.
+#[derive(Clone, Copy)]
+struct Sigmoid {
+    experts: usize,
+    ranks: usize,
+    groups: (usize, usize),
+    shared: usize,
+    /// Scores that occur many times, also those of groups.
+    ties: bool,
+}
+
+fn router_sigmoid(cases: &mut Vec<Case>, tokens: usize, s: Sigmoid, renormalise: bool) {
+    let Sigmoid { experts, ranks, groups, shared, ties } = s;
     let all = if renormalise { "renormalise" } else { "all" };
-    let name = format!("router/sigmoid/experts={experts}/ranks={ranks}/tokens={tokens}/{all}");
+    let name = format!(
+        "router/sigmoid/experts={experts}/ranks={ranks}/groups={}of{}/shared={shared}/tokens={tokens}/{all}{}",
+        groups.1,
+        groups.0,
+        if ties { "/ties" } else { "" }
+    );
     cases.push(Case::new(name, move |setup| {
         let random = &mut Random::new((tokens * experts + ranks) as u64);
-        // Scores apart by more than rounding: sigmoids of -3 .. 3 on a grid that is shuffled, with a bias by expert.
+        // Scores apart by more than rounding: sigmoids of -3 .. 3 on a grid that is shuffled, with a bias by expert; or
+        // zeros alone, where no rounding parts what is equal.
         let x: Vec<f32> = (0..tokens)
             .flat_map(|_| {
                 let mut grid: Vec<f32> = (0..experts).map(|e| 6.0 * e as f32 / experts as f32 - 3.0).collect();
                 (1..experts).for_each(|i| grid.swap(i, random.below(i + 1)));
-                grid
+                if ties { vec![0.0; experts] } else { grid }
             })
             .collect();
-        let bias: Vec<f32> = (0..experts).map(|e| if e % 3 == 0 { 2.0 } else { -1.0 }).collect();
+        let bias: Vec<f32> = match ties {
+            true => (0..experts).map(|_| [0.0, 0.25, -0.25][random.below(3)]).collect(),
+            false => (0..experts).map(|e| if e % 3 == 0 { 2.0 } else { -1.0 }).collect(),
+        };
+        let all = tokens * (ranks + shared);
         let mut rig = Rig::new(setup, tokens, State::at(0), &[]);
-        rig.poison("routed", tokens * ranks);
-        rig.poison("gates", tokens * ranks);
+        rig.poison("routed", all);
+        rig.poison("gates", all);
         let xs = tensor(rig.gpu(), &x, experts);
         let on_device = rig.gpu().upload("bias", &bias).unwrap();
-        rig.run(|step| step.route_sigmoid(&xs, &on_device, ranks, renormalise, 2.5).map(drop))?;
-        let (routed, gates) = twins::router_sigmoid(&x, &bias, ranks, renormalise, 2.5);
-        let got = rig.words("routed", tokens * ranks)?;
+        let router = SigmoidRouter { bias: on_device, ranks, renormalise, scale: 2.5, groups, shared };
+        rig.run(|step| step.route_sigmoid(&xs, &router).map(drop))?;
+        let twin = twins::Sigmoids { bias: &bias, ranks, renormalise, scale: 2.5, groups, shared };
+        let (routed, gates) = twins::router_sigmoid(&x, twin);
+        let got = rig.words("routed", all)?;
         if got != routed {
             return Err(format!("routed {got:?} instead of {routed:?}"));
         }
-        let got = rig.floats("gates", tokens * ranks)?;
+        let got = rig.floats("gates", all)?;
         got.iter().zip(&gates).enumerate().try_for_each(|(i, (got, want))| {
             let near = (got - want).abs() <= 2e-6 * want.abs();
             if near { Ok(()) } else { Err(format!("gate {i}: {got} instead of {want}")) }

@@ -23,7 +23,8 @@ fn dispatches(made: &Made) -> Vec<usize> {
 
 #[test]
 fn dense_layers_take_7_dispatches_and_mixtures_9() {
-    for (name, most) in [("llama", 7), ("qwen2", 7), ("qwen3", 7), ("qwen3moe", 9)] {
+    // A shared expert of the others' type and size takes none of its own.
+    for (name, most) in [("llama", 7), ("qwen2", 7), ("qwen3", 7), ("qwen3moe", 9), ("glm4moe", 9)] {
         let counts = dispatches(&Made::new(name, Format::F16, &TINY));
         // One for the embedding, three for the head: logits and sampling's two.
         assert!(counts[0] <= most + 1 && counts[1] <= most && counts[2] <= 3, "{name}: {counts:?}");
@@ -43,6 +44,14 @@ fn a_further_format_takes_one_dispatch_more() {
         made.matrix(&format!("blk.1.{tensor}"), &dims, Format::F32, 0.3);
         assert_eq!(dispatches(&made), [plain[0], plain[1] + 1, plain[2]], "{name}, {tensor}");
     }
+}
+
+#[test]
+fn a_shared_expert_of_another_type_takes_two_dispatches_more() {
+    let mut made = Made::new("glm4moe", Format::F16, &TINY);
+    let plain = dispatches(&made);
+    made.matrix("blk.1.ffn_down_shexp.weight", &[TINY.ff, TINY.hidden], Format::F32, 0.3);
+    assert_eq!(dispatches(&made), [plain[0], plain[1] + 2, plain[2]]);
 }
 
 #[test]
@@ -88,7 +97,7 @@ fn no_prompt_compiles_a_kernel() {
 fn a_session_takes_the_memory_that_it_says() {
     let wide = Sizes { hidden: 256, heads: 8, head_dim: 32, ff: 512, vocabulary: 2000, ..TINY };
     let mut models: Vec<Arc<Model>> = vec![demo()];
-    for name in ["llama", "qwen2", "qwen3", "qwen3moe"] {
+    for name in ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe"] {
         models.push(Made::new(name, Format::F16, &wide).load().expect("a model"));
     }
     for model in models {

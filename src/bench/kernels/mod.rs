@@ -4,11 +4,12 @@ mod prepare;
 mod presets;
 mod weights;
 
-pub use presets::{PRESETS, Preset, Selection};
+pub use presets::Selection;
 
 use super::{Result, Row, Summary};
 use crate::formats::Format;
 use crate::gpu::{DeviceClass, DeviceProfile, Gpu, Tier, Timing};
+use crate::ops::Arithmetic;
 use prepare::Prepared;
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -113,6 +114,8 @@ pub struct KernelRow {
     pub row: Row,
     pub op: &'static str,
     pub tier: String,
+    /// Of its matrix products.
+    pub arithmetic: String,
     /// What must be moved and computed at least.
     pub bytes: u64,
     pub flops: u64,
@@ -130,6 +133,8 @@ pub struct KernelRow {
 pub struct KernelBench<'g> {
     pub gpu: &'g Gpu,
     pub tier: Tier,
+    /// The arithmetic of products, wherever there is a kernel of it; else what the limits choose.
+    pub force: Option<Arithmetic>,
     pub limits: DeviceProfile,
     /// Bytes of weights, or of keys and values, in all copies of one case.
     pub memory: u64,
@@ -194,6 +199,7 @@ impl KernelBench<'_> {
             row: Row { name: case.name(), unit: "s".into(), figure },
             op: case.op(),
             tier: self.tier.to_string(),
+            arithmetic: prepared.arithmetic().to_string(),
             bytes,
             flops,
             bytes_per_second: bytes as f64 / figure.median,

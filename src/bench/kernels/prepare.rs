@@ -6,7 +6,7 @@ use crate::bench::{Error, Random, Result};
 use crate::formats::Format;
 use crate::gpu::{Gpu, Recording, View};
 use crate::ops::{
-    Activation, Attention, ExpertGateUp, ExpertMlp, KvLayer, Norm, Routing, Scratch, Step, Tensor, twins,
+    Activation, Arithmetic, Attention, ExpertGateUp, ExpertMlp, KvLayer, Norm, Routing, Scratch, Step, Tensor, twins,
 };
 use crate::session::State;
 
@@ -15,6 +15,14 @@ pub struct Prepared {
     pub recording: Recording,
     pub copies: usize,
     pub nmse: f64,
+}
+
+impl Prepared {
+    /// That of the products: the narrowest of the kernels.
+    pub fn arithmetic(&self) -> Arithmetic {
+        let all = self.recording.dispatches.iter().map(|d| Arithmetic::of(&d.kernel.spec));
+        all.max().unwrap_or(Arithmetic::F32)
+    }
 }
 
 /// Outputs that are held against the twin, of rows or of tokens.
@@ -51,6 +59,8 @@ impl<'g> Rig<'g> {
         mut op: impl FnMut(&mut Step, usize) -> crate::ops::Result<()>,
     ) -> Result<Recording> {
         let mut step = Step::new(self.gpu, bench.tier, tokens, &self.state, &self.history, &mut self.scratch)?;
+        step.set_profile(bench.limits);
+        bench.force.into_iter().for_each(|arithmetic| step.force(arithmetic));
         for copy in 0..copies {
             op(&mut step, copy)?;
         }

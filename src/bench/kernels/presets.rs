@@ -1,53 +1,68 @@
-//! Shapes of real models, from their published configurations.
+//! Shapes of real models, as the presets have them.
 
 use super::Case;
 use crate::formats::Format;
+use crate::gguf::TensorInfo;
 use crate::gpu::DeviceClass;
+use crate::presets::{self, Mixture, ModelPreset};
 
 /// The matrices of a model.
-pub struct Preset {
-    pub name: &'static str,
+struct Preset {
     /// [rows, columns]; those that read the same input joined, as in a decode step.
-    pub matrices: &'static [[usize; 2]],
+    matrices: Vec<[usize; 2]>,
     /// [experts, used, ff, hidden]
-    pub experts: Option<[usize; 4]>,
-    /// [heads, kv_heads, head_dim]
-    pub attention: Option<[usize; 3]>,
+    experts: Option<[usize; 4]>,
+    /// [heads, kv_heads, head_dim], where there is a kernel.
+    attention: Option<[usize; 3]>,
 }
 
-/// Latent attention (DeepSeek) has no kernel yet.
-pub const PRESETS: &[Preset] = &[
-    Preset {
-        name: "qwen3-30b-a3b",
-        matrices: &[[5120, 2048], [2048, 4096], [151_936, 2048]],
-        experts: Some([128, 8, 768, 2048]),
-        attention: Some([32, 4, 128]),
-    },
-    Preset {
-        name: "gpt-oss-120b",
-        matrices: &[[5120, 2880], [2880, 4096], [201_088, 2880]],
-        experts: Some([128, 4, 2880, 2880]),
-        attention: Some([64, 8, 64]),
-    },
-    Preset {
-        name: "llama-3.3-70b",
-        matrices: &[[10_240, 8192], [8192, 8192], [57_344, 8192], [8192, 28_672], [128_256, 8192]],
-        experts: None,
-        attention: Some([64, 8, 128]),
-    },
-    Preset {
-        name: "deepseek-v3.1",
-        matrices: &[[2112, 7168], [24_576, 1536], [7168, 16_384], [36_864, 7168], [7168, 18_432], [129_280, 7168]],
-        experts: Some([256, 8, 2048, 7168]),
-        attention: None,
-    },
-    Preset {
-        name: "gemma-3-27b",
-        matrices: &[[8192, 5376], [5376, 4096], [43_008, 5376], [5376, 21_504], [262_144, 5376]],
-        experts: None,
-        attention: Some([32, 16, 128]),
-    },
+/// Matrices of a layer that read the same input.
+const JOINED: &[&[&str]] = &[
+    &["attn_q", "attn_k", "attn_v"],
+    &["attn_q_a", "attn_kv_a_mqa", "attn_kv"],
+    &["attn_qkv", "attn_gate", "ssm_ba", "ssm_alpha", "ssm_beta"],
+    &["ffn_gate", "ffn_up"],
+    &["ffn_gate_shexp", "ffn_up_shexp"],
 ];
+/// Of the attention kernel; latent attention has none yet.
+const MAX_HEAD_DIM: usize = 256;
+
+impl Preset {
+    fn of(model: &ModelPreset) -> presets::Result<Preset> {
+        let tensors = model.tensors(model.layers(), Mixture::Pure(Format::F16))?;
+        let tied = tensors.iter().all(|t| t.name != "output.weight");
+        let sides = |t: &TensorInfo| [t.dims[1] as usize, t.dims[0] as usize];
+        let (mut inputs, mut matrices) = (Vec::<Option<(&str, usize)>>::new(), Vec::<[usize; 2]>::new());
+        let mut experts = None;
+        for t in tensors.iter().filter(|t| t.ggml_type == Format::F16.ggml()) {
+            let (layer, what) = t.name.trim_end_matches(".weight").rsplit_once('.').unwrap_or(("", &t.name));
+            if let (Some((count, used)), "ffn_down_exps") = (model.experts(), what) {
+                experts = Some([count, used, t.dims[0] as usize, t.dims[1] as usize]);
+            }
+            if t.dims.len() != 2 || (t.name == "token_embd.weight" && !tied) {
+                continue;
+            }
+            let input = JOINED.iter().position(|names| names.contains(&what)).map(|joined| (layer, joined));
+            match inputs.iter().position(|i| input.is_some() && *i == input) {
+                Some(at) => matrices[at] = [matrices[at][0] + sides(t)[0], sides(t)[1]],
+                None => {
+                    inputs.push(input);
+                    matrices.push(sides(t));
+                }
+            }
+        }
+        let mut unique = Vec::new();
+        for sides in matrices {
+            if !unique.contains(&sides) {
+                unique.push(sides);
+            }
+        }
+        let heads = model.heads()?;
+        let attention = [heads.heads, heads.kv / heads.head_dim, heads.head_dim];
+        let attention = (heads.head_dim <= MAX_HEAD_DIM).then_some(attention);
+        Ok(Preset { matrices: unique, experts, attention })
+    }
+}
 
 /// What to measure; an empty list stands for the usual.
 #[derive(Clone, Debug, Default)]
@@ -56,7 +71,7 @@ pub struct Selection {
     pub formats: Vec<Format>,
     /// [rows, columns] of matrices; of experts [ff, hidden].
     pub shapes: Vec<[usize; 2]>,
-    pub presets: Vec<String>,
+    pub presets: Vec<&'static ModelPreset>,
 }
 
 /// Tokens of a prefill.
@@ -109,10 +124,11 @@ impl Selection {
     fn of_presets(&self) -> Vec<Case> {
         let formats = if self.formats.is_empty() { vec![Format::Q4K, Format::Q8_0] } else { self.formats.clone() };
         let mut cases = Vec::new();
-        for preset in PRESETS.iter().filter(|p| self.presets.iter().any(|name| name == p.name)) {
+        for model in &self.presets {
+            let preset = Preset::of(model).expect("the tests ask every model");
             for &format in &formats {
-                cases.extend(linear(format, preset.matrices, 1));
-                cases.extend(linear(format, preset.matrices, PREFILL));
+                cases.extend(linear(format, &preset.matrices, 1));
+                cases.extend(linear(format, &preset.matrices, PREFILL));
                 let experts = preset.experts.iter();
                 cases.extend(experts.map(|&[experts, used, ff, hidden]| Case::Experts {
                     format,
@@ -139,20 +155,35 @@ fn attention([heads, kv_heads, head_dim]: [usize; 3], cached: usize, tokens: usi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::presets::models;
 
     #[test]
     fn selections_narrow_and_leave_out_what_no_block_fits() {
         let selection = Selection {
             ops: vec!["matvec".into()],
             formats: vec![Format::Q4K, Format::MXFP4],
-            presets: vec!["gpt-oss-120b".into()],
+            presets: vec![ModelPreset::named("gpt-oss-120b").unwrap()],
             ..Selection::default()
         };
         let (cases, others) = selection.cases(DeviceClass::Gpu);
         assert!(cases.iter().all(|c| c.op() == "matvec"));
         // 2880 columns are no multiple of 256, 4096 are.
         assert_eq!((cases.len(), others.len()), (4, 2));
-        assert_eq!(others[0], "matvec q4_k 5120x2880");
+        assert_eq!(others[0], "matvec q4_k 201088x2880");
+    }
+
+    #[test]
+    fn matrices_that_read_the_same_input_are_one() {
+        let preset = |name| Preset::of(ModelPreset::named(name).unwrap()).unwrap();
+        let qwen = preset("qwen3-30b-a3b");
+        assert_eq!(qwen.matrices, [[151_936, 2048], [5120, 2048], [2048, 4096]]);
+        assert_eq!(qwen.experts, Some([128, 8, 768, 2048]));
+        assert_eq!(qwen.attention, Some([32, 4, 128]));
+        let deepseek = preset("deepseek-v3.1");
+        assert!([[2112, 7168], [24_576, 1536], [36_864, 7168]].iter().all(|m| deepseek.matrices.contains(m)));
+        assert_eq!(deepseek.attention, None);
+        assert_eq!(preset("gemma-3-27b").matrices[0], [262_144, 5376]);
+        models().iter().for_each(|model| assert!(!Preset::of(model).unwrap().matrices.is_empty()));
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub fn value(unit: &str, value: f64) -> String {
     match unit {
         "s" => human::seconds(value),
         "B/s" => human::rate(value),
-        "FLOP/s" => human::si(value) + "FLOP/s",
+        "FLOP/s" | "OP/s" => human::si(value) + unit,
         unit => format!("{} {unit}", human::short(value)),
     }
 }

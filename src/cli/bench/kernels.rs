@@ -6,9 +6,12 @@ use super::{origin, timing_note};
 use crate::cli::device::DeviceArgs;
 use crate::cli::{human, output, profile};
 use anyhow::{Context, Result, bail};
-use halogen::bench::{KernelBench, KernelRow, Limit, PRESETS, Point, Selection, roofline};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use halogen::bench::{KernelBench, KernelRow, Limit, Point, Selection, roofline};
 use halogen::formats;
 use halogen::gpu::{DeviceProfile, Gpu, Timing};
+use halogen::ops::Arithmetic;
+use halogen::presets::{ModelPreset, models};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,6 +41,10 @@ pub struct Args {
     #[arg(long, value_name = "MODEL", value_delimiter = ',', value_parser = presets())]
     preset: Vec<String>,
 
+    /// The arithmetic of matrix products, where there is a kernel of it; else the one that `halogen shaders --explain` tells
+    #[arg(long, value_name = "NAME", value_parser = arithmetic())]
+    force: Option<Arithmetic>,
+
     /// MiB of inputs that are rotated, so that no cache holds them
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     memory: Option<u32>,
@@ -59,10 +66,14 @@ pub struct Args {
 }
 
 fn presets() -> Vec<&'static str> {
-    PRESETS.iter().map(|p| p.name).chain(["all"]).collect()
+    models().iter().flat_map(ModelPreset::names).chain(["all"]).collect()
 }
 
-fn shape(text: &str) -> Result<[usize; 2], String> {
+fn arithmetic() -> impl TypedValueParser<Value = Arithmetic> {
+    PossibleValuesParser::new(Arithmetic::ALL.map(Arithmetic::name)).try_map(|name| name.parse::<Arithmetic>())
+}
+
+pub fn shape(text: &str) -> Result<[usize; 2], String> {
     let sides = text.split_once('x').and_then(|(r, c)| Some([r.parse().ok()?, c.parse().ok()?]));
     match sides {
         // Kernels count words in 32 bits.
@@ -86,7 +97,10 @@ fn selection(args: &Args) -> Result<Selection> {
         }
     }
     let all = args.preset.iter().any(|p| p == "all");
-    let presets = if all { PRESETS.iter().map(|p| p.name.into()).collect() } else { args.preset.clone() };
+    let presets = match all {
+        true => models().iter().collect(),
+        false => args.preset.iter().map(|name| ModelPreset::named(name)).collect::<Result<_, _>>()?,
+    };
     Ok(Selection { ops: args.op.clone(), formats: chosen, shapes: args.shape.clone(), presets })
 }
 
@@ -100,6 +114,7 @@ pub fn run(args: Args) -> Result<()> {
     let bench = KernelBench {
         gpu: &gpu,
         tier: args.device.tier.unwrap_or(gpu.caps().tier),
+        force: args.force,
         limits: profile::of(&gpu, true)?,
         memory: args.memory.map_or(KernelBench::default_memory(gpu.caps().class), |m| u64::from(m) << 20),
         time: Duration::from_millis(args.time.into()),
@@ -141,7 +156,7 @@ fn report(bench: &KernelBench, rows: &[KernelRow]) -> Report {
     origin["kind"] = "kernels".into();
     origin["tier"] = bench.tier.to_string().into();
     origin["limits"] = serde_json::to_value(bench.limits).expect("numbers");
-    let mut table = Table::new(&["kernel", "time", "spread", "rate", "of limit", "samples", "copies", "NMSE"]);
+    let mut table = Table::new(&["kernel", "in", "time", "spread", "rate", "of limit", "samples", "copies", "NMSE"]);
     for r in rows {
         let rate = match r.limit {
             Limit::Bandwidth => human::rate(r.bytes_per_second),
@@ -149,6 +164,7 @@ fn report(bench: &KernelBench, rows: &[KernelRow]) -> Report {
         };
         table.row(vec![
             r.row.name.clone(),
+            r.arithmetic.clone(),
             human::seconds(r.row.figure.median),
             format!("± {:.1} %", r.row.figure.relative_spread() * 100.0),
             rate,

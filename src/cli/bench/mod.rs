@@ -10,6 +10,7 @@ mod table;
 use super::success;
 use anyhow::Result;
 use halogen::gpu::{Gpu, Timing};
+pub use kernels::shape;
 use serde_json::{Value, json};
 use std::process::ExitCode;
 

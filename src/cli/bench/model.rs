@@ -192,7 +192,7 @@ fn markdown(report: &ModelReport, limits: DeviceProfile, args: &Args) -> String 
 
 /// What the figures include.
 fn notes(limits: DeviceProfile, repetitions: u32) -> String {
-    let DeviceProfile { stream_bytes_per_second, flops_per_second, dispatch_seconds } = limits;
+    let DeviceProfile { stream_bytes_per_second, flops_per_second, dispatch_seconds, .. } = limits;
     format!(
         "
 Mean ± standard deviation of {repetitions} runs after one that is not counted; all on the wall clock, by random tokens.

@@ -2,11 +2,14 @@
 //! of them.
 
 mod emit;
+mod explain;
 #[cfg(feature = "shader-stats")]
 mod radv;
 #[cfg(feature = "shader-stats")]
 mod stats;
 
+use super::bench::shape;
+use super::device::DeviceArgs;
 use super::{output, success, usage};
 use anyhow::{Context, Result};
 use clap::error::ErrorKind;
@@ -22,6 +25,7 @@ Examples:
   halogen shaders matvec --variant \"q4_k norm\"               the variants of one that name q4_k and norm
   halogen shaders matvec --variant \"q4_k norm\" --emit spirv  the simplest of them, translated
   halogen shaders --emit wgsl --out target/wgsl              every variant, a file each
+  halogen shaders --explain                                  which arithmetic products take on this device, and why
   halogen shaders matvec --stats gfx1151                     registers and instructions on Strix Halo (a build
                                                              with --features shader-stats)";
 
@@ -64,6 +68,14 @@ pub struct Args {
     #[arg(long, requires = "snapshot")]
     update: bool,
 
+    /// Print in which arithmetic each kind of product with a matrix of this shape is computed on this device, and why
+    #[arg(long, value_name = "ROWSxCOLUMNS", value_parser = shape, num_args = 0..=1, default_missing_value = "4096x4096",
+          conflicts_with_all = ["name", "emit", "stats", "variant"])]
+    explain: Option<[usize; 2]>,
+
+    #[command(flatten)]
+    device: DeviceArgs,
+
     /// Print JSON
     #[arg(long, conflicts_with = "emit")]
     json: bool,
@@ -76,6 +88,9 @@ enum Class {
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
+    if let Some(shape) = args.explain {
+        return explain::run(shape, &args.device, args.json);
+    }
     let found = select(&args)?;
     if let Some(family) = &args.stats {
         return stats(family, &found, &args);
@@ -83,12 +98,16 @@ pub fn run(args: Args) -> Result<ExitCode> {
     match (args.emit, &args.out) {
         (Some(language), Some(folder)) => {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            let (found, others): (Vec<_>, Vec<_>) =
+                found.iter().partition(|spec| emit::untranslatable(spec, language).is_none());
             for spec in &found {
                 let path = folder.join(format!("{}.{}", file_name(spec), language.extension()));
                 std::fs::write(&path, emit::emit(spec, language)?)
                     .with_context(|| format!("cannot write {}", path.display()))?;
             }
             output::note(format_args!("{} files in {}", found.len(), folder.display()));
+            let reasons: BTreeSet<_> = others.iter().filter_map(|spec| emit::untranslatable(spec, language)).collect();
+            reasons.iter().for_each(|why| output::note(format_args!("{} variants left out: {why}", others.len())));
         }
         (Some(language), None) => {
             let bytes = emit::emit(simplest(&found), language)?;

@@ -1,0 +1,117 @@
+//! The mixture of DeepSeek-V3 (arXiv 2412.19437, section 2.1.2) and of those after it: a sigmoid router with a bias for the
+//! choice, if need be among the best groups of experts, and an expert that all tokens share. Where the shared one is of
+//! the others' size and types it lies in their stacks and takes no dispatch of its own.
+
+use super::blocks::{GatedMlp, Mixture, Transformer};
+use super::{Keys, Result, decoder};
+use crate::memory::Weights;
+use crate::ops::{ExpertMlp, Matrix, Norm, SigmoidRouter, Step, Tensor};
+
+/// The numbers of such a mixture.
+pub struct SigmoidMixture {
+    mixture: Mixture,
+    /// Columns of the shared expert.
+    shared_ff: usize,
+    /// Groups of experts, and those of them that a token chooses from.
+    groups: (usize, usize),
+    renormalise: bool,
+    scale: f32,
+}
+
+/// One layer of it.
+pub struct SigmoidExperts {
+    norm: Norm,
+    matrix: Matrix,
+    router: SigmoidRouter,
+    experts: ExpertMlp,
+    /// What does not fit into the experts' stacks.
+    shared: Option<GatedMlp>,
+}
+
+/// The second half of a layer, where the first layers are dense.
+pub enum FeedForward {
+    Dense(Box<GatedMlp>),
+    Mixture(Box<SigmoidExperts>),
+}
+
+impl SigmoidMixture {
+    pub fn read(keys: &Keys) -> Result<Self> {
+        let mixture = Mixture::read(keys)?;
+        let function = keys.count_or("expert_gating_func", 2)?;
+        if function != 2 {
+            return Err(keys.error("expert_gating_func", function, "halogen knows 2 here, the sigmoid"));
+        }
+        let groups = keys.size_or("expert_group_count", 1)?;
+        let groups_used = keys.size_or("expert_group_used_count", groups)?;
+        let size = mixture.experts / groups;
+        if size * groups != mixture.experts || (groups > 1 && size < 2) {
+            let problem = format!("{} experts cannot be in groups of two and more", mixture.experts);
+            return Err(keys.error("expert_group_count", groups, problem));
+        }
+        if groups_used > groups || groups_used * size < mixture.used {
+            let problem = format!("{groups} groups of {size} experts, of which each token uses {}", mixture.used);
+            return Err(keys.error("expert_group_used_count", groups_used, problem));
+        }
+        Ok(SigmoidMixture {
+            shared_ff: mixture.ff * keys.size_or("expert_shared_count", 1)?,
+            groups: (groups, groups_used),
+            renormalise: keys.flag("expert_weights_norm")?.unwrap_or(true),
+            scale: keys.positive_or("expert_weights_scale", 1.0)?,
+            mixture,
+        })
+    }
+
+    /// Floats that live at once for each token.
+    pub fn floats_per_token(&self, t: &Transformer) -> usize {
+        self.mixture.floats_per_token(t) + self.shared_ff + t.hidden
+    }
+
+    /// The mixture of a layer, behind the norm of that name.
+    pub fn load(&self, weights: &mut Weights, t: &Transformer, layer: usize, norm: &str) -> Result<SigmoidExperts> {
+        let name = |what: &str| format!("blk.{layer}.{what}");
+        let joined = self.mixture.can_join(weights, layer, self.shared_ff);
+        Ok(SigmoidExperts {
+            norm: t.norm(weights, &name(&format!("{norm}.weight")), t.hidden)?,
+            matrix: weights.matrix(&name("ffn_gate_inp.weight"), self.mixture.experts, t.hidden)?,
+            router: SigmoidRouter {
+                bias: weights.vector(&name("exp_probs_b.bias"), self.mixture.experts)?,
+                ranks: self.mixture.used,
+                renormalise: self.renormalise,
+                scale: self.scale,
+                groups: self.groups,
+                shared: usize::from(joined),
+            },
+            experts: self.mixture.joined_mlp(weights, t, layer, joined)?,
+            shared: match joined {
+                true => None,
+                false => Some(GatedMlp::named(weights, t, layer, norm, "_shexp", self.shared_ff)?),
+            },
+        })
+    }
+}
+
+impl SigmoidExperts {
+    /// x += shared(norm(x)) + sum over the chosen experts of weight * mlp(norm(x)).   x: [tokens, hidden]
+    pub fn record(&self, step: &mut Step, x: &Tensor) -> Result<()> {
+        let logits = step.norm_linear("router logits", x, &self.norm, &self.matrix)?; // [tokens, experts]
+        let routing = step.route_sigmoid(&logits, &self.router)?;
+        let shared = match &self.shared {
+            Some(shared) => Some((shared, shared.inner(step, x)?)), // before the experts add to x
+            None => None,
+        };
+        step.norm_experts(x, &self.norm, &routing, &self.experts)?;
+        match shared {
+            Some((shared, h)) => shared.add_outer(step, x, &h),
+            None => Ok(()),
+        }
+    }
+}
+
+impl decoder::FeedForward for FeedForward {
+    fn record(&self, step: &mut Step, x: &Tensor) -> Result<()> {
+        match self {
+            FeedForward::Dense(mlp) => mlp.record(step, x),
+            FeedForward::Mixture(experts) => experts.record(step, x),
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Models by name: published hyperparameters and the tensors that they make, in every format.
+
+mod cache;
+mod mixture;
+mod model;
+mod tensors;
+
+pub use cache::{Cache, cache};
+pub use mixture::Mixture;
+pub use model::{ModelPreset, Published, models};
+pub use tensors::{Heads, Kind, Shaped, Untold, is_expert, tensors};
+
+use crate::models;
+
+/// What can go wrong with a name or with what it stands for.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Model(#[from] models::Error),
+    #[error("no preset `{name}`; there are {known}")]
+    UnknownModel { name: String, known: String },
+    #[error("no format `{name}`; there are {known}")]
+    UnknownFormat { name: String, known: String },
+    #[error("{file}: the tensors of architecture `{architecture}` are not known")]
+    UnknownArchitecture { file: String, architecture: String },
+}
+
+/// Result of looking something up.
+pub type Result<T> = std::result::Result<T, Error>;
