@@ -88,6 +88,7 @@ fn finish(token: u32) {
     state.last = token;
     state.position = position;
     state.generated += 1u;
+    state.clock += 1u;
     var halt = 0u;
     if position >= state.context {
         halt = HALT_CONTEXT;

@@ -382,3 +382,23 @@ fn what_does_not_fit_is_refused_before_it_is_loaded() {
         false => assert_ne!(output.status.code(), Some(0)),
     }
 }
+
+#[test]
+fn experts_that_do_not_fit_come_and_go() {
+    let args = ["run", "demo", "What is error E0382?", "--temp", "0", "-c", "256", "--json"];
+    let whole = json(&args);
+    assert!(whole["stats"]["experts"].is_null());
+    // Of what the embedded model takes with this context, the experts are more than a half.
+    let budget = [&args[..], &["--gpu-memory", "9MB"]].concat();
+    let some = json(&budget);
+    assert_eq!(some["text"], whole["text"]);
+    let stats = &some["stats"];
+    assert_eq!(stats["weight_bytes_per_token"], whole["stats"]["weight_bytes_per_token"]);
+    let count = |name: &str| stats["experts"][name].as_f64().expect("a number");
+    assert!(
+        count("misses") > 0.0 && count("hits") > 0.0 && count("bytes") > 1e5 && count("stall_seconds") > 0.0,
+        "{stats}"
+    );
+    fails(halogen(&[&args[..], &["--gpu-memory", "6.5MB"]].concat()), &["at least", "1409024"]);
+    fails(halogen(&[&args[..], &["--gpu-memory", "5MB"]].concat()), &["does not fit", "5000000"]);
+}

@@ -1,5 +1,5 @@
-// The state of a step. The sampling kernel alone advances it; every other kernel reads it, and does nothing once `halt`
-// is set. Laid out as `session/state.rs` says.
+// The state of a step. The sampling kernel advances it and a lookup that misses an expert halts it; every other kernel reads it,
+// and does nothing once `halt` is set. Laid out as `session/state.rs` says.
 struct State {
     halt: u32,           // 0: run; else why the steps stopped
     halt_layer: u32,
@@ -16,12 +16,13 @@ struct State {
     repeat_last: u32,    // tokens that the penalty looks back
     seed: u32,
     stop_count: u32,
-    pad: u32,
+    clock: u32,          // steps so far: the age of experts in their slots
     stop: array<vec4<u32>, 8>,
 }
 const HALT_STOP: u32 = 1u;
 const HALT_LIMIT: u32 = 2u;
 const HALT_CONTEXT: u32 = 3u;
+const HALT_MISS: u32 = 4u;
 
 #if STATE_WRITE
 @group(0) @binding(0) var<storage, read_write> state: State;

@@ -13,6 +13,25 @@ pub struct DeviceArgs {
     /// Use kernels up to this tier only; core and subgroup compute in f32
     #[arg(long, value_name = "NAME", value_parser = tier_parser())]
     pub tier: Option<Tier>,
+
+    /// Memory of the device to use; experts that do not fit are read as they are needed [default: what it has]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub gpu_memory: Option<u64>,
+}
+
+/// `8GiB`, `24GB`, `500M` (decimal) or plain bytes.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}`: a size such as 8GiB, 24GB or 500MB is needed");
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim().to_ascii_lowercase();
+    let (prefix, base) = match unit.strip_suffix("ib") {
+        Some(prefix) => (prefix, 1024f64),
+        None => (unit.strip_suffix('b').unwrap_or(&unit), 1000.0),
+    };
+    let power = ["", "k", "m", "g", "t"].iter().position(|p| *p == prefix).ok_or_else(wrong)?;
+    let bytes = number.parse::<f64>().map_err(|_| wrong())? * base.powi(power as i32);
+    if bytes >= 1.0 { Ok(bytes as u64) } else { Err(wrong()) }
 }
 
 fn tier_parser() -> impl TypedValueParser<Value = Tier> {
@@ -28,5 +47,22 @@ impl DeviceArgs {
             gpu.require(tier)?;
         }
         Ok(gpu)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_bytes;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        let cases =
+            [("8GiB", 8 << 30), ("24GB", 24_000_000_000), ("1.5g", 1_500_000_000), ("4096", 4096), ("2 kib", 2048)];
+        for (text, bytes) in cases {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "GiB", "8 apples", "-1", "0", "1.2.3GB"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use super::device::DeviceArgs;
 use super::{human, model, output, success};
 use anyhow::{Result, anyhow};
 use halogen::gpu::Tier;
-use halogen::memory::{KvFormat, Needs};
+use halogen::memory::KvFormat;
 use halogen::models;
 use halogen::session::{Session, SessionOptions};
 use safetensors::tensor::{Dtype, TensorView};
@@ -58,8 +58,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
         chunk,
         ..SessionOptions::default()
     };
-    Needs { weights: gguf.data_bytes(), ..Session::needs(&shape, &options) }.check(&gpu)?;
-    let model = model::load(&gpu, &gguf, || false)?;
+    let placed = model::place(&gpu, &gguf, Session::needs(&shape, &options), &args.device)?;
+    let model = model::load(&gpu, &gguf, &placed, || false)?;
     let logits = Session::new(&model, &options)?.blocking_logits(&args.tokens, chunk)?;
 
     let dims = vec![args.tokens.len(), vocabulary];

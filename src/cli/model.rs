@@ -1,11 +1,12 @@
 //! MODEL, for every command that takes one: the embedded model or a file, opened and loaded.
 
-use super::human;
+use super::device::DeviceArgs;
+use super::{human, output};
 use anyhow::{Result, bail};
 use halogen::gguf::Gguf;
 use halogen::gpu::Gpu;
-use halogen::memory::Progress;
-use halogen::session::Model;
+use halogen::memory::{ExpertMemory, Needs, Progress};
+use halogen::session::{LoadOptions, Model};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::fmt::Write;
 use std::path::Path;
@@ -39,8 +40,19 @@ fn open_demo() -> Result<Gguf> {
     bail!("this halogen was built without the embedded model; name a .gguf file")
 }
 
+/// Where a model's weights lie: beside what a session on it needs, within `--gpu-memory` or what the device has.
+pub fn place(gpu: &Gpu, gguf: &Gguf, session: Needs, device: &DeviceArgs) -> Result<LoadOptions> {
+    let needs = Needs { weights: gguf.data_bytes(), ..session };
+    let expert_memory = needs.experts_within(gguf, gpu, device.gpu_memory)?;
+    if let Some(ExpertMemory { bytes, all }) = expert_memory {
+        let (some, all) = (human::bytes(bytes), human::bytes(all));
+        output::note(format_args!("note: {some} of {all} of experts fit at once; others are read as they are needed"));
+    }
+    Ok(LoadOptions { expert_memory })
+}
+
 /// Loads a model's weights, with a progress bar on stderr where that is a terminal. `interrupted` cancels.
-pub fn load(gpu: &Gpu, gguf: &Gguf, interrupted: impl Fn() -> bool) -> Result<Arc<Model>> {
+pub fn load(gpu: &Gpu, gguf: &Gguf, options: &LoadOptions, interrupted: impl Fn() -> bool) -> Result<Arc<Model>> {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     bar.set_style(style(Instant::now()));
     bar.set_message(gguf.name().to_string());
@@ -49,7 +61,7 @@ pub fn load(gpu: &Gpu, gguf: &Gguf, interrupted: impl Fn() -> bool) -> Result<Ar
         bar.set_position(progress.bytes);
         !interrupted()
     };
-    let model = pollster::block_on(Model::load(gpu, gguf, progress));
+    let model = pollster::block_on(Model::load_with(gpu, gguf, options, progress));
     bar.finish_and_clear();
     Ok(model?)
 }

@@ -27,6 +27,7 @@ shaders![
     "expert_combine",
     "expert_down",
     "expert_group",
+    "expert_lookup",
     "heads",
     "matmul",
     "matmul_matrix",

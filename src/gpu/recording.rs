@@ -119,6 +119,11 @@ impl<'g> Recorder<'g> {
         self.layer = layer;
     }
 
+    /// The layer that was entered last.
+    pub fn layer(&self) -> u32 {
+        self.layer
+    }
+
     /// From here on dispatches are not recorded: only which kernels they need is noted.
     pub fn survey(&mut self) {
         self.survey = Some(BTreeSet::new());
@@ -252,14 +257,16 @@ impl Recording {
         self.dispatches.iter().fold(Cost::default(), |sum, d| sum + d.cost)
     }
 
-    /// Parts that stay within `bound` seconds each where `positions` are cached. Estimates are the limits doubled: no
+    /// Parts of a range that stay within `bound` seconds each where `positions` are cached. Estimates are the limits doubled: no
     /// kernel reaches them.
-    pub fn cut(&self, positions: usize, limits: &DeviceProfile, bound: f64) -> Vec<Range<usize>> {
-        let estimates: Vec<f64> = self.dispatches.iter().map(|d| 2.0 * d.cost.seconds(positions, limits)).collect();
-        super::cut(&estimates, bound)
+    pub fn cut(&self, range: Range<usize>, positions: usize, limits: &DeviceProfile, bound: f64) -> Vec<Range<usize>> {
+        let estimate = |d: &Dispatch| 2.0 * d.cost.seconds(positions, limits);
+        let estimates: Vec<f64> = self.dispatches[range.clone()].iter().map(estimate).collect();
+        let parts = super::cut(&estimates, bound).into_iter();
+        parts.map(|part| range.start + part.start..range.start + part.end).collect()
     }
 
-    /// The index of the first dispatch of `layer`: where a step that halted there is entered again.
+    /// The index of the first dispatch of `layer`.
     pub fn layer_start(&self, layer: u32) -> Option<usize> {
         self.dispatches.iter().position(|d| d.layer == layer)
     }

@@ -4,6 +4,7 @@ use super::{Error, Result, Weights};
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::gpu::View;
+use crate::ops::Shard;
 use futures::channel::mpsc;
 use futures::{SinkExt, StreamExt};
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use std::thread;
 const READERS: usize = 4;
 /// Bytes below which one thread more costs more than it gives.
 const WORTH_A_THREAD: usize = 4 << 20;
+/// Bytes read, re-laid and handed to the queue at once.
+const CHUNK: usize = 4 << 20;
 /// Bytes queued before they are waited for, which bounds the staging memory of the driver.
 const QUEUED: u64 = 64 << 20;
 
@@ -24,6 +27,14 @@ pub struct Progress {
     pub bytes: u64,
     /// Bytes that will be read.
     pub total: u64,
+}
+
+/// Consecutive rows of a tensor.
+#[derive(Clone)]
+pub(super) struct Rows {
+    pub tensor: Arc<TensorInfo>,
+    pub first: usize,
+    pub count: usize,
 }
 
 /// Consecutive rows of a tensor, and where they go.
@@ -40,7 +51,7 @@ pub(super) struct RowCopy {
 
 impl RowCopy {
     /// Bytes in the file.
-    fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.rows * self.format.row_bytes(self.columns)
     }
 
@@ -55,6 +66,32 @@ impl RowCopy {
     }
 }
 
+/// The copies of `parts`, one after another, into shards of `unit` rows each, from the row `to_row` of all shards on.
+pub(super) fn copies(
+    parts: &[Rows],
+    shards: &[Shard],
+    to_row: usize,
+    unit: usize,
+    format: Format,
+    columns: usize,
+) -> Vec<RowCopy> {
+    let (row_bytes, most) = (format.device_row_bytes(columns), (CHUNK / format.row_bytes(columns)).max(1));
+    let per_shard = shards[0].count * unit;
+    let (mut copies, mut row) = (Vec::new(), to_row);
+    for part in parts {
+        let mut done = 0;
+        while done < part.count {
+            let (shard, at) = (&shards[row / per_shard], row % per_shard);
+            let rows = most.min(part.count - done).min(shard.count * unit - at);
+            let (tensor, view) = (part.tensor.clone(), shard.view.clone());
+            let (first_row, to) = (part.first + done, (at * row_bytes) as u64);
+            copies.push(RowCopy { tensor, format, columns, first_row, rows, view, to });
+            (done, row) = (done + rows, row + rows);
+        }
+    }
+    copies
+}
+
 impl Weights<'_> {
     /// Reads and uploads all that was placed, on a few threads that end with it; gives the bytes read. `progress` is told
     /// after each chunk, `false` cancels.
@@ -64,6 +101,7 @@ impl Weights<'_> {
     pub async fn fill(self, mut progress: impl FnMut(Progress) -> bool) -> Result<u64> {
         let Weights { gguf, gpu, mut done, copies, .. } = self;
         let (copies, mut queued) = (Arc::new(copies), 0);
+        let total = done + copies.iter().map(|copy| copy.bytes() as u64).sum::<u64>();
         let mut arriving = read(gguf, &copies);
         while let Some((index, laid)) = arriving.next().await {
             let (copy, laid): (&RowCopy, Vec<u8>) = (&copies[index], laid?);
@@ -75,7 +113,7 @@ impl Weights<'_> {
                 queued = 0;
             }
             done += copy.bytes() as u64;
-            if !progress(Progress { bytes: done, total: gguf.data_bytes() }) {
+            if !progress(Progress { bytes: done, total }) {
                 return Err(Error::Cancelled);
             }
         }
@@ -86,7 +124,7 @@ impl Weights<'_> {
 }
 
 /// Starts reading all copies; they arrive in any order, by index.
-fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>) -> mpsc::Receiver<(usize, Result<Vec<u8>>)> {
+pub(super) fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>) -> mpsc::Receiver<(usize, Result<Vec<u8>>)> {
     let (sender, receiver) = mpsc::channel(0);
     let next = Arc::new(AtomicUsize::new(0));
     let bytes: usize = copies.iter().map(RowCopy::bytes).sum();

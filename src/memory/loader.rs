@@ -1,16 +1,14 @@
 //! Which tensor goes where: buffers are made as a model asks for its tensors, and the copies into them listed.
 
-use super::filling::RowCopy;
+use super::filling::{RowCopy, Rows, copies};
+use super::store::{ExpertMemory, ExpertStore, Slotted};
 use super::{Error, Result};
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::gpu::{Gpu, View};
-use crate::ops::{ExpertGateUp, GateUp, Joint, Matrix, Part, Shard, Stack};
+use crate::ops::{ExpertGateUp, GateUp, Joint, Matrix, NOWHERE, Part, Shard, Stack};
 use std::collections::HashSet;
 use std::sync::Arc;
-
-/// Bytes read, re-laid and handed to the queue at once.
-const CHUNK: usize = 4 << 20;
 
 /// The tensors of a file, on their way to a device. Vectors are read as they are asked for; matrices get their buffers, and
 /// [`Weights::fill`] reads them.
@@ -23,25 +21,29 @@ pub struct Weights<'a> {
     pub(super) copies: Vec<RowCopy>,
     /// Names of the tensors that were asked for.
     asked: HashSet<&'a str>,
-}
-
-/// Consecutive rows of one tensor.
-#[derive(Clone, Copy)]
-struct Rows<'t> {
-    tensor: &'t Arc<TensorInfo>,
-    first: usize,
-    count: usize,
+    /// Where not all experts are to be resident.
+    experts: Option<(ExpertMemory, ExpertStore)>,
 }
 
 /// The experts of a stack's tensor one by one, and the shared one behind them.
-fn expert_rows(tensors: &[Arc<TensorInfo>], experts: usize, rows: usize) -> Vec<Rows<'_>> {
-    let routed = (0..experts).map(|e| Rows { tensor: &tensors[0], first: e * rows, count: rows });
-    routed.chain(tensors.get(1).map(|tensor| Rows { tensor, first: 0, count: rows })).collect()
+fn expert_rows(tensors: &[Arc<TensorInfo>], experts: usize, rows: usize) -> Vec<Rows> {
+    let routed = (0..experts).map(|e| Rows { tensor: tensors[0].clone(), first: e * rows, count: rows });
+    routed.chain(tensors.get(1).map(|tensor| Rows { tensor: tensor.clone(), first: 0, count: rows })).collect()
 }
 
 impl<'a> Weights<'a> {
     pub fn new(gguf: &'a Gguf, gpu: &'a Gpu) -> Self {
-        Weights { gguf, gpu, done: 0, copies: Vec::new(), asked: HashSet::new() }
+        Weights { gguf, gpu, done: 0, copies: Vec::new(), asked: HashSet::new(), experts: None }
+    }
+
+    /// From here on experts get no more than this memory, and come and go.
+    pub fn limit_experts(&mut self, memory: ExpertMemory) {
+        self.experts = Some((memory, ExpertStore::new(self.gpu, self.gguf)));
+    }
+
+    /// The store of those experts that were not all placed.
+    pub fn take_store(&mut self) -> Option<ExpertStore> {
+        self.experts.take().map(|(_, store)| store).filter(|store| !store.is_empty())
     }
 
     fn file(&self) -> String {
@@ -142,13 +144,13 @@ impl<'a> Weights<'a> {
     /// A matrix [rows, columns].
     pub fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
         let tensor = self.tensor(name, &[columns, rows])?;
-        self.place_matrix(name, columns, &[Rows { tensor: &tensor, first: 0, count: rows }])
+        self.place_matrix(name, columns, &[Rows { tensor, first: 0, count: rows }])
     }
 
     fn place_matrix(&mut self, name: &str, columns: usize, parts: &[Rows]) -> Result<Matrix> {
-        let format = self.format(parts[0].tensor)?;
+        let format = self.format(&parts[0].tensor)?;
         let rows = parts.iter().map(|p| p.count).sum();
-        let shards = self.place(name, format, columns, parts, 1)?;
+        let shards = self.place(name, format, columns, parts)?;
         Ok(Matrix { format, rows, columns, shards })
     }
 
@@ -170,7 +172,7 @@ impl<'a> Weights<'a> {
             for (j, (_, tensor, count)) in tensors.iter().enumerate().filter(|(_, t)| t.0 == format) {
                 at[j] = outputs;
                 outputs += count;
-                rows.push(Rows { tensor, first: 0, count: *count });
+                rows.push(Rows { tensor: tensor.clone(), first: 0, count: *count });
                 if let Some(bias) = bias.get(j) {
                     biases.extend(self.host_vector(bias, *count)?);
                 }
@@ -187,7 +189,7 @@ impl<'a> Weights<'a> {
         let format = self.format(&g)?;
         let bytes = (format.device_row_bytes(columns) * 2 * ff) as u64;
         if format == self.format(&u)? && bytes <= self.limit() {
-            let parts = [&g, &u].map(|tensor| Rows { tensor, first: 0, count: ff });
+            let parts = [g, u].map(|tensor| Rows { tensor, first: 0, count: ff });
             return Ok(GateUp::Joined(self.place_matrix(gate, columns, &parts)?));
         }
         Ok(GateUp::Split { gate: self.matrix(gate, ff, columns)?, up: self.matrix(up, ff, columns)? })
@@ -204,7 +206,7 @@ impl<'a> Weights<'a> {
     ) -> Result<Stack> {
         let tensors = self.experts(name, shared, experts, rows, columns)?;
         let parts: Vec<Rows> = tensors
-            .iter()
+            .into_iter()
             .zip([experts * rows, rows])
             .map(|(tensor, count)| Rows { tensor, first: 0, count })
             .collect();
@@ -239,9 +241,9 @@ impl<'a> Weights<'a> {
         let gates = self.experts(gate, shared_gate, experts, ff, columns)?;
         let ups = self.experts(up, shared_up, experts, ff, columns)?;
         let [gates, ups] = [&gates, &ups].map(|tensors| expert_rows(tensors, experts, ff));
-        let format = self.format(gates[0].tensor)?;
+        let format = self.format(&gates[0].tensor)?;
         let bytes = (format.device_row_bytes(columns) * 2 * ff) as u64;
-        if format != self.format(ups[0].tensor)? || bytes > self.limit() {
+        if format != self.format(&ups[0].tensor)? || bytes > self.limit() {
             let gate = self.place_stack(gate, columns, &gates, ff)?;
             return Ok(ExpertGateUp::Split { gate, up: self.place_stack(up, columns, &ups, ff)? });
         }
@@ -250,15 +252,22 @@ impl<'a> Weights<'a> {
     }
 
     fn place_stack(&mut self, name: &str, columns: usize, parts: &[Rows], rows: usize) -> Result<Stack> {
-        let format = self.format(parts[0].tensor)?;
-        let shards = self.place(name, format, columns, parts, rows)?;
-        let experts = shards.iter().map(|shard| shard.count).sum();
+        let format = self.format(&parts[0].tensor)?;
+        let experts = parts.iter().map(|part| part.count).sum::<usize>() / rows;
+        let slots = self.experts.as_ref().map_or(experts, |(memory, _)| memory.slots(experts));
+        let shards = self.shards(name, (format.device_row_bytes(columns) * rows) as u64, slots)?;
+        if let Some((_, store)) = self.experts.as_mut().filter(|_| slots < experts) {
+            let table = self.gpu.upload("expert table", &vec![[NOWHERE, 0]; experts])?;
+            let stamps = store.add(name, experts, Slotted::new(format, columns, rows, parts, &shards, &table))?;
+            return Ok(Stack { format, experts, rows, columns, shards, table, stamps: Some(stamps) });
+        }
+        self.copies.extend(copies(parts, &shards, 0, rows, format, columns));
         let mut table = Vec::with_capacity(experts);
         for (index, shard) in shards.iter().enumerate() {
             table.extend((0..shard.count).map(|slot| [index as u32, slot as u32]));
         }
         let table = self.gpu.upload("expert table", &table)?;
-        Ok(Stack { format, experts, rows, columns, shards, table })
+        Ok(Stack { format, experts, rows, columns, shards, table, stamps: None })
     }
 
     /// Bytes that one shard may have.
@@ -266,14 +275,20 @@ impl<'a> Weights<'a> {
         self.gpu.caps().max_shard
     }
 
-    /// Places rows one after another in shards, each a multiple of `unit` rows. A shard counts in units.
-    fn place(&mut self, name: &str, format: Format, columns: usize, parts: &[Rows], unit: usize) -> Result<Vec<Shard>> {
-        let row_bytes = format.device_row_bytes(columns);
-        let (unit_bytes, limit) = ((row_bytes * unit) as u64, self.limit());
+    /// Places rows one after another in shards.
+    fn place(&mut self, name: &str, format: Format, columns: usize, parts: &[Rows]) -> Result<Vec<Shard>> {
+        let rows = parts.iter().map(|part| part.count).sum();
+        let shards = self.shards(name, format.device_row_bytes(columns) as u64, rows)?;
+        self.copies.extend(copies(parts, &shards, 0, 1, format, columns));
+        Ok(shards)
+    }
+
+    /// Buffers for `units` of so many bytes each, as few as the limits allow. A shard counts in units.
+    fn shards(&self, name: &str, unit_bytes: u64, units: usize) -> Result<Vec<Shard>> {
+        let limit = self.limit();
         if unit_bytes > limit {
             return Err(Error::Unit { file: self.file(), name: name.into(), bytes: unit_bytes, limit });
         }
-        let units = parts.iter().map(|p| p.count).sum::<usize>() / unit;
         let per_shard = ((limit / unit_bytes) as usize).min(units);
         let mut shards = Vec::new();
         for first in (0..units).step_by(per_shard) {
@@ -281,26 +296,7 @@ impl<'a> Weights<'a> {
             let view = self.gpu.buffer(name, unit_bytes * count as u64)?;
             shards.push(Shard { view, first, count });
         }
-        self.copy(parts, &shards, unit, format, columns);
         Ok(shards)
-    }
-
-    /// Lists the copies of `parts`, one after another, into shards of `unit` rows each.
-    fn copy(&mut self, parts: &[Rows], shards: &[Shard], unit: usize, format: Format, columns: usize) {
-        let row_bytes = format.device_row_bytes(columns);
-        let (per_shard, most) = (shards[0].count * unit, (CHUNK / format.row_bytes(columns)).max(1));
-        let mut row = 0;
-        for part in parts {
-            let mut done = 0;
-            while done < part.count {
-                let (shard, at) = (&shards[row / per_shard], row % per_shard);
-                let rows = most.min(part.count - done).min(shard.count * unit - at);
-                let (tensor, view) = (part.tensor.clone(), shard.view.clone());
-                let (first_row, to) = (part.first + done, (at * row_bytes) as u64);
-                self.copies.push(RowCopy { tensor, format, columns, first_row, rows, view, to });
-                (done, row) = (done + rows, row + rows);
-            }
-        }
     }
 
     /// Fails if the file has tensors that no one asked for: the model is another than the one that was loaded.

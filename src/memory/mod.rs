@@ -4,11 +4,13 @@ mod filling;
 mod kv;
 mod loader;
 mod plan;
+mod store;
 
 pub use filling::Progress;
 pub use kv::{KvCache, KvFormat};
 pub use loader::Weights;
 pub use plan::{Needs, available_bytes};
+pub use store::{ExpertMemory, ExpertStore, StoreStats, expert_bytes};
 
 use crate::{gguf, gpu};
 
@@ -29,6 +31,10 @@ pub enum Error {
     Unused { file: String, name: String, more: usize },
     #[error("{file}: one expert of {name} has {bytes} bytes; the adapter binds at most {limit}")]
     Unit { file: String, name: String, bytes: u64, limit: u64 },
+    #[error("{file}: tensor {name}: experts that come and go must say their layer: blk.N.…")]
+    Unnumbered { file: String, name: String },
+    #[error("{file}: {bytes} bytes for experts hold fewer than the {used} of one token; at least {least} are needed")]
+    FewExperts { file: String, bytes: u64, least: u64, used: u64 },
     #[error("loading was cancelled")]
     Cancelled,
     #[error(

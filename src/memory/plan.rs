@@ -1,7 +1,11 @@
 //! Whether a model fits, before anything is allocated.
 
-use super::{Error, Result};
+use super::{Error, ExpertMemory, Result, expert_bytes};
+use crate::gguf::Gguf;
 use crate::gpu::{Gpu, Heap};
+
+/// The share of a device that is left to others where experts take all else: a sixteenth.
+const MARGIN: u64 = 16;
 
 /// Bytes that a model and one session take on the device.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,13 +24,37 @@ impl Needs {
 
     /// Fails if the device is known to have less memory than this.
     pub fn check(&self, gpu: &Gpu) -> Result<()> {
-        let Some(available) = available_bytes(gpu.info().device_type, gpu.heaps()) else { return Ok(()) };
-        if self.total() <= available {
-            return Ok(());
+        match available_bytes(gpu.info().device_type, gpu.heaps()) {
+            Some(available) if self.total() > available => Err(self.does_not_fit(gpu, available)),
+            _ => Ok(()),
         }
+    }
+
+    fn does_not_fit(&self, gpu: &Gpu, available: u64) -> Error {
         let Needs { weights, kv, scratch, context } = *self;
         let (total, adapter) = (self.total(), gpu.info().name.clone());
-        Err(Error::DoesNotFit { weights, kv, scratch, total, available, context, adapter })
+        Error::DoesNotFit { weights, kv, scratch, total, available, context, adapter }
+    }
+
+    /// What the routed experts may take where not all of them fit beside the rest: into `budget` bytes if there is one, else
+    /// into what the device has, less a margin. `None` where all fit.
+    ///
+    /// # Errors
+    /// The rest alone does not fit, or no more than a part of one token's experts beside it.
+    pub fn experts_within(&self, gguf: &Gguf, gpu: &Gpu, budget: Option<u64>) -> Result<Option<ExpertMemory>> {
+        let Some(all) = budget.or_else(|| available_bytes(gpu.info().device_type, gpu.heaps())) else {
+            return Ok(None);
+        };
+        if self.total() <= all {
+            return Ok(None);
+        }
+        let experts = expert_bytes(gguf);
+        let rest = self.total().saturating_sub(experts);
+        let usable = if budget.is_some() { all } else { all - all / MARGIN };
+        if experts == 0 || rest >= usable {
+            return Err(self.does_not_fit(gpu, all));
+        }
+        ExpertMemory::within(gguf, usable - rest)
     }
 }
 

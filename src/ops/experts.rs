@@ -3,7 +3,7 @@
 
 use super::linear::{MatmulParams, MatvecParams};
 use super::tiled::Tiled;
-use super::{Activation, Product, Result, Shard, Stack, Step, Tensor, ensure};
+use super::{Activation, MAX_EXPERTS, Product, Result, Shard, Stack, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
 params!(RouterParams {
@@ -142,8 +142,8 @@ impl Step<'_> {
         params: RouterParams,
     ) -> Result<Routing> {
         let (experts, ranks) = (logits.columns, params.ranks as usize);
-        ensure(ranks >= 1 && ranks <= experts && experts <= 1024, "router", || {
-            format!("{ranks} of {experts} experts: at least 1 of at most 1024 are supported")
+        ensure(ranks >= 1 && ranks <= experts && experts <= MAX_EXPERTS, "router", || {
+            format!("{ranks} of {experts} experts: at least 1 of at most {MAX_EXPERTS} are supported")
         })?;
         ensure(logits.rows == self.tokens, "router", || format!("{} rows of {} tokens", logits.rows, self.tokens))?;
         let (experts, ranks) = (experts + params.shared_experts as usize, ranks + params.shared_experts as usize);
@@ -187,6 +187,7 @@ impl Step<'_> {
         ensure(sizes.is_none_or(|s| s.0 >= wanted.0 && s.1 >= wanted.1), "experts", || {
             format!("biases of {sizes:?} bytes, {wanted:?} are needed")
         })?;
+        self.lookup(routing, stack)?;
         let h = self.scratch.bytes(
             self.recorder.gpu(),
             "expert h",
@@ -431,7 +432,7 @@ enum Grouped {
 
 /// `experts` experts are read for `rows` rows of (token, rank); a shard has its share of both.
 fn expert_cost(stack: &Stack, shard: &Shard, experts: usize, rows: usize) -> Cost {
-    let share = |n: usize| (n * shard.count / stack.experts) as u64;
+    let share = |n: usize| (n * shard.count / stack.slots()) as u64;
     Cost {
         weight_bytes: stack.expert_bytes() * share(experts),
         other_bytes: share(rows) * ((stack.rows + stack.columns) * 4) as u64,

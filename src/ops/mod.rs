@@ -6,6 +6,7 @@ mod embed;
 mod experts;
 mod heads;
 mod linear;
+mod lookup;
 mod norm;
 mod sample;
 mod tensor;
@@ -19,6 +20,7 @@ pub use attention::Attention;
 pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp, Routing, SigmoidRouter};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
 pub use linear::Activation;
+pub use lookup::{MAX_EXPERTS, NOWHERE, Record};
 pub use norm::Norm;
 pub use sample::{SampleBuffers, sample_bytes};
 pub use tensor::{GateUp, Joint, Matrix, Part, Shard, Stack, Tensor};
@@ -87,6 +89,8 @@ pub struct Step<'a> {
     pub(crate) ground: Ground,
     tokens: usize,
     token_ids: View,
+    /// Of misses, where experts come and go.
+    record: Option<View>,
 }
 
 impl<'a> Step<'a> {
@@ -112,6 +116,7 @@ impl<'a> Step<'a> {
             ground: Ground { tier, profile: None, force: None },
             tokens,
             token_ids: token_ids.clone(),
+            record: None,
         })
     }
 

@@ -87,8 +87,10 @@ pub struct Stack {
     pub rows: usize,
     pub columns: usize,
     pub shards: Vec<Shard>,
-    /// Where each expert lies: u32 [experts, 2], shard and slot.
+    /// Where each expert lies: u32 [experts, 2], shard (or [`super::NOWHERE`]) and slot.
     pub table: View,
+    /// Of experts that come and go, u32 [experts]: the clock of the last step that needed each.
+    pub stamps: Option<View>,
 }
 
 impl Stack {
@@ -98,6 +100,11 @@ impl Stack {
 
     pub fn tail_words(&self) -> u32 {
         tail_words(self.format, self.columns)
+    }
+
+    /// Experts that lie on the device at once.
+    pub fn slots(&self) -> usize {
+        self.shards.iter().map(|shard| shard.count).sum()
     }
 
     /// Words from one expert to the next.

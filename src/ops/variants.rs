@@ -113,6 +113,8 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         all.extend(each(vec![router], &["SIGMOID", "RENORMALISE"]));
         all.extend(each(vec![grouped], &["RENORMALISE"]));
         all.push(new("expert_group").size("WG", t.wide).size("BN", t.matmul.bn).size("EXPERTS", experts - 1));
+        let lookup = new("expert_lookup").size("WG", t.wide).size("EXPERTS", experts);
+        all.push(lookup.flag("STATE_WRITE", true));
     }
     all.extend(each(vec![new("rms_norm").size("WG", t.row)], &["RESIDUAL", "SUBGROUP"]));
     // The measurements of the device itself.

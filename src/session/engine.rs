@@ -2,16 +2,16 @@
 
 use super::state::State;
 use super::{Error, MAX_CONTEXT, Model, Result, SessionOptions};
-use crate::gpu::{DeviceProfile, Gpu, Readback, Recording, Tier, View};
+use crate::gpu::{DeviceProfile, Gpu, Recording, Tier, View};
 use crate::memory::{KvCache, Needs};
-use crate::ops::{Arithmetic, SampleBuffers, Scratch, Step, Tensor, sample_bytes};
+use crate::ops::{Arithmetic, Record, SampleBuffers, Scratch, Step, Tensor, sample_bytes};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// What a recorded step ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Ending {
+pub(super) enum Ending {
     /// Keys and values only.
     Nothing,
     /// The next token.
@@ -20,18 +20,11 @@ enum Ending {
     Logits,
 }
 
-struct Recorded {
-    recording: Recording,
-    logits: Option<View>,
+pub(super) struct Recorded {
+    pub recording: Recording,
+    pub logits: Option<View>,
     /// When it was asked for last, counted in [`Session::asked`].
     used: u64,
-}
-
-/// What a prefill submitted.
-pub(super) struct Submitted {
-    /// Tokens that were cached already.
-    pub cached: usize,
-    pub submits: usize,
 }
 
 /// A conversation on a model. It owns its cache and scratch memory; several may run on one device.
@@ -39,27 +32,33 @@ pub struct Session {
     model: Arc<Model>,
     tier: Tier,
     chunk: usize,
-    submit: Duration,
-    limits: DeviceProfile,
+    pub(super) submit: Duration,
+    pub(super) limits: DeviceProfile,
     /// Of the choice of arithmetic.
     measured: Option<DeviceProfile>,
     force: Option<Arithmetic>,
     pub(super) run_ahead: Option<usize>,
-    cache: KvCache,
+    pub(super) cache: KvCache,
     scratch: Scratch,
-    state: View,
-    token_ids: View,
+    pub(super) state: View,
+    /// What comes back after each step: the state, and of models whose experts come and go the record of misses behind it.
+    pub(super) report: View,
+    /// What the last record said of experts found.
+    pub(super) found: u32,
+    pub(super) token_ids: View,
     sample: SampleBuffers,
     ropes: Vec<View>,
     /// Positions that the rope tables hold so far.
     rope_filled: usize,
-    recordings: HashMap<(usize, Ending), Recorded>,
+    pub(super) recordings: HashMap<(usize, Ending), Recorded>,
     /// How often a recording was asked for.
     asked: u64,
     /// Tokens whose keys and values are in the cache, as far as the host knows.
-    history: Vec<u32>,
+    pub(super) history: Vec<u32>,
 }
 
+/// Where the record of misses lies in a report: bindings start at multiples of 256.
+pub(super) const RECORD_OFFSET: u64 = 256;
 /// Most tokens of a step: the default limit of workgroups a dimension, which holds them.
 const MAX_CHUNK: usize = 65_535;
 /// Recordings that a session keeps: prompts end in chunks of any length, and each length has its own.
@@ -111,6 +110,11 @@ impl Session {
             | wgpu::BufferUsages::STORAGE
             | wgpu::BufferUsages::COPY_DST
             | wgpu::BufferUsages::COPY_SRC;
+        let report = match model.experts_move() {
+            true => RECORD_OFFSET + size_of::<Record>() as u64,
+            false => size_of::<State>() as u64,
+        };
+        let report = gpu.buffer_with("state", report, usage)?;
         let mut session = Session {
             model: model.clone(),
             tier,
@@ -122,7 +126,9 @@ impl Session {
             run_ahead: options.run_ahead,
             cache: KvCache::new(gpu, &shape.kv_widths, context, options.kv)?,
             scratch: Scratch::new(chunk),
-            state: gpu.buffer_with("state", size_of::<State>() as u64, usage)?,
+            state: report.slice(0, size_of::<State>() as u64),
+            report,
+            found: 0,
             // One more than the context: the last token is sampled, never processed.
             token_ids: gpu.buffer("token ids", (context as u64 + 1) * 4)?,
             sample: SampleBuffers::new(gpu, shape.vocabulary)?,
@@ -169,7 +175,7 @@ impl Session {
             + self.scratch.total_bytes()
             + self.ropes.iter().map(|r| r.size).sum::<u64>()
             + self.token_ids.size
-            + self.state.size
+            + self.report.size
             + sampling
     }
 
@@ -212,7 +218,7 @@ impl Session {
         self.write_state(&State { halt: 1, ..State::default() })?;
         for tokens in [1, chunk] {
             let recording = &self.recordings[&(tokens, Ending::Sample)].recording;
-            self.submit(recording, 0, &[])?;
+            self.submit(recording, 0..recording.dispatches.len(), 0, &[])?;
         }
         Ok(())
     }
@@ -236,7 +242,7 @@ impl Session {
         Ok(self.model.gpu.compile(specs)?)
     }
 
-    fn record(&mut self, tokens: usize, ending: Ending) -> Result<()> {
+    pub(super) fn record(&mut self, tokens: usize, ending: Ending) -> Result<()> {
         self.asked += 1;
         if let Some(recorded) = self.recordings.get_mut(&(tokens, ending)) {
             recorded.used = self.asked;
@@ -276,6 +282,9 @@ impl Session {
         let gpu = &self.model.gpu;
         let step = Step::new(gpu, self.tier, tokens, &self.state, &self.token_ids, &mut self.scratch)?;
         let mut step = prepare(step);
+        if self.model.experts_move() {
+            step.set_record(self.report.slice(RECORD_OFFSET, size_of::<Record>() as u64));
+        }
         self.measured.into_iter().for_each(|profile| step.set_profile(profile));
         self.force.into_iter().for_each(|arithmetic| step.force(arithmetic));
         step.slice(self.submit.as_secs_f64(), self.cache.positions, self.limits);
@@ -315,98 +324,5 @@ impl Session {
             self.rope_filled = end;
         }
         Ok(())
-    }
-
-    pub(super) fn write_state(&self, state: &State) -> Result<()> {
-        Ok(self.gpu().write(&self.state, 0, bytemuck::bytes_of(state))?)
-    }
-
-    /// Submits the prompt's tokens that are not cached yet, in chunks; the last chunk samples. `state` is that of the
-    /// first chunk but for the position. Gives the state's way back.
-    pub(super) fn prefill(&mut self, prompt: &[u32], state: State) -> Result<(Submitted, Readback)> {
-        let context = self.cache.positions;
-        if prompt.is_empty() {
-            return Err(Error::EmptyPrompt);
-        }
-        if prompt.len() > context {
-            return Err(Error::ContextOverflow { prompt: prompt.len(), context });
-        }
-        self.check_tokens(prompt)?;
-        // The last token is always processed: its logits give the next.
-        let common = self.history.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
-        // Until the new keys and values are known to be there, only the common ones are.
-        self.history.truncate(common);
-        self.fill_rope(prompt.len() + 1)?;
-        self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(prompt))?;
-        let (mut at, mut submits) = (common, 0);
-        loop {
-            let tokens = self.chunk.min(prompt.len() - at);
-            let last = at + tokens == prompt.len();
-            let ending = if last { Ending::Sample } else { Ending::Nothing };
-            self.record(tokens, ending)?;
-            self.write_state(&State { position: at as u32, ..state })?;
-            let recording = &self.recordings[&(tokens, ending)].recording;
-            let read: &[&View] = if last { &[&self.state] } else { &[] };
-            let (readback, parts) = self.submit(recording, at + tokens, read)?;
-            at += tokens;
-            submits += parts;
-            if let Some(readback) = readback {
-                return Ok((Submitted { cached: common, submits }, readback));
-            }
-        }
-    }
-
-    /// Submits a recording in parts that stay within the bound; `read` comes back after the last of them. Gives the
-    /// number of submits.
-    fn submit(&self, recording: &Recording, positions: usize, read: &[&View]) -> Result<(Option<Readback>, usize)> {
-        let parts = recording.cut(positions, &self.limits, self.submit.as_secs_f64());
-        let mut readback = None;
-        for (i, part) in parts.iter().enumerate() {
-            let read = if i + 1 == parts.len() { read } else { &[] };
-            readback = self.gpu().submit(recording, part.clone(), read)?.pop();
-        }
-        Ok((readback, parts.len()))
-    }
-
-    /// Submits one decode step, whose token is the one sampled last; `positions` are cached after it. Gives the number
-    /// of submits.
-    pub(super) fn decode(&mut self, positions: usize) -> Result<(Readback, usize)> {
-        let (readback, submits) = self.submit(self.decode_recording(), positions, &[&self.state])?;
-        Ok((readback.expect("the state is read"), submits))
-    }
-
-    /// Tokens `tokens` are now in the cache.
-    pub(super) fn extend_history(&mut self, tokens: impl IntoIterator<Item = u32>) {
-        self.history.extend(tokens);
-    }
-
-    /// Logits of every token, f32 [tokens, vocabulary], from an empty cache, `chunk` tokens a step.
-    ///
-    /// # Errors
-    /// Token ids out of range, or more tokens than the context.
-    pub fn blocking_logits(&mut self, tokens: &[u32], chunk: usize) -> Result<Vec<f32>> {
-        let context = self.cache.positions;
-        if tokens.len() > context {
-            return Err(Error::ContextOverflow { prompt: tokens.len(), context });
-        }
-        self.check_tokens(tokens)?;
-        self.clear();
-        self.fill_rope(tokens.len())?;
-        self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(tokens))?;
-        let chunk = chunk.clamp(1, self.chunk);
-        let mut logits = Vec::with_capacity(tokens.len() * self.model.shape().vocabulary);
-        for start in (0..tokens.len()).step_by(chunk) {
-            let count = chunk.min(tokens.len() - start);
-            self.record(count, Ending::Logits)?;
-            self.write_state(&State { position: start as u32, context: context as u32, ..State::default() })?;
-            let Recorded { recording, logits: view, .. } = &self.recordings[&(count, Ending::Logits)];
-            let view = view.as_ref().expect("recorded with logits");
-            let (readback, _) = self.submit(recording, start + count, &[view])?;
-            let row = count * self.model.shape().vocabulary;
-            let bytes = readback.expect("the logits are read").blocking_take(self.gpu())?;
-            logits.extend_from_slice(&bytemuck::pod_collect_to_vec::<u8, f32>(&bytes)[..row]);
-        }
-        self.extend_history(tokens.iter().copied());
-        Ok(logits)
     }
 }

@@ -1,8 +1,8 @@
 //! A generation: steps queued ahead of the host, tokens collected as their steps finish.
 
+use super::flight::{Flight, Landed};
 use super::state::State;
 use super::{Error, MAX_STOPS, Result, Sampling, Session, StopReason};
-use crate::gpu::Readback;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -49,16 +49,22 @@ const REPEAT_LAST: u32 = 64;
 /// keeps what was cached.
 pub struct Generation<'s> {
     session: &'s mut Session,
-    /// States on their way back, oldest first.
-    queued: VecDeque<Readback>,
-    /// Tokens cached once the token seen last is processed: the prompt and the tokens seen, but for the last.
-    pending: Option<u32>,
+    prompt: Vec<u32>,
+    /// That of each chunk of the prompt, but for the position.
+    state: State,
+    /// Tokens of the prompt that are cached or on their way there.
+    submitted: usize,
+    /// Steps on their way, oldest first.
+    queued: VecDeque<Flight>,
+    /// The token seen last, which the next step caches.
+    last: Option<u32>,
+    /// Steps since the last that missed an expert.
+    calm: usize,
     stats: Stats,
     start: Instant,
     first: Option<Instant>,
     limit: usize,
     done: bool,
-    prompt: Vec<u32>,
 }
 
 impl Session {
@@ -93,26 +99,25 @@ impl Session {
         };
         state.stops[..stops.len()].copy_from_slice(stops);
         let start = Instant::now();
-        let (submitted, first) = self.prefill(prompt, state)?;
-        let stats = Stats {
-            prompt_tokens: prompt.len(),
-            cached_tokens: submitted.cached,
-            prefill_submits: submitted.submits,
-            dispatches_per_token: self.decode_recording().dispatches.len(),
-            ..Stats::default()
-        };
-        let done = limit == 0;
-        Ok(Generation {
+        let cached = self.begin(prompt)?;
+        let dispatches_per_token = self.decode_recording().dispatches.len();
+        let (prompt_tokens, cached_tokens) = (prompt.len(), cached);
+        let mut generation = Generation {
             session: self,
-            queued: VecDeque::from([first]),
-            pending: None,
-            stats,
+            prompt: prompt.to_vec(),
+            state,
+            submitted: cached,
+            queued: VecDeque::new(),
+            last: None,
+            calm: 0,
+            stats: Stats { prompt_tokens, cached_tokens, dispatches_per_token, ..Stats::default() },
             start,
             first: None,
             limit,
-            done,
-            prompt: prompt.to_vec(),
-        })
+            done: limit == 0,
+        };
+        generation.queue()?;
+        Ok(generation)
     }
 }
 
@@ -120,7 +125,7 @@ impl Generation<'_> {
     /// Steps to have in flight behind the one that comes next.
     fn ahead(&self) -> usize {
         let seen = self.stats.generated_tokens;
-        match (self.session.run_ahead, self.first) {
+        let ahead = match (self.session.run_ahead, self.first) {
             (Some(steps), _) => steps,
             (None, Some(first)) if seen > 1 => {
                 let step = first.elapsed() / (seen as u32 - 1);
@@ -128,39 +133,60 @@ impl Generation<'_> {
                 (fit as usize).clamp(LEAST_AHEAD, MOST_AHEAD)
             }
             _ => LEAST_AHEAD,
-        }
+        };
+        // What is queued behind a miss is queued in vain.
+        if self.session.model().experts_move() { ahead.min(self.calm) } else { ahead }
     }
 
-    fn queue_steps(&mut self) -> Result<()> {
-        let ahead = self.ahead();
-        while !self.done && self.queued.len() <= ahead {
-            let steps = self.stats.generated_tokens + self.queued.len();
-            if steps >= self.limit || self.prompt.len() + steps > self.session.context() {
+    fn queue(&mut self) -> Result<()> {
+        let total = self.prompt.len();
+        // A chunk writes the state, which would clear a miss of the chunk before it.
+        let alone = self.session.model().experts_move();
+        while !self.done && self.submitted < total && (!alone || self.queued.is_empty()) {
+            let (flight, submits) = self.session.prefill(self.submitted, total, &self.state)?;
+            self.submitted = flight.positions;
+            self.stats.prefill_submits += submits;
+            self.queued.push_back(flight);
+        }
+        while !self.done && self.submitted == total {
+            let waiting = self.queued.iter().filter(|flight| flight.positions >= total).count();
+            let steps = self.stats.generated_tokens + waiting;
+            if waiting > self.ahead() || steps >= self.limit || total + steps > self.session.context() {
                 break;
             }
             let before = self.session.gpu().encode_time();
-            self.session.fill_rope(self.prompt.len() + steps)?;
-            let (readback, submits) = self.session.decode(self.prompt.len() + steps)?;
+            self.session.fill_rope(total + steps)?;
+            let (flight, submits) = self.session.decode(total + steps)?;
             self.stats.decode_host += self.session.gpu().encode_time() - before;
             self.stats.decode_steps += 1;
             self.stats.decode_submits += submits;
-            self.queued.push_back(readback);
+            self.queued.push_back(flight);
         }
         Ok(())
     }
 
-    fn arrived(&mut self, bytes: &[u8]) -> Token {
-        let state: State = bytemuck::pod_read_unaligned(&bytes[..size_of::<State>()]);
-        match self.pending.replace(state.last) {
-            // What was queued next has processed the token before.
-            Some(processed) => self.session.extend_history([processed]),
-            None => {
-                let cached = self.stats.cached_tokens;
-                let prompt = std::mem::take(&mut self.prompt);
-                self.session.extend_history(prompt[cached..].iter().copied());
-                self.prompt = prompt;
+    /// What the oldest step says: a token, unless it was within the prompt or goes on.
+    fn landed(&mut self, landed: Landed) -> Result<Option<Token>> {
+        let state = match landed {
+            Landed::Done(state) => state,
+            Landed::Again => {
+                // What was queued behind the miss did nothing.
+                self.calm = 0;
+                self.queued.iter_mut().skip(1).try_for_each(|flight| self.session.relaunch(flight))?;
+                return Ok(None);
             }
+        };
+        let flight = self.queued.pop_front().expect("a step has landed");
+        self.calm += 1;
+        let total = self.prompt.len();
+        if flight.positions <= total {
+            let known = self.session.history().len();
+            self.session.extend_history(self.prompt[known..flight.positions].iter().copied());
         }
+        if flight.positions < total {
+            return Ok(None);
+        }
+        self.session.extend_history(self.last.replace(state.last));
         let now = Instant::now();
         let first = *self.first.get_or_insert(now);
         self.stats.prefill = first - self.start;
@@ -172,21 +198,16 @@ impl Generation<'_> {
             self.done = true;
             self.queued.clear();
         }
-        Token { id: state.last, stop }
+        Ok(Some(Token { id: state.last, stop }))
     }
 
     /// The next token; waits for its step. `None` after the last.
     ///
     /// # Errors
-    /// A lost device.
+    /// A lost device, or experts that cannot be read.
     pub fn blocking_next(&mut self) -> Result<Option<Token>> {
-        self.queue_steps()?;
-        if self.done {
-            return Ok(None);
-        }
-        let Some(next) = self.queued.pop_front() else { return Ok(None) };
-        let bytes = next.blocking_take(self.session.gpu())?;
-        Ok(Some(self.arrived(&bytes)))
+        let next = self.next_by(|session, flight| session.blocking_land(flight).map(Some));
+        Ok(next?.flatten())
     }
 
     /// What the generation took so far.
@@ -194,16 +215,34 @@ impl Generation<'_> {
         self.stats
     }
 
+    /// As [`Generation::blocking_next`]; `None` where its step is still running.
     fn try_next(&mut self) -> Result<Option<Option<Token>>> {
-        self.queue_steps()?;
-        self.session.gpu().poll()?;
-        match self.queued.front() {
-            _ if self.done => Ok(Some(None)),
-            None => Ok(Some(None)),
-            Some(next) if !next.is_ready() => Ok(None),
-            Some(_) => {
-                let bytes = self.queued.pop_front().expect("looked at").take()?;
-                Ok(Some(Some(self.arrived(&bytes))))
+        self.next_by(|session, flight| {
+            session.gpu().poll()?;
+            if flight.is_ready() { session.land(flight).map(Some) } else { Ok(None) }
+        })
+    }
+
+    /// The next token by a way to land steps, unless that gives none. Nothing follows an error.
+    fn next_by(
+        &mut self,
+        land: impl Fn(&mut Session, &mut Flight) -> Result<Option<Landed>>,
+    ) -> Result<Option<Option<Token>>> {
+        let next = self.land_until_a_token(land);
+        self.done |= next.is_err();
+        next
+    }
+
+    fn land_until_a_token(
+        &mut self,
+        land: impl Fn(&mut Session, &mut Flight) -> Result<Option<Landed>>,
+    ) -> Result<Option<Option<Token>>> {
+        loop {
+            self.queue()?;
+            let Some(flight) = self.queued.front_mut().filter(|_| !self.done) else { return Ok(Some(None)) };
+            let Some(landed) = land(self.session, flight)? else { return Ok(None) };
+            if let Some(token) = self.landed(landed)? {
+                return Ok(Some(Some(token)));
             }
         }
     }

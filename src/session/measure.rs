@@ -1,5 +1,6 @@
 //! What measurements need of a session: the recordings of its steps, and their times on the device.
 
+use super::engine::Ending;
 use super::state::State;
 use super::{Result, Session};
 use crate::gpu::{DispatchTime, Timing};
@@ -17,6 +18,11 @@ impl Session {
         self.fill_rope(position + 1)?;
         let state = State { position: position as u32, context: context as u32, limit: u32::MAX, ..State::default() };
         self.write_state(&state)?;
+        if self.model().experts_move() {
+            // What the step needs is there when it runs again.
+            self.blocking_run((1, Ending::Sample), position + 1)?;
+            self.write_state(&state)?;
+        }
         Ok(self.gpu().blocking_profile(self.decode_recording(), timing)?)
     }
 }

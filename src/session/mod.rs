@@ -1,6 +1,7 @@
 //! A conversation: its cache, its recordings, prefill, decode and the stream of tokens.
 
 mod engine;
+mod flight;
 mod generate;
 mod measure;
 mod model;
@@ -9,7 +10,7 @@ mod state;
 
 pub use engine::Session;
 pub use generate::{Generation, Stats, Token};
-pub use model::{LoadStats, Model};
+pub use model::{LoadOptions, LoadStats, Model};
 pub use options::SessionOptions;
 pub(crate) use state::State;
 pub use state::{MAX_STOPS, StopReason};

@@ -3,10 +3,10 @@
 use super::{Error, Result};
 use crate::gguf::Gguf;
 use crate::gpu::Gpu;
-use crate::memory::{Progress, Weights};
+use crate::memory::{ExpertMemory, ExpertStore, Progress, StoreStats, Weights};
 use crate::models::{self, Architecture};
 use crate::tokenizer::{self, Chat, ChatTemplate, Special, Tokenizer};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// What loading took.
@@ -24,6 +24,15 @@ pub struct Model {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     load: LoadStats,
+    /// Where not all experts are resident. One for all sessions.
+    store: Option<Mutex<ExpertStore>>,
+}
+
+/// How a model is loaded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoadOptions {
+    /// What the routed experts of all layers may take; `None`: as much as they have.
+    pub expert_memory: Option<ExpertMemory>,
 }
 
 impl Model {
@@ -34,6 +43,16 @@ impl Model {
     /// # Errors
     /// Whatever is wrong with the file, by tensor or key; an adapter without room.
     pub async fn load(gpu: &Gpu, gguf: &Gguf, progress: impl FnMut(Progress) -> bool) -> Result<Arc<Model>> {
+        Model::load_with(gpu, gguf, &LoadOptions::default(), progress).await
+    }
+
+    /// As [`Model::load`], with options.
+    pub async fn load_with(
+        gpu: &Gpu,
+        gguf: &Gguf,
+        options: &LoadOptions,
+        progress: impl FnMut(Progress) -> bool,
+    ) -> Result<Arc<Model>> {
         let start = Instant::now();
         let named = |source| match source {
             // These name the file themselves.
@@ -43,10 +62,14 @@ impl Model {
         let tokenizer = Tokenizer::from_metadata(gguf.metadata()).map_err(named)?;
         let template = ChatTemplate::from_metadata(gguf.metadata()).map_err(named)?;
         let mut weights = Weights::new(gguf, gpu);
+        if let Some(memory) = options.expert_memory {
+            weights.limit_experts(memory);
+        }
         let architecture = models::load(&mut weights)?;
+        let store = weights.take_store().map(Mutex::new);
         let bytes = weights.fill(progress).await?;
         let load = LoadStats { bytes, time: start.elapsed() };
-        Ok(Arc::new(Model { gpu: gpu.clone(), architecture, tokenizer, template, load }))
+        Ok(Arc::new(Model { gpu: gpu.clone(), architecture, tokenizer, template, load, store }))
     }
 
     pub fn gpu(&self) -> &Gpu {
@@ -74,6 +97,32 @@ impl Model {
     /// What loading took.
     pub fn load_stats(&self) -> LoadStats {
         self.load
+    }
+
+    /// Whether experts come and go, since not all fit.
+    pub fn experts_move(&self) -> bool {
+        self.store.is_some()
+    }
+
+    /// What the expert store did so far, for all sessions; `None` where all experts are resident.
+    pub fn store_stats(&self) -> Option<StoreStats> {
+        self.experts_move().then(|| self.store().stats())
+    }
+
+    /// The expert store, of a model that has one.
+    pub(super) fn store(&self) -> MutexGuard<'_, ExpertStore> {
+        let store = self.store.as_ref().expect("experts that come and go");
+        store.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The clock of a step that starts now.
+    pub(super) fn next_clock(&self) -> u32 {
+        if self.experts_move() { self.store().clock.wrapping_add(1) } else { 0 }
+    }
+
+    pub(super) fn saw_clock(&self, clock: u32) {
+        let mut store = self.store();
+        store.clock = store.clock.max(clock);
     }
 
     pub fn shape(&self) -> &models::Shape {

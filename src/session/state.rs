@@ -38,19 +38,25 @@ pub struct State {
     pub repeat_last: u32,
     pub seed: u32,
     pub stop_count: u32,
-    pub pad: u32,
+    /// Steps so far: the age of experts in their slots.
+    pub clock: u32,
     pub stops: [u32; MAX_STOPS],
 }
 
 impl State {
-    /// What the halt word says.
+    /// Why the generation ended, if it did.
     pub fn stop_reason(&self) -> Option<StopReason> {
         match self.halt {
-            0 => None,
             1 => Some(StopReason::EndToken),
             2 => Some(StopReason::Limit),
-            _ => Some(StopReason::ContextFull),
+            3 => Some(StopReason::ContextFull),
+            _ => None,
         }
+    }
+
+    /// Whether the step halted for want of an expert.
+    pub fn missed(&self) -> bool {
+        self.halt == 4
     }
 }
 

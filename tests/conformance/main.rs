@@ -7,9 +7,9 @@
 mod attention;
 mod every;
 mod experts;
-
 mod heads;
 mod linear;
+mod lookup;
 mod rig;
 mod rows;
 mod sampling;
@@ -39,9 +39,16 @@ fn main() {
     let gpu = open();
     let full = std::env::var_os("HALOGEN_FULL").is_some();
     let mut cases = Vec::new();
-    for add in
-        [linear::cases, rows::cases, heads::cases, attention::cases, experts::cases, sampling::cases, every::cases]
-    {
+    for add in [
+        linear::cases,
+        rows::cases,
+        heads::cases,
+        attention::cases,
+        experts::cases,
+        lookup::cases,
+        sampling::cases,
+        every::cases,
+    ] {
         add(&mut cases);
     }
     let mut trials = Vec::new();

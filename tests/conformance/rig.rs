@@ -67,7 +67,7 @@ pub struct State {
     pub repeat_last: u32,
     pub seed: u32,
     pub stop_count: u32,
-    pub pad: u32,
+    pub clock: u32,
     pub stop: [u32; 32],
 }
 
@@ -263,7 +263,7 @@ impl Weights {
             })
             .collect();
         let table = gpu.upload("experts", &table).unwrap();
-        Stack { format: self.format, experts, rows, columns: self.columns, shards, table }
+        Stack { format: self.format, experts, rows, columns: self.columns, shards, table, stamps: None }
     }
 }
 

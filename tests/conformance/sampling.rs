@@ -90,7 +90,7 @@ fn draws(setup: &Setup, vocabulary: usize, s: &Sampling, ties: bool) -> Outcome 
             let stays = if stay.contains(&token) { "stays" } else { "was filtered" };
             return Err(format!("seed {seed}: drew {token}, which {stays}, instead of {} by {u}", near[1]));
         }
-        let want = State { position: end, generated: 1, last: token, ..state(s, position, seed) };
+        let want = State { position: end, generated: 1, last: token, clock: 1, ..state(s, position, seed) };
         if after != want {
             return Err(format!("state {after:?} instead of {want:?}"));
         }

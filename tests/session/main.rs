@@ -6,6 +6,7 @@ mod common;
 mod counts;
 mod device;
 mod halting;
+mod store;
 mod waiting;
 
 use common::*;

@@ -90,6 +90,6 @@ impl Pool {
             (0..shard.count).for_each(|slot| table[shard.first + slot] = [index as u32, slot as u32]);
         }
         let table = gpu.upload("experts", &table)?;
-        Ok(Stack { format: self.format, experts, rows, columns: self.columns, shards, table })
+        Ok(Stack { format: self.format, experts, rows, columns: self.columns, shards, table, stamps: None })
     }
 }

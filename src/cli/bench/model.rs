@@ -7,7 +7,6 @@ use crate::cli::{human, model, output, pipelines, profile};
 use anyhow::Result;
 use halogen::bench::{KernelTime, ModelBench, ModelReport, ModelRow};
 use halogen::gpu::{DeviceProfile, Gpu};
-use halogen::memory::Needs;
 use halogen::models;
 use halogen::session::{Session, SessionOptions};
 use serde_json::json;
@@ -110,8 +109,8 @@ pub fn run(args: Args) -> Result<()> {
     let context = tests.iter().map(|t| t.positions()).max().unwrap_or(1);
     let tier = args.device.tier;
     let options = SessionOptions { context: Some(context), tier, limits: Some(limits), ..SessionOptions::default() };
-    Needs { weights: gguf.data_bytes(), ..Session::needs(&shape, &options) }.check(&gpu)?;
-    let model = model::load(&gpu, &gguf, || false)?;
+    let placed = model::place(&gpu, &gguf, Session::needs(&shape, &options), &args.device)?;
+    let model = model::load(&gpu, &gguf, &placed, || false)?;
     let mut session = pipelines::kept(&gpu, || Ok(Session::new(&model, &options)?))?;
     let report = measure(&mut session, &gpu, limits, &tests, &args)?;
     match args.output {

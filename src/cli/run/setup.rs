@@ -4,11 +4,11 @@ use super::INTERRUPTED;
 use super::answer::{Answer, Reader, Sink};
 use super::options::{Args, Switch};
 use super::stats::Stats;
-use crate::cli::{human, model, output, pipelines, profile};
+use crate::cli::{model, output, pipelines, profile};
 use anyhow::Result;
 use halogen::gguf::Gguf;
 use halogen::gpu::{DeviceProfile, Gpu};
-use halogen::memory::{Needs, available_bytes};
+use halogen::memory::Needs;
 use halogen::models;
 use halogen::session::{Model, Sampling, Session, SessionOptions};
 use halogen::tokenizer::{Chat, Prompt, Special};
@@ -42,7 +42,8 @@ impl Runner {
         if let Err(error) = &profile {
             output::note(format_args!("note: the device could not be measured: {error}"));
         }
-        let model = model::load(&gpu, &gguf, || INTERRUPTED.load(Ordering::Relaxed))?;
+        let placed = model::place(&gpu, &gguf, Session::needs(&models::shape(&gguf)?, &options), &args.device)?;
+        let model = model::load(&gpu, &gguf, &placed, || INTERRUPTED.load(Ordering::Relaxed))?;
         let submit = Duration::from_millis(args.submit_ms.into());
         let options = SessionOptions { limits: profile.as_ref().ok().copied(), submit: Some(submit), ..options };
         let session = pipelines::kept(&gpu, || Ok(Session::new(&model, &options)?))?;
@@ -101,12 +102,12 @@ impl Runner {
 /// The context is not made smaller than this to fit.
 const LEAST_CONTEXT: usize = 512;
 
-/// The context asked for, else as much as fits of the model's, at most 8192. Fails if the model does not fit.
+/// The context asked for, else as much as fits of the model's, at most 8192. Experts make room for it: a model of which they
+/// alone do not fit keeps it whole.
 fn session_options(args: &Args, gguf: &Gguf, gpu: &Gpu) -> Result<SessionOptions> {
     let shape = models::shape(gguf)?;
     let options = SessionOptions { tier: args.device.tier, ..SessionOptions::default() };
     let with = |context: usize| SessionOptions { context: Some(context), ..options.clone() };
-    let needs = |context: usize| Needs { weights: gguf.data_bytes(), ..Session::needs(&shape, &with(context)) };
     if let Some(context) = args.ctx.map(|n| n as usize) {
         if context > shape.context {
             let (name, made_for) = (gguf.name(), shape.context);
@@ -114,16 +115,14 @@ fn session_options(args: &Args, gguf: &Gguf, gpu: &Gpu) -> Result<SessionOptions
                 "note: {name} was made for {made_for} tokens of context; past them it gets worse"
             ));
         }
-        needs(context).check(gpu)?;
         return Ok(with(context));
     }
     let all = shape.context.min(8192);
-    let Some(available) = available_bytes(gpu.info().device_type, gpu.heaps()) else { return Ok(with(all)) };
-    let context = largest_context(all, |context| needs(context).total() <= available);
-    needs(context).check(gpu)?;
+    let needs = |context: usize| Needs { weights: gguf.data_bytes(), ..Session::needs(&shape, &with(context)) };
+    let context =
+        largest_context(all, |context| needs(context).experts_within(gguf, gpu, args.device.gpu_memory).is_ok());
     if context < all {
-        let available = human::bytes(available);
-        output::note(format_args!("note: a context of {context} instead of {all} tokens; only {available} are free"));
+        output::note(format_args!("note: a context of {context} instead of {all} tokens; no more fits"));
     }
     Ok(with(context))
 }

@@ -4,7 +4,7 @@ use super::answer::Answer;
 use super::setup::Runner;
 use crate::cli::human;
 use halogen::gpu::DeviceProfile;
-use halogen::memory::{KvCache, KvFormat};
+use halogen::memory::{KvCache, KvFormat, StoreStats};
 use std::fmt;
 
 /// The stats of `--json`; those of the last line on stderr are among them.
@@ -24,6 +24,8 @@ pub struct Stats {
     pub readbacks_per_token: f64,
     pub host_microseconds_per_token: f64,
     pub weight_bytes_per_token: u64,
+    /// Where experts come and go: since the model was loaded.
+    pub experts: Option<StoreStats>,
     /// At the mean position of the answer.
     pub kv_bytes_per_token: u64,
     /// The device's rates, from its profile.
@@ -65,6 +67,7 @@ impl Stats {
             readbacks_per_token: per_step(stats.decode_steps as f64),
             host_microseconds_per_token: per_step(stats.decode_host.as_secs_f64() * 1e6),
             weight_bytes_per_token: decode.cost().weight_bytes,
+            experts: runner.model.store_stats(),
             kv_bytes_per_token: KvCache::bytes(&runner.model.shape().kv_widths, mean_position, KvFormat::F16),
             stream_bytes_per_second: None,
             dispatch_seconds: None,
@@ -107,6 +110,11 @@ impl fmt::Display for Stats {
         let rate = human::rate(self.load_bytes as f64 / self.load_seconds.max(1e-9));
         write!(f, " · loaded in {}, {rate}", human::seconds(self.load_seconds))?;
         write!(f, " · {} of weights a token", human::bytes(self.weight_bytes_per_token))?;
+        if let Some(StoreStats { hits, misses, bytes, stall }) = self.experts {
+            let (rate, time) =
+                (100.0 * hits as f64 / (hits + misses).max(1) as f64, human::seconds(stall.as_secs_f64()));
+            write!(f, " · {} % of experts were there, {} read in {time}", human::short(rate), human::bytes(bytes))?;
+        }
         let percent = |fraction: f64| (fraction * 100.0).round();
         match (self.dominant, self.fraction_of_bandwidth, self.fraction_of_bound) {
             (Some(Term::Bandwidth), _, Some(bound)) => write!(f, " · {} % of bandwidth bound", percent(bound)),

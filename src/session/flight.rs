@@ -1,0 +1,199 @@
+//! Steps on the device: submitting them, and going on with those that missed an expert.
+
+use super::engine::{Ending, RECORD_OFFSET};
+use super::state::State;
+use super::{Error, Result, Session};
+use crate::gpu::{Readback, Recording, View};
+use crate::ops::Record;
+use std::ops::Range;
+
+/// A step that was submitted and has not been seen to end.
+pub(super) struct Flight {
+    key: (usize, Ending),
+    /// Positions that are cached after it.
+    pub positions: usize,
+    report: Option<Readback>,
+}
+
+/// How a step stands that has come back.
+pub(super) enum Landed {
+    Done(State),
+    /// It missed experts, which are there now, and is on its way again.
+    Again,
+}
+
+impl Flight {
+    pub fn is_ready(&self) -> bool {
+        self.report.as_ref().is_some_and(Readback::is_ready)
+    }
+}
+
+impl Session {
+    pub(super) fn write_state(&self, state: &State) -> Result<()> {
+        Ok(self.gpu().write(&self.state, 0, bytemuck::bytes_of(state))?)
+    }
+
+    /// Submits a part of a recording, itself in parts that stay within the bound; `read` comes back after the last of them.
+    /// Gives the number of submits.
+    pub(super) fn submit(
+        &self,
+        recording: &Recording,
+        range: Range<usize>,
+        positions: usize,
+        read: &[&View],
+    ) -> Result<(Option<Readback>, usize)> {
+        let parts = recording.cut(range, positions, &self.limits, self.submit.as_secs_f64());
+        let mut readback = None;
+        for (i, part) in parts.iter().enumerate() {
+            let read = if i + 1 == parts.len() { read } else { &[] };
+            readback = self.gpu().submit(recording, part.clone(), read)?.pop();
+        }
+        Ok((readback, parts.len()))
+    }
+
+    /// Makes ready for a prompt, which is checked: how many of its tokens are cached already.
+    pub(super) fn begin(&mut self, prompt: &[u32]) -> Result<usize> {
+        let context = self.cache.positions;
+        if prompt.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        if prompt.len() > context {
+            return Err(Error::ContextOverflow { prompt: prompt.len(), context });
+        }
+        self.check_tokens(prompt)?;
+        // The last token is always processed: its logits give the next.
+        let common = self.history.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
+        // Until the new keys and values are known to be there, only the common ones are.
+        self.history.truncate(common);
+        self.fill_rope(prompt.len() + 1)?;
+        self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(prompt))?;
+        Ok(common)
+    }
+
+    /// Submits the next chunk of a prompt of `total` tokens, of which `at` are cached; the last chunk samples. `state` is its
+    /// state but for the position. Gives the number of submits.
+    pub(super) fn prefill(&mut self, at: usize, total: usize, state: &State) -> Result<(Flight, usize)> {
+        let tokens = self.chunk().min(total - at);
+        let key = (tokens, if at + tokens == total { Ending::Sample } else { Ending::Nothing });
+        self.record(key.0, key.1)?;
+        self.write_state(&State { position: at as u32, clock: self.model().next_clock(), ..*state })?;
+        self.launch(key, at + tokens)
+    }
+
+    /// Submits one decode step, whose token is the one sampled last; `positions` are cached after it. Gives the number of
+    /// submits.
+    pub(super) fn decode(&self, positions: usize) -> Result<(Flight, usize)> {
+        self.launch((1, Ending::Sample), positions)
+    }
+
+    fn launch(&self, key: (usize, Ending), positions: usize) -> Result<(Flight, usize)> {
+        let recording = &self.recordings[&key].recording;
+        let all = 0..recording.dispatches.len();
+        let (report, submits) = self.submit(recording, all, positions, &[&self.report])?;
+        Ok((Flight { key, positions, report }, submits))
+    }
+
+    /// Submits a step again that did nothing, since one before it had missed an expert.
+    pub(super) fn relaunch(&self, flight: &mut Flight) -> Result<()> {
+        *flight = self.launch(flight.key, flight.positions)?.0;
+        Ok(())
+    }
+
+    /// Takes what a ready step says. One that missed experts goes on with them.
+    pub(super) fn land(&mut self, flight: &mut Flight) -> Result<Landed> {
+        let report = flight.report.take().expect("a step lands once").take()?;
+        self.landed(flight, &report)
+    }
+
+    /// As [`Session::land`], of a step that is waited for.
+    pub(super) fn blocking_land(&mut self, flight: &mut Flight) -> Result<Landed> {
+        let report = flight.report.take().expect("a step lands once").blocking_take(self.gpu())?;
+        self.landed(flight, &report)
+    }
+
+    fn landed(&mut self, flight: &mut Flight, report: &[u8]) -> Result<Landed> {
+        let state: State = bytemuck::pod_read_unaligned(&report[..size_of::<State>()]);
+        let Some(record) = report.get(RECORD_OFFSET as usize..) else { return Ok(Landed::Done(state)) };
+        let record: Record = bytemuck::pod_read_unaligned(&record[..size_of::<Record>()]);
+        self.model().saw_clock(state.clock);
+        self.model().store().found(record.found.wrapping_sub(self.found));
+        self.found = record.found;
+        if !state.missed() {
+            return Ok(Landed::Done(state));
+        }
+        flight.report = self.go_on(flight, state.halt_layer, &record)?;
+        Ok(Landed::Again)
+    }
+
+    /// Brings the experts that a halted layer needs, and submits the rest of the step. Where they are more than the layer's
+    /// slots, its experts run in passes, each with those that it has: every (token, rank) has a row of its own, and the rows
+    /// are summed after the last pass.
+    fn go_on(&self, flight: &Flight, layer: u32, record: &Record) -> Result<Option<Readback>> {
+        let recording = &self.recordings[&flight.key].recording;
+        let find = |from: usize, shader: &str| {
+            let found =
+                recording.dispatches[from..].iter().position(|d| d.kernel.spec.shader == shader && d.layer == layer);
+            found.map(|at| from + at)
+        };
+        let after = find(0, "expert_lookup").expect("a lookup halted") + 1;
+        let needed: Vec<u32> = record.needed().collect();
+        let mut store = self.model().store();
+        let passes = store.passes(layer, &needed);
+        let mut from = after;
+        for pass in &passes {
+            store.bring(layer, pass, &record.stamps)?;
+            let last = passes.len() == 1;
+            store.show(layer, |e| last || pass.contains(&e))?;
+            self.gpu().write(&self.state, 0, bytemuck::bytes_of(&0u32))?;
+            if !last {
+                from = find(after, "expert_combine").expect("many tokens have rows of their own");
+                self.submit(recording, after..from, flight.positions, &[])?;
+            }
+        }
+        if passes.len() > 1 {
+            store.show(layer, |_| true)?;
+        }
+        Ok(self.submit(recording, from..recording.dispatches.len(), flight.positions, &[&self.report])?.0)
+    }
+
+    /// Runs a recording to its end, whatever it misses.
+    pub(super) fn blocking_run(&mut self, key: (usize, Ending), positions: usize) -> Result<()> {
+        let (mut flight, _) = self.launch(key, positions)?;
+        while let Landed::Again = self.blocking_land(&mut flight)? {}
+        Ok(())
+    }
+
+    /// Tokens `tokens` are now in the cache.
+    pub(super) fn extend_history(&mut self, tokens: impl IntoIterator<Item = u32>) {
+        self.history.extend(tokens);
+    }
+
+    /// Logits of every token, f32 [tokens, vocabulary], from an empty cache, `chunk` tokens a step.
+    ///
+    /// # Errors
+    /// Token ids out of range, or more tokens than the context.
+    pub fn blocking_logits(&mut self, tokens: &[u32], chunk: usize) -> Result<Vec<f32>> {
+        let context = self.cache.positions;
+        if tokens.len() > context {
+            return Err(Error::ContextOverflow { prompt: tokens.len(), context });
+        }
+        self.check_tokens(tokens)?;
+        self.clear();
+        self.fill_rope(tokens.len())?;
+        self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(tokens))?;
+        let chunk = chunk.clamp(1, self.chunk());
+        let vocabulary = self.model().shape().vocabulary;
+        let mut logits = Vec::with_capacity(tokens.len() * vocabulary);
+        for start in (0..tokens.len()).step_by(chunk) {
+            let count = chunk.min(tokens.len() - start);
+            self.record(count, Ending::Logits)?;
+            let (position, clock) = (start as u32, self.model().next_clock());
+            self.write_state(&State { position, context: context as u32, clock, ..State::default() })?;
+            self.blocking_run((count, Ending::Logits), start + count)?;
+            let view = self.recordings[&(count, Ending::Logits)].logits.as_ref().expect("recorded with logits");
+            logits.extend_from_slice(&self.gpu().blocking_read::<f32>(view)?[..count * vocabulary]);
+        }
+        self.extend_history(tokens.iter().copied());
+        Ok(logits)
+    }
+}
