@@ -2,7 +2,8 @@
 // as a running maximum and sum, no score matrix in memory. ROWS rows that share a KV head share one reading of it; a row is
 // (token, head of the group). `out` is the result; in decode over a long cache (SPLIT) the keys are cut into splits, `out`
 // holds each split's unnormalised sum and `stats` its maximum and sum, which attention_combine joins.
-// WINDOW: a token sees the last `window` positions up to its own; tiles before them are not read.
+// WINDOW: a token sees the last `window` positions up to its own; CHUNK: those of its own chunk of `window` positions.
+// Tiles before them are not read.
 // SINKS: a score of its own a head takes part in the softmax and has no value.
 // Grid: rows of a KV head / ROWS workgroups, folded; z = split * kv_heads + kv_head.
 // Bound: bytes of the keys and values in decode.
@@ -18,7 +19,7 @@ struct Params {
     splits: u32,
     scale: f32,
     first_group: u32,    // of a slice of the grid
-    window: u32,         // of WINDOW: positions
+    window: u32,         // of WINDOW and CHUNK: positions
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> q: array<vec4<f32>>;             // [tokens, heads, HEAD_DIM]
@@ -86,6 +87,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     low = state.position + first / sharing + 1u;
     low -= min(low, params.window);
 #endif
+#if CHUNK
+    low = state.position + first / sharing;
+    low -= low % params.window;
+#endif
     let per_split = ((length - low + params.splits - 1u) / params.splits + WG - 1u) / WG * WG;
     let begin = min(low + split * per_split, length);
     let end = min(begin + per_split, length);
@@ -112,7 +117,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #if WINDOW
             let sees = key < end && key <= position && key + params.window > position;
 #else
+#if CHUNK
+            let sees = key < end && key <= position && key >= position - position % params.window;
+#else
             let sees = key < end && key <= position;
+#endif
 #endif
             scores[tid * ROWS + r] = select(LOWEST, score[r], sees);
         }

@@ -1,5 +1,6 @@
 // y += sum over ranks of gates[rank] * (W[routed[rank]] h[rank]): the experts' down projection for one token, its weighted
 // combine and the residual in one. Ranks are summed in order, so the result does not depend on where experts lie.
+// UNWEIGHTED: every gate is 1.   STORE: y = that, not y += that.
 // Grid: rows / ROWS workgroups, folded.
 // Bound: bytes of the routed experts. Ranks and runs are one loop, so that short rows still fill the workgroup. Where the
 // experts lie is looked up once: in the loop it cost two reads of memory one after the other before each weight.
@@ -22,7 +23,9 @@ struct Params {
 @group(0) @binding(3) var<storage, read> h: array<vec4<f32>>;         // [RANKS, columns]
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;         // [rows]
 @group(0) @binding(5) var<storage, read> routed: array<u32>;          // [RANKS]
+#if !UNWEIGHTED
 @group(0) @binding(6) var<storage, read> gates: array<f32>;           // [RANKS]
+#endif
 @group(0) @binding(7) var<storage, read> experts: array<vec2<u32>>;   // [experts]: shard, slot
 #if BIAS
 @group(0) @binding(8) var<storage, read> bias: array<f32>;            // [experts, rows]
@@ -34,6 +37,14 @@ struct Place {
 }
 const ABSENT: u32 = 0xffffffffu;
 var<workgroup> places: array<Place, RANKS>;
+
+fn gate_of(rank: u32) -> f32 {
+#if UNWEIGHTED
+    return 1.0;
+#else
+    return gates[rank];
+#endif
+}
 
 // Sixteen of h; columns are a multiple of 4, RAGGED where they are none of 16.
 fn h16(rank: u32, run: u32) -> mat4x4<f32> {
@@ -67,7 +78,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var rank = tid; rank < RANKS; rank += WG) {
         let place = experts[routed[rank]];
         let base = select(ABSENT, place.y * params.expert_words, place.x == params.shard);
-        places[rank] = Place(base, gates[rank]);
+        places[rank] = Place(base, gate_of(rank));
     }
     workgroupBarrier();
     let runs = (params.columns + 15u) / 16u;
@@ -95,10 +106,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         for (var rank = 0u; rank < RANKS; rank++) {
             let expert = routed[rank];
             if experts[expert].x == params.shard {
-                value += gates[rank] * bias[expert * params.rows + first + tid];
+                value += gate_of(rank) * bias[expert * params.rows + first + tid];
             }
         }
 #endif
+#if STORE
+        y[first + tid] = value;
+#else
         y[first + tid] += value;
+#endif
     }
 }

@@ -1,6 +1,6 @@
 // From the joint projection qkv to attention's inputs: per-head RMSNorm of q and k (QK_NORM), rotary position
 // embedding (ADJACENT: pairs (2i, 2i+1); else (i, i + pairs)), and the write of k and v into the cache (KV_F16 or f32).
-// TEMPERATURE: q *= 1 + temperature * ln(1 + floor(position / span)), which sharpens attention over long contexts.
+// TEMPERATURE: q *= 1 + temperature * ln(1 + floor((position + offset) / span)), which sharpens attention over long contexts.
 // Grid: one workgroup a head (q, then k, then v heads), tokens along z.
 // Bound: launch in decode. Angles come from a table: WGSL bounds sin and cos only to 2^-11.
 #import lib/state
@@ -18,6 +18,7 @@ struct Params {
     stride: u32,     // of a row of qkv
     temperature: f32,
     span: u32,       // of TEMPERATURE: positions
+    offset: u32,     // of TEMPERATURE: positions
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> qkv: array<f32>;              // [tokens, stride]
@@ -105,7 +106,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>,
     if is_q {
         var scale = 1.0;
 #if TEMPERATURE
-        scale += params.temperature * log(f32(1u + position / params.span));
+        scale += params.temperature * log(f32(1u + (position + params.offset) / params.span));
 #endif
         for (var i = tid; i < HEAD_DIM; i += WG) {
             q[(token * params.heads + head) * HEAD_DIM + i] = scale * rotated[i];

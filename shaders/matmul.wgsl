@@ -4,6 +4,7 @@
 //   GROUPED   W is a stack; a tile belongs to one expert and its tokens are the rows that expert_group listed for it
 //   GATHER    of GROUPED: X is read at the listed row's token (row / ranks); else X lies in listed order
 //   SCATTER   of GROUPED: Y is written at the listed row; else in listed order
+//   WEIGHTED  of GATHER: X is gates[listed row] X
 // Grid: tiles of rows (folded), tiles of tokens along z.
 // Bound: operations; at few tokens the bytes of W.
 #import lib/state
@@ -46,7 +47,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             let n = task / QUADS;
             var v = vec4(0.0);
             if n < tile.count && 4u * run + quad < params.columns / 4u {
-                v = x[x_row(tile, n) + 4u * run + quad];
+                v = x_weight(tile, n) * x[x_row(tile, n) + 4u * run + quad];
             }
             x_tile[quad * BN + n] = v;
         }

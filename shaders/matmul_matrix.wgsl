@@ -33,9 +33,10 @@ fn x16(tile: Tile, n: u32, run: u32) -> mat4x4<f32> {
     let quads = params.columns / 4u;
     if n < tile.count && 4u * run < quads {
         let first = x_row(tile, n);
+        let weight = x_weight(tile, n);
         for (var i = 0u; i < 4u; i++) {
             let quad = 4u * run + i;
-            let q = clamp(x[first + min(quad, quads - 1u)], vec4(-65504.0), vec4(65504.0));
+            let q = clamp(weight * x[first + min(quad, quads - 1u)], vec4(-65504.0), vec4(65504.0));
             v[i] = select(vec4(0.0), q, quad < quads);
         }
     }

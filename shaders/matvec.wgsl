@@ -5,6 +5,7 @@
 //   SILU_MUL  y = silu(W x) * what y held (gate and up of two formats: up first, then gate)
 //   GELU, CLAMPED   of both: another activation (lib/activation); a bias comes before it
 //   EXPERT    W is a stack of experts; the workgroup's z is a rank, its expert is routed[rank], its row of y is rank
+//   WEIGHTED  of EXPERT: x is gates[rank] x
 // Grid: outputs / OUT workgroups, folded; ranks along z.
 // Bound: bytes(W) over the stream rate. Every workgroup reads x again, from cache: ROWS rows share one reading.
 #import lib/state
@@ -49,6 +50,9 @@ struct Params {
 #if EXPERT
 @group(0) @binding(7) var<storage, read> routed: array<u32>;          // [ranks]
 @group(0) @binding(8) var<storage, read> experts: array<vec2<u32>>;   // [experts]: shard, slot
+#endif
+#if WEIGHTED
+@group(0) @binding(10) var<storage, read> gates: array<f32>;          // [ranks]
 #endif
 
 // Sixteen inputs. Columns are a multiple of 4; RAGGED where they are none of 16.
@@ -131,6 +135,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     var scale = 1.0;
 #if NORM
     scale = inverseSqrt(total(ROWS) / f32(params.columns) + params.eps);
+#endif
+#if WEIGHTED
+    scale *= gates[group.z];
 #endif
     var value = total(tid) * scale;
 #if BIAS

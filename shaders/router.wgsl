@@ -1,6 +1,7 @@
 // The experts of a token and their weights: softmax over all logits, the top `ranks` (ties to the lower index), then
 // RENORMALISE to a sum of 1. An expert's rank is the number of experts before it, so no sort and no order to depend on.
 // SIGMOID: scores are sigmoids; a bias counts for the choice alone; the weights are the chosen scores, times `scale`.
+// UNBIASED: no bias; the largest logits are chosen, whose sigmoids may round to the same.
 // GROUPS: only the experts of the `groups_used` groups whose two best score most together can be chosen.
 // After the `ranks` chosen ones come `shared_experts` that all tokens use, with weight 1.
 // Grid: one workgroup a token, folded.   Bound: launch.   EXPERTS sizes workgroup memory: 1,024 at most.
@@ -20,10 +21,20 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> routed: array<u32>;      // [tokens, ranks + shared_experts]
 @group(0) @binding(4) var<storage, read_write> gates: array<f32>;       // [tokens, ranks + shared_experts]
 #if SIGMOID
+#if !UNBIASED
 @group(0) @binding(5) var<storage, read> bias: array<f32>;              // [experts]
+#endif
 
 fn sigmoid(x: f32) -> f32 {
     return 1.0 / (1.0 + exp(min(-x, 80.0)));
+}
+
+fn score_of(e: u32, logit: f32) -> f32 {
+#if UNBIASED
+    return logit;
+#else
+    return sigmoid(logit) + bias[e];
+#endif
 }
 #endif
 
@@ -48,7 +59,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     for (var e = tid; e < params.experts; e += WG) {
 #if SIGMOID
-        scores[e] = sigmoid(logits[token * params.experts + e]) + bias[e];
+        scores[e] = score_of(e, logits[token * params.experts + e]);
 #else
         scores[e] = logits[token * params.experts + e];
 #endif

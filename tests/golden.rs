@@ -20,6 +20,7 @@ const MODELS: &[&str] = &[
     "gpt-oss",
     "llama",
     "llama3-rope-scaled",
+    "llama4",
     "mistral3",
     "qwen2",
     "qwen3",

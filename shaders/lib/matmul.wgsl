@@ -27,6 +27,9 @@ struct Params {
 @group(0) @binding(7) var<storage, read> tiles: array<vec4<u32>>;     // expert, first in `order`, count, unused
 @group(0) @binding(8) var<storage, read> experts: array<vec2<u32>>;   // [experts]: shard, slot
 #endif
+#if WEIGHTED
+@group(0) @binding(10) var<storage, read> gates: array<f32>;          // [tokens * ranks]
+#endif
 
 #if SWIGLU
 const OUT: u32 = BM / 2u;
@@ -82,6 +85,15 @@ fn x_row(tile: Tile, n: u32) -> u32 {
     token = order[token] / params.ranks;
 #endif
     return token * (params.columns / 4u);
+}
+
+// What the inputs of a tile's token are multiplied by.
+fn x_weight(tile: Tile, n: u32) -> f32 {
+#if WEIGHTED
+    return gates[order[tile.first_token + n]];
+#else
+    return 1.0;
+#endif
 }
 
 // Where in y the outputs of a tile's token lie.

@@ -75,6 +75,11 @@ impl Transformer {
         Ok(Norm { weight: weights.vector(name, columns)?, columns, eps: self.eps })
     }
 
+    /// A norm without weights.
+    pub fn unit_norm(&self, weights: &mut Weights, columns: usize) -> Result<Norm> {
+        Ok(Norm { weight: weights.constant("unit norm", 1.0, columns)?, columns, eps: self.eps })
+    }
+
     /// The model's sizes; `ff` are the floats of the feed-forward that live at once for each token.
     pub fn shape(&self, ff: usize) -> super::Shape {
         // x and its norm; q, k, v; rotated q and attention's result.
@@ -152,11 +157,13 @@ pub struct SelfAttention {
     qkv: Joint,
     /// First outputs of q, k and v.
     at: [usize; 3],
-    qk_norm: Option<(Norm, Norm)>,
+    /// Of each head of q and k, before rope.
+    pub qk_norm: Option<(Norm, Norm)>,
     output: Matrix,
     pub geometry: Attention,
     pairs: RopePairs,
-    rope_dim: usize,
+    /// Elements of a head that turn.
+    pub rope_dim: usize,
     pub temperature: Option<Temperature>,
     pub output_bias: Option<View>,
     /// Of the result without a bias, before it joins the residual stream.

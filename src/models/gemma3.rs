@@ -6,7 +6,7 @@ use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gguf::Gguf;
 use crate::gpu::View;
 use crate::memory::{KvCache, Weights};
-use crate::ops::{Activation, Matrix, Norm, RopePairs, Step, Tensor};
+use crate::ops::{Activation, Matrix, Norm, RopePairs, Step, Tensor, Window};
 
 /// Every so many layers one sees all positions; files do not say it.
 const PERIOD: usize = 6;
@@ -40,7 +40,7 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
         .map(|i| {
             let name = |what: &str| format!("blk.{i}.{what}.weight");
             let mut attention = SelfAttention::load(weights, &t, i, RopePairs::HalfSplit, Extras::QK_NORM)?;
-            attention.geometry.window = windowed(i).then_some(window);
+            attention.geometry.window = windowed(i).then_some(Window::Last(window));
             if t.layers == 62 {
                 // The 27B model alone scales by its width a head, 5376 / 32, and not by the head size; files do not say it.
                 attention.geometry.scale = 1.0 / (t.hidden as f32 / t.heads as f32).sqrt();

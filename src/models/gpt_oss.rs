@@ -5,7 +5,7 @@ use super::blocks::{Ends, Extras, Mixture, SelfAttention, Transformer};
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gpu::View;
 use crate::memory::{KvCache, Weights};
-use crate::ops::{Activation, ExpertBias, ExpertMlp, Joint, KvLayer, Matrix, Norm, RopePairs, Step, Tensor};
+use crate::ops::{Activation, ExpertBias, ExpertMlp, Joint, KvLayer, Matrix, Norm, RopePairs, Step, Tensor, Window};
 
 struct GptOss {
     shape: Shape,
@@ -32,7 +32,7 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
         .map(|i| {
             let name = |what: &str| format!("blk.{i}.{what}");
             let mut attention = SelfAttention::load(weights, &t, i, RopePairs::HalfSplit, Extras::BIAS)?;
-            attention.geometry.window = (i % 2 == 0).then_some(window);
+            attention.geometry.window = (i % 2 == 0).then_some(Window::Last(window));
             attention.geometry.sinks = Some(weights.vector(&name("attn_sinks.weight"), t.heads)?);
             attention.output_bias = Some(weights.vector(&name("attn_output.bias"), t.hidden)?);
             let router = name("ffn_gate_inp.weight");

@@ -18,7 +18,7 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
         rope.magnitude /= 1.0 + 0.1 * f64::from(multiplier) * factor.ln().max(0.0);
     }
     let temperature = match keys.positive("attention.temperature_scale")? {
-        Some(scale) => Some(Temperature { scale, span: keys.size("rope.scaling.original_context_length")? }),
+        Some(scale) => Some(Temperature { scale, span: keys.size("rope.scaling.original_context_length")?, offset: 0 }),
         None => None,
     };
     let layers = (0..t.layers)

@@ -7,6 +7,7 @@ mod glm4moe;
 mod gpt_oss;
 mod keys;
 mod llama;
+mod llama4;
 mod mistral3;
 mod qwen2;
 mod qwen3;
@@ -90,6 +91,7 @@ const ARCHITECTURES: &[Known] = &[
     Known { name: "glm4moe", shape: glm4moe::shape, load: glm4moe::load },
     Known { name: "gpt-oss", shape: blocks::mixture_shape, load: gpt_oss::load },
     Known { name: "llama", shape: blocks::dense_shape, load: llama::load },
+    Known { name: "llama4", shape: llama4::shape, load: llama4::load },
     Known { name: "mistral3", shape: blocks::dense_shape, load: mistral3::load },
     Known { name: "qwen2", shape: blocks::dense_shape, load: qwen2::load },
     Known { name: "qwen3", shape: blocks::dense_shape, load: qwen3::load },

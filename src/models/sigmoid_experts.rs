@@ -5,7 +5,7 @@
 use super::blocks::{GatedMlp, Mixture, Transformer};
 use super::{Keys, Result, decoder};
 use crate::memory::Weights;
-use crate::ops::{ExpertMlp, Matrix, Norm, SigmoidRouter, Step, Tensor};
+use crate::ops::{self, ExpertMlp, Matrix, Norm, SigmoidRouter, Step, Tensor};
 
 /// The numbers of such a mixture.
 pub struct SigmoidMixture {
@@ -23,9 +23,14 @@ pub struct SigmoidExperts {
     norm: Norm,
     matrix: Matrix,
     router: SigmoidRouter,
-    experts: ExpertMlp,
-    /// What does not fit into the experts' stacks.
-    shared: Option<GatedMlp>,
+    experts: SharedExperts,
+}
+
+/// The experts of a layer and the one that all tokens share.
+pub struct SharedExperts {
+    mlp: ExpertMlp,
+    /// The shared one, where it does not fit into the others' stacks.
+    apart: Option<GatedMlp>,
 }
 
 /// The second half of a layer, where the first layers are dense.
@@ -69,23 +74,19 @@ impl SigmoidMixture {
     /// The mixture of a layer, behind the norm of that name.
     pub fn load(&self, weights: &mut Weights, t: &Transformer, layer: usize, norm: &str) -> Result<SigmoidExperts> {
         let name = |what: &str| format!("blk.{layer}.{what}");
-        let joined = self.mixture.can_join(weights, layer, self.shared_ff);
+        let experts = SharedExperts::load(weights, t, layer, &self.mixture, self.shared_ff, norm)?;
         Ok(SigmoidExperts {
             norm: t.norm(weights, &name(&format!("{norm}.weight")), t.hidden)?,
             matrix: weights.matrix(&name("ffn_gate_inp.weight"), self.mixture.experts, t.hidden)?,
             router: SigmoidRouter {
-                bias: weights.vector(&name("exp_probs_b.bias"), self.mixture.experts)?,
+                bias: Some(weights.vector(&name("exp_probs_b.bias"), self.mixture.experts)?),
                 ranks: self.mixture.used,
                 renormalise: self.renormalise,
                 scale: self.scale,
                 groups: self.groups,
-                shared: usize::from(joined),
+                shared: experts.joined(),
             },
-            experts: self.mixture.joined_mlp(weights, t, layer, joined)?,
-            shared: match joined {
-                true => None,
-                false => Some(GatedMlp::named(weights, t, layer, norm, "_shexp", self.shared_ff)?),
-            },
+            experts,
         })
     }
 }
@@ -95,15 +96,46 @@ impl SigmoidExperts {
     pub fn record(&self, step: &mut Step, x: &Tensor) -> Result<()> {
         let logits = step.norm_linear("router logits", x, &self.norm, &self.matrix)?; // [tokens, experts]
         let routing = step.route_sigmoid(&logits, &self.router)?;
-        let shared = match &self.shared {
-            Some(shared) => Some((shared, shared.inner(step, x)?)), // before the experts add to x
-            None => None,
-        };
-        step.norm_experts(x, &self.norm, &routing, &self.experts)?;
-        match shared {
-            Some((shared, h)) => shared.add_outer(step, x, &h),
-            None => Ok(()),
-        }
+        self.experts.record(step, x, |step, mlp| step.norm_experts(x, &self.norm, &routing, mlp))
+    }
+}
+
+impl SharedExperts {
+    /// The shared one of `shared_ff` columns, behind the norm of that name as the others.
+    pub fn load(
+        weights: &mut Weights,
+        t: &Transformer,
+        layer: usize,
+        mixture: &Mixture,
+        shared_ff: usize,
+        norm: &str,
+    ) -> Result<Self> {
+        let joined = mixture.can_join(weights, layer, shared_ff);
+        Ok(SharedExperts {
+            mlp: mixture.joined_mlp(weights, t, layer, joined)?,
+            apart: match joined {
+                true => None,
+                false => Some(GatedMlp::named(weights, t, layer, norm, "_shexp", shared_ff)?),
+            },
+        })
+    }
+
+    /// Experts behind the routed ones in the stacks.
+    pub fn joined(&self) -> usize {
+        usize::from(self.apart.is_none())
+    }
+
+    /// x += shared(norm(x)), and what `mix` adds to x of the stacks.
+    pub fn record(
+        &self,
+        step: &mut Step,
+        x: &Tensor,
+        mix: impl FnOnce(&mut Step, &ExpertMlp) -> ops::Result<()>,
+    ) -> Result<()> {
+        let Some(shared) = &self.apart else { return Ok(mix(step, &self.mlp)?) };
+        let h = shared.inner(step, x)?; // before the experts add to x
+        mix(step, &self.mlp)?;
+        shared.add_outer(step, x, &h)
     }
 }
 

@@ -15,6 +15,23 @@ params!(AttentionParams {
 });
 params!(CombineParams { heads: u32 });
 
+/// Which positions up to its own a token sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// The last so many, its own included.
+    Last(usize),
+    /// Those of its own chunk, where positions are cut into chunks of so many.
+    Chunk(usize),
+}
+
+impl Window {
+    /// Positions that a token sees at most.
+    pub fn positions(self) -> usize {
+        let (Window::Last(n) | Window::Chunk(n)) = self;
+        n
+    }
+}
+
 /// The geometry of attention.
 pub struct Attention {
     pub heads: usize,
@@ -22,8 +39,8 @@ pub struct Attention {
     pub head_dim: usize,
     /// Of the scores, before softmax.
     pub scale: f32,
-    /// Positions that a token sees, its own included; all up to its own if none.
-    pub window: Option<usize>,
+    /// All positions up to a token's own if none.
+    pub window: Option<Window>,
     /// `f32 [heads]`: scores that take part in the softmax and have no value.
     pub sinks: Option<View>,
 }
@@ -38,7 +55,7 @@ impl Step<'_> {
         let (mut flops, mut position_flops) = (0, (4 * self.tokens * a.heads * a.head_dim) as u64);
         if let Some(window) = a.window {
             // No position but those of the window, and of the tile's own tokens, costs anything.
-            let seen = (window + self.tokens.min(tile_rows)) as u64;
+            let seen = (window.positions() + self.tokens.min(tile_rows)) as u64;
             other_bytes += position_bytes * seen;
             flops = position_flops * seen;
             (position_bytes, position_flops) = (0, 0);
@@ -58,7 +75,7 @@ impl Step<'_> {
         ensure(a.sinks.as_ref().is_none_or(|s| s.size >= a.heads as u64 * 4), "attention", || {
             format!("sinks of {} heads are needed", a.heads)
         })?;
-        ensure(a.window.is_none_or(|w| w > 0), "attention", || "a window of no positions".into())?;
+        ensure(a.window.is_none_or(|w| w.positions() > 0), "attention", || "a window of no positions".into())?;
         ensure(q.rows == self.tokens && q.columns == a.heads * a.head_dim, "attention", || {
             format!(
                 "q is [{}, {}], of {} tokens and {} heads of {}",
@@ -72,7 +89,7 @@ impl Step<'_> {
         // Of prefill one variant serves all lengths, so that none is compiled on the way.
         let tile_rows = if self.tokens == 1 { (sharing as u32).next_power_of_two().min(most_rows) } else { most_rows };
         let row_bytes = (a.kv_heads * a.head_dim * if cache.f16 { 2 } else { 4 }) as u64;
-        let positions = ((cache.k.size / row_bytes) as usize).min(a.window.unwrap_or(usize::MAX));
+        let positions = ((cache.k.size / row_bytes) as usize).min(a.window.map_or(usize::MAX, Window::positions));
         let splits = if self.tokens == 1 { self.tuning.splits_for(positions) } else { 1 };
         let split = splits > 1;
         let spec = KernelSpec::new("attention")
@@ -80,7 +97,8 @@ impl Step<'_> {
             .size("ROWS", tile_rows)
             .size("HEAD_DIM", a.head_dim as u32)
             .flag("KV_F16", cache.f16)
-            .flag("WINDOW", a.window.is_some())
+            .flag("WINDOW", matches!(a.window, Some(Window::Last(_))))
+            .flag("CHUNK", matches!(a.window, Some(Window::Chunk(_))))
             .flag("SINKS", a.sinks.is_some())
             .flag("SPLIT", split);
         let mut bind = vec![("q", &q.view), ("k_cache", &cache.k), ("v_cache", &cache.v)];
@@ -104,7 +122,7 @@ impl Step<'_> {
                 kv_heads: a.kv_heads as u32,
                 splits,
                 scale: a.scale,
-                window: a.window.map_or(0, |w| w as u32),
+                window: a.window.map_or(0, |w| w.positions() as u32),
                 ..Default::default()
             },
             grid: Grid::linear(rows.div_ceil(tile_rows as usize) as u64, a.kv_heads as u64 * u64::from(splits)),

@@ -1,20 +1,11 @@
-//! Mixtures of experts: the router's choice, and the experts' gated MLP with its weighted combine. One token reads its
-//! experts by mat-vec; many are grouped by expert (count, scan, scatter) for a tiled matmul.
+//! Mixtures of experts: their gated MLPs with the weighted combine. One token reads its experts by mat-vec; many are
+//! grouped by expert (count, scan, scatter) for a tiled matmul.
 
 use super::linear::{MatmulParams, MatvecParams};
 use super::tiled::Tiled;
-use super::{Activation, MAX_EXPERTS, Product, Result, Shard, Stack, Step, Tensor, ensure};
+use super::{Activation, Norm, Product, Result, Routing, Shard, Stack, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
-params!(RouterParams {
-    tokens: u32,
-    experts: u32,
-    ranks: u32,
-    scale: f32,
-    shared_experts: u32,
-    groups: u32,
-    groups_used: u32
-});
 params!(GroupParams { rows: u32, tiles: u32 });
 params!(ExpertDownParams {
     rows: u32,
@@ -26,34 +17,6 @@ params!(ExpertDownParams {
     first_group: u32,
 });
 params!(ExpertCombineParams { tokens: u32, columns: u32, ranks: u32, first_group: u32 });
-
-/// The experts that tokens chose.
-pub struct Routing {
-    /// u32 [tokens, ranks], best first; then those that all tokens share.
-    pub routed: View,
-    /// f32 [tokens, ranks]: the weights of their outputs.
-    pub gates: View,
-    /// Shared ones with them.
-    pub experts: usize,
-    pub ranks: usize,
-}
-
-/// A choice by sigmoids (DeepSeek-V3, arXiv 2412.19437, section 2.1.2): the best `ranks` by sigmoid(logit) + bias.
-pub struct SigmoidRouter {
-    /// f32 [experts], for the choice alone.
-    pub bias: View,
-    /// Experts of each token.
-    pub ranks: usize,
-    /// Whether the weights, which are the sigmoids, are brought to a sum of 1.
-    pub renormalise: bool,
-    /// Of the weights, after that.
-    pub scale: f32,
-    /// Groups of as many experts each, and how many of them a token chooses from: those whose two best score most
-    /// together.
-    pub groups: (usize, usize),
-    /// Experts behind the routed ones in the stacks, which every token uses with weight 1.
-    pub shared: usize,
-}
 
 /// The input projections of all experts.
 pub enum ExpertGateUp {
@@ -89,87 +52,34 @@ pub struct ExpertMlp {
     pub activation: Activation,
 }
 
-/// Rows of (token, rank) sorted by expert.
-struct Groups {
-    order: View,
-    tiles: View,
-    count: usize,
-    tiled: Tiled,
+/// What a token's weights of its experts multiply.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Weigh {
+    Outputs,
+    Inputs,
 }
 
-impl Step<'_> {
-    /// Softmax over the logits [tokens, experts], the best `ranks` of each token, their weights renormalised to 1 if
-    /// asked.
-    pub fn route_softmax(&mut self, logits: &Tensor, ranks: usize, renormalise: bool) -> Result<Routing> {
-        let spec = self.router_spec(logits).flag("RENORMALISE", renormalise);
-        self.route(logits, spec, None, RouterParams { ranks: ranks as u32, ..Default::default() })
-    }
+/// A mixture, applied.
+#[derive(Clone, Copy)]
+struct Mix<'a> {
+    routing: &'a Routing,
+    mlp: &'a ExpertMlp,
+    weigh: Weigh,
+    /// y = the sum, else y += it.
+    store: bool,
+}
 
-    /// The choice of `router` from logits [tokens, experts].
-    pub fn route_sigmoid(&mut self, logits: &Tensor, router: &SigmoidRouter) -> Result<Routing> {
-        let SigmoidRouter { bias, groups: (groups, groups_used), .. } = router;
-        ensure(bias.size >= logits.columns as u64 * 4, "router", || {
-            format!("a bias of {} bytes for {} experts", bias.size, logits.columns)
-        })?;
-        let size = logits.columns / groups.max(&1);
-        let whole = size * groups == logits.columns && groups_used <= groups && router.ranks <= groups_used * size;
-        ensure(whole && (*groups == 1 || size >= 2), "router", || {
-            format!("{} of {} experts in {groups_used} of {groups} groups", router.ranks, logits.columns)
-        })?;
-        let spec = self.router_spec(logits).flag("SIGMOID", true).flag("RENORMALISE", router.renormalise);
-        let spec = spec.flag("GROUPS", groups_used < groups);
-        let params = RouterParams {
-            ranks: router.ranks as u32,
-            scale: router.scale,
-            shared_experts: router.shared as u32,
-            groups: *groups as u32,
-            groups_used: *groups_used as u32,
-            ..Default::default()
-        };
-        self.route(logits, spec, Some(bias), params)
-    }
-
-    fn router_spec(&self, logits: &Tensor) -> KernelSpec {
-        let experts = logits.columns.next_power_of_two() as u32;
-        KernelSpec::new("router").size("WG", self.tuning.wide.min(experts)).size("EXPERTS", experts)
-    }
-
-    fn route(
-        &mut self,
-        logits: &Tensor,
-        spec: KernelSpec,
-        bias: Option<&View>,
-        params: RouterParams,
-    ) -> Result<Routing> {
-        let (experts, ranks) = (logits.columns, params.ranks as usize);
-        ensure(ranks >= 1 && ranks <= experts && experts <= MAX_EXPERTS, "router", || {
-            format!("{ranks} of {experts} experts: at least 1 of at most {MAX_EXPERTS} are supported")
-        })?;
-        ensure(logits.rows == self.tokens, "router", || format!("{} rows of {} tokens", logits.rows, self.tokens))?;
-        let (experts, ranks) = (experts + params.shared_experts as usize, ranks + params.shared_experts as usize);
-        let routed = self.tensor("routed", ranks)?.view;
-        let gates = self.tensor("gates", ranks)?.view;
-        let mut bind = vec![("logits", &logits.view), ("routed", &routed), ("gates", &gates)];
-        bind.extend(bias.map(|bias| ("bias", bias)));
-        self.recorder.call(Call {
-            spec,
-            bind: &bind,
-            params: RouterParams { tokens: self.tokens as u32, experts: logits.columns as u32, ..params },
-            grid: Grid::linear(self.tokens as u64, 1),
-            cost: Cost { other_bytes: (self.tokens * (logits.columns + 2 * ranks) * 4) as u64, ..Cost::default() },
-        })?;
-        Ok(Routing { routed, gates, experts, ranks })
-    }
-
-    /// y += sum over ranks of gate * mlp(norm(y)), y [tokens, hidden].
-    pub fn norm_experts(&mut self, y: &Tensor, norm: &super::Norm, routing: &Routing, mlp: &ExpertMlp) -> Result<()> {
-        let ExpertMlp { gate_up, down, .. } = mlp;
-        let stack = gate_up.stack();
-        let ff = down.columns;
+impl Mix<'_> {
+    fn check(&self, tokens: usize, y: &Tensor, x: &Tensor) -> Result<()> {
+        let Mix { routing, mlp: ExpertMlp { gate_up, down, bias, .. }, .. } = self;
+        let (stack, ff) = (gate_up.stack(), down.columns);
         ensure(stack.experts == routing.experts && down.experts == routing.experts, "experts", || {
             format!("router of {}, stacks of {} and {} experts", routing.experts, stack.experts, down.experts)
         })?;
-        let whole = stack.columns == y.columns && down.rows == y.columns && y.rows == self.tokens;
+        ensure(x.rows == tokens && (x.rows, x.columns) == (y.rows, y.columns), "experts", || {
+            format!("x [{}, {}], y [{}, {}], {tokens} tokens", x.rows, x.columns, y.rows, y.columns)
+        })?;
+        let whole = stack.columns == y.columns && down.rows == y.columns;
         ensure(whole && y.columns.is_multiple_of(4) && ff.is_multiple_of(4), "experts", || {
             format!("hidden {}, gate columns {}, down [{}, {ff}]", y.columns, stack.columns, down.rows)
         })?;
@@ -182,48 +92,78 @@ impl Step<'_> {
         ensure(rows == ff && same, "experts", || {
             format!("{rows} gate rows, or up rows that differ; down has {ff} columns")
         })?;
-        let sizes = mlp.bias.as_ref().map(|b| (b.gate_up.size, b.down.size));
+        let sizes = bias.as_ref().map(|b| (b.gate_up.size, b.down.size));
         let wanted = ((8 * stack.experts * ff) as u64, (4 * stack.experts * y.columns) as u64);
         ensure(sizes.is_none_or(|s| s.0 >= wanted.0 && s.1 >= wanted.1), "experts", || {
             format!("biases of {sizes:?} bytes, {wanted:?} are needed")
         })?;
-        self.lookup(routing, stack)?;
-        let h = self.scratch.bytes(
-            self.recorder.gpu(),
-            "expert h",
-            (self.scratch.max_tokens * routing.ranks * ff * 4) as u64,
-        )?;
-        if self.tokens == 1 {
-            self.expert_matvec(y, norm, routing, mlp, &h, ff)?;
-            return self.expert_down(y, routing, &h, mlp);
-        }
-        let groups = self.group(routing, stack)?;
-        let x = self.rms_norm(y, norm)?;
-        match gate_up {
-            ExpertGateUp::Joined(stack) => self.grouped(&x.view, &h, stack, mlp, routing, &groups, Grouped::GateUp)?,
-            ExpertGateUp::Split { gate, up } => {
-                self.grouped(&x.view, &h, up, mlp, routing, &groups, Grouped::Up)?;
-                self.grouped(&x.view, &h, gate, mlp, routing, &groups, Grouped::Gate)?;
-            }
-        }
-        let rows = self.scratch.bytes(
-            self.recorder.gpu(),
-            "expert rows",
-            (self.scratch.max_tokens * routing.ranks * y.columns * 4) as u64,
-        )?;
-        self.grouped(&h, &rows, down, mlp, routing, &groups, Grouped::Down)?;
-        self.expert_combine(y, &rows, routing)
+        // Bindings: a kernel has eight.
+        let weighed = self.weigh == Weigh::Inputs;
+        ensure(!weighed || bias.is_none(), "experts", || "weights on the inputs of biased experts".into())
+    }
+}
+
+/// Rows of (token, rank) sorted by expert.
+struct Groups {
+    order: View,
+    tiles: View,
+    count: usize,
+    tiled: Tiled,
+}
+
+impl Step<'_> {
+    /// y += sum over ranks of gate * mlp(norm(y)), y [tokens, hidden].
+    pub fn norm_experts(&mut self, y: &Tensor, norm: &Norm, routing: &Routing, mlp: &ExpertMlp) -> Result<()> {
+        self.experts(y, y, norm, &Mix { routing, mlp, weigh: Weigh::Outputs, store: false })
     }
 
-    fn expert_matvec(
+    /// y += sum over ranks of mlp(gate * norm(y)), y [tokens, hidden]; of experts without biases.
+    pub fn norm_weighted_experts(&mut self, y: &Tensor, norm: &Norm, routing: &Routing, mlp: &ExpertMlp) -> Result<()> {
+        self.experts(y, y, norm, &Mix { routing, mlp, weigh: Weigh::Inputs, store: false })
+    }
+
+    /// y = sum over ranks of gate * mlp(norm(x)), x and y [tokens, hidden].
+    pub fn project_experts(
         &mut self,
+        name: &'static str,
         x: &Tensor,
-        norm: &super::Norm,
+        norm: &Norm,
         routing: &Routing,
         mlp: &ExpertMlp,
-        h: &View,
-        ff: usize,
-    ) -> Result<()> {
+    ) -> Result<Tensor> {
+        let y = self.tensor(name, x.columns)?;
+        self.experts(&y, x, norm, &Mix { routing, mlp, weigh: Weigh::Outputs, store: true })?;
+        Ok(y)
+    }
+
+    fn experts(&mut self, y: &Tensor, x: &Tensor, norm: &Norm, mix: &Mix) -> Result<()> {
+        let Mix { routing, mlp, .. } = *mix;
+        mix.check(self.tokens, y, x)?;
+        self.lookup(routing, mlp.gate_up.stack())?;
+        let h = (self.scratch.max_tokens * routing.ranks * mlp.down.columns * 4) as u64;
+        let h = self.scratch.bytes(self.recorder.gpu(), "expert h", h)?;
+        if self.tokens == 1 {
+            self.expert_matvec(x, norm, mix, &h)?;
+            return self.expert_down(y, &h, mix);
+        }
+        let groups = self.group(routing, mlp.gate_up.stack())?;
+        let x = self.rms_norm(x, norm)?;
+        match &mlp.gate_up {
+            ExpertGateUp::Joined(stack) => self.grouped(&x.view, &h, stack, mix, &groups, Grouped::GateUp)?,
+            ExpertGateUp::Split { gate, up } => {
+                self.grouped(&x.view, &h, up, mix, &groups, Grouped::Up)?;
+                self.grouped(&x.view, &h, gate, mix, &groups, Grouped::Gate)?;
+            }
+        }
+        let rows = (self.scratch.max_tokens * routing.ranks * y.columns * 4) as u64;
+        let rows = self.scratch.bytes(self.recorder.gpu(), "expert rows", rows)?;
+        self.grouped(&h, &rows, &mlp.down, mix, &groups, Grouped::Down)?;
+        self.expert_combine(y, &rows, mix)
+    }
+
+    fn expert_matvec(&mut self, x: &Tensor, norm: &Norm, mix: &Mix, h: &View) -> Result<()> {
+        let Mix { routing, mlp, weigh, .. } = *mix;
+        let ff = mlp.down.columns;
         let passes: Vec<(&Stack, &'static str, usize)> = match &mlp.gate_up {
             ExpertGateUp::Joined(stack) => vec![(stack, "SWIGLU", 0)],
             ExpertGateUp::Split { gate, up } => vec![(up, "", ff), (gate, "SILU_MUL", 0)],
@@ -244,10 +184,12 @@ impl Step<'_> {
                     ("experts", &stack.table),
                 ];
                 bind.extend(bias);
+                bind.extend((weigh == Weigh::Inputs).then_some(("gates", &routing.gates)));
                 self.recorder.call(Call {
                     spec: spec
                         .flag("NORM", true)
                         .flag("EXPERT", true)
+                        .flag("WEIGHTED", weigh == Weigh::Inputs)
                         .flag("BIAS", bias.is_some())
                         .flag("RAGGED", !stack.columns.is_multiple_of(16)),
                     bind: &bind,
@@ -271,7 +213,8 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn expert_down(&mut self, y: &Tensor, routing: &Routing, h: &View, mlp: &ExpertMlp) -> Result<()> {
+    fn expert_down(&mut self, y: &Tensor, h: &View, mix: &Mix) -> Result<()> {
+        let Mix { routing, mlp, weigh, store } = *mix;
         let (wg, rows) = self.tuning.matvec;
         let down = &mlp.down;
         let bias = mlp.bias.as_ref().map(|b| ("bias", &b.down));
@@ -282,14 +225,16 @@ impl Step<'_> {
                 ("h", h),
                 ("y", &y.view),
                 ("routed", &routing.routed),
-                ("gates", &routing.gates),
                 ("experts", &down.table),
             ];
             bind.extend(bias);
+            bind.extend((weigh == Weigh::Outputs).then_some(("gates", &routing.gates)));
             self.recorder.call(Call {
                 spec: spec
                     .size("RANKS", routing.ranks as u32)
                     .flag("RAGGED", !down.columns.is_multiple_of(16))
+                    .flag("UNWEIGHTED", weigh == Weigh::Inputs)
+                    .flag("STORE", store && index == 0)
                     .flag("BIAS", bias.is_some()),
                 bind: &bind,
                 params: ExpertDownParams {
@@ -333,17 +278,9 @@ impl Step<'_> {
         Ok(Groups { order, tiles, count, tiled })
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what differs between the three products of an expert")]
-    fn grouped(
-        &mut self,
-        x: &View,
-        y: &View,
-        stack: &Stack,
-        mlp: &ExpertMlp,
-        routing: &Routing,
-        g: &Groups,
-        what: Grouped,
-    ) -> Result<()> {
+    fn grouped(&mut self, x: &View, y: &View, stack: &Stack, mix: &Mix, g: &Groups, what: Grouped) -> Result<()> {
+        let Mix { routing, mlp, weigh, .. } = *mix;
+        let weighted = weigh == Weigh::Inputs && what != Grouped::Down;
         let swiglu = what == Grouped::GateUp;
         let outputs = if swiglu { stack.rows / 2 } else { stack.rows };
         let spec = g
@@ -356,6 +293,7 @@ impl Step<'_> {
             .flag("SILU_MUL", what == Grouped::Gate)
             .flag("GATHER", what != Grouped::Down)
             .flag("SCATTER", what == Grouped::Down)
+            .flag("WEIGHTED", weighted)
             .flag("BIAS", mlp.bias.is_some());
         let spec = if swiglu || what == Grouped::Gate { mlp.activation.flags(spec) } else { spec };
         let bias = mlp.bias.as_ref().map(|b| if what == Grouped::Down { &b.down } else { &b.gate_up });
@@ -374,6 +312,7 @@ impl Step<'_> {
                 ("experts", &stack.table),
             ];
             bind.extend(bias.map(|b| ("bias", b)));
+            bind.extend(weighted.then_some(("gates", &routing.gates)));
             self.recorder.call(Call {
                 spec: spec.clone(),
                 bind: &bind,
@@ -403,12 +342,18 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn expert_combine(&mut self, y: &Tensor, rows: &View, routing: &Routing) -> Result<()> {
+    fn expert_combine(&mut self, y: &Tensor, rows: &View, mix: &Mix) -> Result<()> {
+        let Mix { routing, weigh, store, .. } = *mix;
         let wg = self.tuning.wide;
         let bytes = (self.tokens * y.columns * 4) as u64;
+        let mut bind = vec![("rows", rows), ("y", &y.view)];
+        bind.extend((weigh == Weigh::Outputs).then_some(("gates", &routing.gates)));
         self.recorder.call(Call {
-            spec: KernelSpec::new("expert_combine").size("WG", wg),
-            bind: &[("rows", rows), ("gates", &routing.gates), ("y", &y.view)],
+            spec: KernelSpec::new("expert_combine")
+                .size("WG", wg)
+                .flag("UNWEIGHTED", weigh == Weigh::Inputs)
+                .flag("STORE", store),
+            bind: &bind,
             params: ExpertCombineParams {
                 tokens: self.tokens as u32,
                 columns: y.columns as u32,

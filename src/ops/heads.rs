@@ -13,7 +13,8 @@ params!(HeadsParams {
     v_at: u32,
     stride: u32,
     temperature: f32,
-    span: u32
+    span: u32,
+    offset: u32
 });
 
 /// Which elements of a head turn together.
@@ -25,12 +26,14 @@ pub enum RopePairs {
     HalfSplit,
 }
 
-/// Queries grow by 1 + scale * ln(1 + floor(position / span)), so that attention stays sharp over long contexts.
+/// Queries grow by 1 + scale * ln(1 + floor((position + offset) / span)), so that attention stays sharp over long contexts.
 #[derive(Clone, Copy, Debug)]
 pub struct Temperature {
     pub scale: f32,
     /// Positions; at least 1.
     pub span: usize,
+    /// Positions.
+    pub offset: usize,
 }
 
 /// What lies in a row of the joint projection and how it becomes attention's input.
@@ -105,6 +108,7 @@ impl Step<'_> {
                 stride: qkv.columns as u32,
                 temperature: h.temperature.map_or(0.0, |t| t.scale),
                 span: h.temperature.map_or(0, |t| t.span as u32),
+                offset: h.temperature.map_or(0, |t| t.offset as u32),
             },
             grid: Grid([(h.heads + 2 * h.kv_heads) as u32, 1, self.tokens as u32]),
             cost: Cost { other_bytes: 8 * elements as u64, ..Cost::default() },

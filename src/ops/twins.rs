@@ -3,7 +3,7 @@
 //!
 //! Weights come in decoded, all arrays are row-major, and shapes stand as in the kernels' own declarations.
 
-use super::{Activation, RopePairs, Temperature};
+use super::{Activation, RopePairs, Temperature, Window};
 
 /// What becomes of a product W x before it is written.
 #[derive(Clone, Copy, Debug)]
@@ -118,7 +118,7 @@ pub fn head(x: &[f32], norm: Option<(&[f32], f32)>, turns: &[[f32; 2]], pairs: R
 
 /// The factor of a query at `position`.
 pub fn temperature(t: Temperature, position: usize) -> f64 {
-    1.0 + f64::from(t.scale) * (1.0 + (position / t.span) as f64).ln()
+    1.0 + f64::from(t.scale) * (1.0 + ((position + t.offset) / t.span) as f64).ln()
 }
 
 /// What an f16 cache keeps of `x`.
@@ -126,7 +126,7 @@ pub fn round_f16(x: &[f32]) -> Vec<f32> {
     x.iter().map(|x| half::f16::from_f32(*x).to_f32()).collect()
 }
 
-/// softmax(scale q k^T) v per head, token t over positions 0 ..= position + t, of which the last `window`; a head's sink
+/// softmax(scale q k^T) v per head, token t over positions 0 ..= position + t, of which those of its `window`; a head's sink
 /// is one more score, of no value. q and the result are
 /// [tokens, heads, head_dim], k and v [positions, kv_heads, head_dim]; heads / kv_heads query heads share a KV head.
 #[allow(clippy::too_many_arguments, reason = "a twin takes plain numbers and slices, none of the operator's types")]
@@ -139,14 +139,18 @@ pub fn attention(
     head_dim: usize,
     scale: f32,
     position: usize,
-    window: Option<usize>,
+    window: Option<Window>,
     sinks: Option<&[f32]>,
 ) -> Vec<f32> {
     let mut out = Vec::with_capacity(q.len());
     for (i, q) in q.chunks_exact(head_dim).enumerate() {
         let (token, head) = (i / heads, i % heads);
         let kv_head = head / (heads / kv_heads);
-        let first = (position + token + 1).saturating_sub(window.unwrap_or(usize::MAX));
+        let first = match window {
+            None => 0,
+            Some(Window::Last(n)) => (position + token + 1).saturating_sub(n),
+            Some(Window::Chunk(n)) => (position + token) / n * n,
+        };
         let scores: Vec<f64> = (first..=position + token)
             .map(|p| f64::from(scale) * dot(q, row(k, p * kv_heads + kv_head, head_dim)))
             .collect();
@@ -183,7 +187,8 @@ pub fn router(logits: &[f32], experts: usize, ranks: usize, renormalise: bool) -
 /// What [`router_sigmoid`] goes by, as in [`SigmoidRouter`](super::SigmoidRouter).
 #[derive(Clone, Copy)]
 pub struct Sigmoids<'a> {
-    pub bias: &'a [f32],
+    pub experts: usize,
+    pub bias: Option<&'a [f32]>,
     pub ranks: usize,
     pub renormalise: bool,
     pub scale: f32,
@@ -191,15 +196,15 @@ pub struct Sigmoids<'a> {
     pub shared: usize,
 }
 
-/// As [`router`], by sigmoid(logit) + bias among the best groups; the weights are the sigmoids, renormalised if asked,
+/// As [`router`], by sigmoid(logit) + bias (by the logit without one) among the best groups; the weights are the sigmoids, renormalised if asked,
 /// times a scale. The shared experts follow with weight 1.
 pub fn router_sigmoid(logits: &[f32], r: Sigmoids) -> (Vec<u32>, Vec<f32>) {
-    let (experts, size) = (r.bias.len(), r.bias.len() / r.groups.0);
+    let (experts, size) = (r.experts, r.experts / r.groups.0);
     let (mut routed, mut gates) = (Vec::new(), Vec::new());
     for logits in logits.chunks_exact(experts) {
         let weight = |e: usize| 1.0 / (1.0 + (-f64::from(logits[e])).exp());
         // As near as f32 brings it: equal scores tie on the device, too.
-        let score = |e: usize| weight(e) as f32 + r.bias[e];
+        let score = |e: usize| r.bias.map_or(logits[e], |bias| weight(e) as f32 + bias[e]);
         let best = |mut order: Vec<usize>, score: &dyn Fn(usize) -> f32, count: usize| {
             order.sort_by(|a, b| score(*b).total_cmp(&score(*a))); // stable
             order.truncate(count);
@@ -267,6 +272,19 @@ pub fn experts(y: &[f32], x: &[f32], e: &Experts, routed: &[u32], gates: &[f32])
             }
         }
         out.extend(sum.iter().map(|s| *s as f32));
+    }
+    out
+}
+
+/// As [`experts`], with each weight on its expert's input: y + sum over ranks of mlp(gates x).
+pub fn weighted_experts(y: &[f32], x: &[f32], e: &Experts, routed: &[u32], gates: &[f32]) -> Vec<f32> {
+    let ranks = routed.len() * e.hidden / x.len();
+    let mut out = y.to_vec();
+    for r in 0..ranks {
+        let of_rank = |i: usize| i * ranks + r;
+        let x: Vec<f32> = x.iter().enumerate().map(|(i, x)| gates[of_rank(i / e.hidden)] * x).collect();
+        let routed: Vec<u32> = (0..routed.len() / ranks).map(|t| routed[of_rank(t)]).collect();
+        out = experts(&out, &x, e, &routed, &vec![1.0; routed.len()]);
     }
     out
 }

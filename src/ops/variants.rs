@@ -33,6 +33,7 @@ fn matrix_products(plain: KernelSpec) -> Vec<KernelSpec> {
     if [Some(Format::F16), Some(Format::Q4K)].contains(&plain.format) {
         all.extend(each(one_of(vec![plain.clone()], &["RESIDUAL", "SWIGLU", "SILU_MUL"]), &["BIAS"]));
         all.extend(one_of(vec![plain.clone().flag("GELU", true)], &["SWIGLU", "SILU_MUL"]));
+        all.extend(one_of(vec![grouped(&["GATHER", "WEIGHTED"])], &["SWIGLU", "SILU_MUL"]));
     }
     if plain.format == Some(Format::MXFP4) {
         all.extend(
@@ -87,6 +88,13 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
                 .map(grouped),
             );
         }
+        if usual {
+            let weighted = expert.flag("WEIGHTED", true);
+            all.extend(each(one_of(vec![weighted], &epilogues[1..]), &["SUBGROUP"]));
+            all.extend(each(one_of(vec![down.clone()], &["UNWEIGHTED", "STORE"])[1..].to_vec(), &["SUBGROUP"]));
+            let weighted = grouped(&["GATHER", "WEIGHTED"]);
+            all.extend(one_of(vec![weighted], &epilogues[1..]));
+        }
         all.extend(each(vec![down], &["RAGGED", "SUBGROUP"]));
         all.extend([&["GATHER"][..], &["GATHER", "SWIGLU"], &["GATHER", "SILU_MUL"], &["SCATTER"]].map(grouped));
         all.push(matmul);
@@ -102,6 +110,9 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         all.extend(each(vec![tempered], &["KV_F16", "SUBGROUP"]));
         for rows in (0..).map(|i| 1 << i).take_while(|rows| *rows <= t.attention.1) {
             let attention = new("attention").size("WG", t.attention.0).size("ROWS", rows).size("HEAD_DIM", dim);
+            if dim == 128 {
+                all.extend(each(vec![attention.clone().flag("CHUNK", true)], &["KV_F16", "SPLIT"]));
+            }
             all.extend(each(vec![attention], &["SINKS", "WINDOW", "KV_F16", "SPLIT"]));
         }
         let combine = new("attention_combine").size("WG", t.row.min(dim / 4)).size("SPLITS", t.splits.0);
@@ -110,6 +121,7 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
     for experts in [2, 8, 64, 128, 512, 1024] {
         let router = new("router").size("WG", t.wide.min(experts)).size("EXPERTS", experts);
         let grouped = all_of(router.clone(), &["SIGMOID", "GROUPS"]);
+        all.push(all_of(router.clone(), &["SIGMOID", "UNBIASED"]));
         all.extend(each(vec![router], &["SIGMOID", "RENORMALISE"]));
         all.extend(each(vec![grouped], &["RENORMALISE"]));
         all.push(new("expert_group").size("WG", t.wide).size("BN", t.matmul.bn).size("EXPERTS", experts - 1));
@@ -124,7 +136,7 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         new("rate_matrix").size("WG", 2 * subgroup).flag("MATRIX", true).flag("SIDE_16", side == 16)
     }));
     all.push(new("stream").flag("TICK", true));
-    all.push(new("expert_combine").size("WG", t.wide));
+    all.extend(one_of(vec![new("expert_combine").size("WG", t.wide)], &["UNWEIGHTED", "STORE"]));
     all.push(new("sample_slices").size("WG", t.wide));
     all.push(new("sample").size("WG", t.wide).flag("STATE_WRITE", true));
     all

@@ -53,6 +53,8 @@ fn missing_tensors() {
         ("qwen3", "blk.1.attn_k_norm.weight"),
         ("qwen3moe", "blk.1.ffn_gate_inp.weight"),
         ("qwen3moe", "blk.0.ffn_down_exps.weight"),
+        ("llama4", "blk.1.ffn_gate_shexp.weight"),
+        ("llama4", "blk.0.ffn_up.weight"),
         ("glm4moe", "blk.0.exp_probs_b.bias"),
         ("glm4moe", "blk.1.ffn_down_shexp.weight"),
     ] {
@@ -145,6 +147,19 @@ fn sizes_that_do_not_go_together() {
     check_key("llama", "embedding_length", 30u32, &["= 30", "multiple of 4"]);
     check_key("llama", "feed_forward_length", 46u32, &["= 46", "multiple of 4"]);
     check_key("qwen3moe", "expert_feed_forward_length", 46u32, &["= 46", "multiple of 4"]);
+}
+
+#[test]
+fn what_llama4_does_not_know() {
+    check_key("llama4", "expert_gating_func", 1u32, &["= 1", "the sigmoid"]);
+    check_key("llama4", "attention.sliding_window", 0u32, &["= 0: a number from 1 to"]);
+    check_key("llama4", "interleave_moe_layer_step", 0u32, &["= 0: a number from 1 to"]);
+    // Every layer a mixture, in a file whose first layer is dense.
+    check(
+        "llama4",
+        |made| made.set("interleave_moe_layer_step", 1u32.into()),
+        &["blk.0.ffn_gate_exps.weight is missing"],
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use halogen::gguf::Value;
 use halogen::session::{Result, Sampling, Session, SessionOptions};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-const ARCHITECTURES: [&str; 5] = ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe"];
+const ARCHITECTURES: [&str; 6] = ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe", "llama4"];
 
 /// Loads a model and runs it a little.
 fn run(made: &Made) -> Result<()> {
@@ -74,7 +74,7 @@ fn models_of_odd_sizes_run() {
 
 #[test]
 fn wrong_values_are_refused_or_run() {
-    const KEYS: [&str; 21] = [
+    const KEYS: &[&str] = &[
         "block_count",
         "context_length",
         "embedding_length",
@@ -89,6 +89,8 @@ fn wrong_values_are_refused_or_run() {
         "expert_count",
         "expert_used_count",
         "expert_feed_forward_length",
+        "interleave_moe_layer_step",
+        "attention.sliding_window",
         "expert_group_count",
         "expert_group_used_count",
         "expert_shared_count",
@@ -106,7 +108,7 @@ fn wrong_values_are_refused_or_run() {
         let mut made = Made::new(ARCHITECTURES[i % ARCHITECTURES.len()], Format::F16, &Sizes { layers: 1, ..TINY });
         let mut what = made.architecture();
         for _ in 0..1 + i % 3 {
-            let key = pick(&mut noise, &KEYS);
+            let key = pick(&mut noise, KEYS);
             let value: Value = match noise.word() >> 61 {
                 0 => pick(&mut noise, &floats).into(),
                 1 => pick(&mut noise, &["yarn", "linear", "none", ""]).into(),

@@ -3,6 +3,8 @@
 // Each test binary uses a part.
 #![allow(dead_code)]
 
+mod architectures;
+
 use halogen::formats::Format;
 use halogen::gguf::{Gguf, Metadata, Strings, Value, Writer};
 use halogen::gpu::{Gpu, Selector};
@@ -105,7 +107,7 @@ fn encode(format: Format, values: impl Iterator<Item = f32>) -> Vec<u8> {
 }
 
 impl Made {
-    /// llama, qwen2, qwen3, qwen3moe or glm4moe with weights in `format`.
+    /// llama, llama4, qwen2, qwen3, qwen3moe or glm4moe with weights in `format`.
     pub fn new(architecture: &str, format: Format, s: &Sizes) -> Made {
         let mut made = Made { metadata: Metadata::new(), tensors: Vec::new() };
         made.metadata.insert("general.architecture", architecture.into());
@@ -178,6 +180,7 @@ impl Made {
                 made.vector(&name("attn_v.bias"), kv, 0.0);
             }
         }
+        made.specialise(format, s);
         made
     }
 

@@ -1,7 +1,7 @@
 //! Attention over the cache, as prefill and as split decode.
 
 use crate::rig::*;
-use halogen::ops::{Attention, KvLayer, twins};
+use halogen::ops::{Attention, KvLayer, Window, twins};
 
 pub fn cases(cases: &mut Vec<Case>) {
     // Decode: head size, groups and length.
@@ -72,8 +72,11 @@ pub fn cases(cases: &mut Vec<Case>) {
         (128, 2, 1, 129, 0),
         (32, 3, 2, 40, 130),
     ] {
-        for window in [1, 8, 100, 128, 1024, 10_000] {
-            let f16 = window == 128;
+        for (i, positions) in [1, 8, 100, 128, 1024, 10_000].into_iter().enumerate() {
+            let f16 = positions == 128;
+            // Chunks too; those of one position leave a token alone with itself, as windows do.
+            let chunk = (i + tokens) % 2 == 0;
+            let window = if chunk { Window::Chunk(positions) } else { Window::Last(positions) };
             add(
                 cases,
                 Geometry {
@@ -84,7 +87,7 @@ pub fn cases(cases: &mut Vec<Case>) {
                     position,
                     f16,
                     window: Some(window),
-                    sinks: window < 1000,
+                    sinks: positions < 1000,
                 },
             );
         }
@@ -99,7 +102,7 @@ struct Geometry {
     tokens: usize,
     position: usize,
     f16: bool,
-    window: Option<usize>,
+    window: Option<Window>,
     sinks: bool,
 }
 
@@ -112,7 +115,11 @@ fn add(cases: &mut Vec<Case>, g: Geometry) {
         g.kv_heads,
         g.tokens,
         g.position,
-        g.window.map_or(String::new(), |w| format!("/window={w}")),
+        match g.window {
+            None => String::new(),
+            Some(Window::Last(n)) => format!("/window={n}"),
+            Some(Window::Chunk(n)) => format!("/chunk={n}"),
+        },
         if g.sinks { "/sinks" } else { "" },
         if g.f16 { "f16" } else { "f32" },
     );

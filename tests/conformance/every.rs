@@ -210,7 +210,8 @@ const REFUSED: &[(&str, Record)] = &[
     ("router/groups", |rig, random, tokens| {
         let logits = tensor(rig.gpu(), &random.floats(tokens * 12), 12);
         let bias = rig.gpu().upload("bias", &[0f32; 12]).unwrap();
-        let router = SigmoidRouter { bias, ranks: 5, renormalise: true, scale: 1.0, groups: (3, 1), shared: 0 };
+        let router =
+            SigmoidRouter { bias: Some(bias), ranks: 5, renormalise: true, scale: 1.0, groups: (3, 1), shared: 0 };
         rig.run(|step| step.route_sigmoid(&logits, &router).map(drop))
     }),
     ("sample/vocabulary", |rig, random, tokens| {

@@ -29,7 +29,18 @@ struct Mixture {
     choice: Choice,
     /// gpt-oss's: biases and the clamped activation.
     clamped: bool,
+    way: Way,
 }
+
+/// What becomes of the mixture's result.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Add,
+    /// With the weights on the inputs.
+    Weighted,
+    Store,
+}
+use Way::*;
 
 pub fn cases(cases: &mut Vec<Case>) {
     use Format::*;
@@ -44,12 +55,15 @@ pub fn cases(cases: &mut Vec<Case>) {
         shards: 1,
         choice: Spread,
         clamped: false,
+        way: Add,
     };
     for tokens in [1, 2, 7, 33, 129] {
         for joined in [true, false] {
             for (choice, shards) in [(Spread, 1), (Same, 1), (Crowd, 2), (Spread, 2)] {
                 add(cases, Mixture { tokens, joined, choice, shards, ..small });
                 add(cases, Mixture { tokens, joined, choice, shards, clamped: true, ..small });
+                add(cases, Mixture { tokens, joined, choice, shards, way: Weighted, ..small });
+                add(cases, Mixture { tokens, joined, choice, shards, way: Store, ..small });
             }
         }
         // Formats as files mix them.
@@ -104,7 +118,7 @@ fn routing(rig: &Rig, routed: &[u32], gates: &[f32], experts: usize, ranks: usiz
 fn add(cases: &mut Vec<Case>, m: Mixture) {
     let formats = m.formats.map(|f| f.name()).join("+");
     let name = format!(
-        "experts/{formats}/experts={}/ranks={}/hidden={}/ff={}/tokens={}/{}/{:?}{}{}",
+        "experts/{formats}/experts={}/ranks={}/hidden={}/ff={}/tokens={}/{}/{:?}{}{}{}",
         m.experts,
         m.ranks,
         m.hidden,
@@ -114,6 +128,7 @@ fn add(cases: &mut Vec<Case>, m: Mixture) {
         m.choice,
         if m.shards > 1 { "/shards=2" } else { "" },
         if m.clamped { "/clamped" } else { "" },
+        if m.way == Add { String::new() } else { format!("/{:?}", m.way) },
     );
     cases.push(Case::of_products(name.to_lowercase(), move |setup| m.run(setup)));
 }
@@ -165,7 +180,14 @@ impl Mixture {
             rig.poison("expert order", tokens * ranks);
         }
         let y = tensor(gpu, &x, hidden);
-        rig.run(|step| step.norm_experts(&y, &norm, &routing, &mlp))?;
+        if self.way == Store {
+            rig.poison("mixed", tokens * hidden);
+        }
+        rig.run(|step| match self.way {
+            Add => step.norm_experts(&y, &norm, &routing, &mlp),
+            Weighted => step.norm_weighted_experts(&y, &norm, &routing, &mlp),
+            Store => step.project_experts("mixed", &y, &norm, &routing, &mlp).map(drop),
+        })?;
         rig.words("expert h", tokens * ranks * ff)?;
         if many {
             rig.words("expert rows", tokens * ranks * hidden)?;
@@ -174,7 +196,15 @@ impl Mixture {
         let normed = twins::rms_norm(&x, &weight, norm.eps);
         let bias = biases.as_ref().map(|[gate_up, down]| (&gate_up[..], &down[..]));
         let e = twins::Experts { gate: &gate, up: &up, down: &down.values, bias, activation, hidden, ff };
-        let want = twins::experts(&x, &normed, &e, &routed, &gates);
+        let zeros = vec![0.0; x.len()];
+        let want = match self.way {
+            Add => twins::experts(&x, &normed, &e, &routed, &gates),
+            Weighted => twins::weighted_experts(&x, &normed, &e, &routed, &gates),
+            Store => twins::experts(&zeros, &normed, &e, &routed, &gates),
+        };
+        if self.way == Store {
+            return compare("y", &rig.floats("mixed", want.len())?, &want, hidden, 1e-7);
+        }
         let got = guarded(gpu, &y.view, tokens * hidden)?;
         setup.compare("y", bytemuck::cast_slice(&got), &want, hidden)
     }

@@ -37,7 +37,8 @@ pub fn cases(cases: &mut Vec<Case>) {
                 }
                 if pairs == Adjacent && f16 && !qk_norm {
                     // Before the first span's end, across one, and far beyond.
-                    let g = Geometry { temperature: Some(Temperature { scale: 0.1, span: 34 }), ..g };
+                    let g =
+                        Geometry { temperature: Some(Temperature { scale: 0.1, span: 34, offset: tokens % 2 }), ..g };
                     cases.push(Case::new(g.name(), move |setup| g.run(setup)));
                 }
             }

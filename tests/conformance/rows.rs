@@ -40,8 +40,9 @@ pub fn cases(cases: &mut Vec<Case>) {
             for logits in [Logits::Spread, Logits::Ties, Logits::Extremes] {
                 router(cases, tokens, experts, ranks, renormalise, logits);
             }
-            let plain = Sigmoid { experts, ranks, groups: (1, 1), shared: 0, ties: false };
+            let plain = Sigmoid { experts, ranks, groups: (1, 1), shared: 0, biased: true, ties: false };
             router_sigmoid(cases, tokens, plain, renormalise);
+            router_sigmoid(cases, tokens, Sigmoid { biased: false, ..plain }, renormalise);
         }
     }
     for (tokens, experts, ranks, groups, shared) in [
@@ -54,7 +55,7 @@ pub fn cases(cases: &mut Vec<Case>) {
         (9, 60, 6, (3, 1), 3),
     ] {
         for ties in [false, true] {
-            router_sigmoid(cases, tokens, Sigmoid { experts, ranks, groups, shared, ties }, tokens != 7);
+            router_sigmoid(cases, tokens, Sigmoid { experts, ranks, groups, shared, biased: true, ties }, tokens != 7);
         }
     }
 }
@@ -150,26 +151,29 @@ struct Sigmoid {
     ranks: usize,
     groups: (usize, usize),
     shared: usize,
+    biased: bool,
     /// Scores that occur many times, also those of groups.
     ties: bool,
 }
 
 fn router_sigmoid(cases: &mut Vec<Case>, tokens: usize, s: Sigmoid, renormalise: bool) {
-    let Sigmoid { experts, ranks, groups, shared, ties } = s;
+    let Sigmoid { experts, ranks, groups, shared, biased, ties } = s;
     let all = if renormalise { "renormalise" } else { "all" };
     let name = format!(
-        "router/sigmoid/experts={experts}/ranks={ranks}/groups={}of{}/shared={shared}/tokens={tokens}/{all}{}",
+        "router/sigmoid/experts={experts}/ranks={ranks}/groups={}of{}/shared={shared}/tokens={tokens}/{all}{}{}",
         groups.1,
         groups.0,
+        if biased { "" } else { "/unbiased" },
         if ties { "/ties" } else { "" }
     );
     cases.push(Case::new(name, move |setup| {
         let random = &mut Random::new((tokens * experts + ranks) as u64);
         // Scores apart by more than rounding: sigmoids of -3 .. 3 on a grid that is shuffled, with a bias by expert; or
-        // zeros alone, where no rounding parts what is equal.
+        // zeros alone, where no rounding parts what is equal; or logits up to 30, whose sigmoids are the same.
+        let high = if biased { 3.0 } else { 30.0 };
         let x: Vec<f32> = (0..tokens)
             .flat_map(|_| {
-                let mut grid: Vec<f32> = (0..experts).map(|e| 6.0 * e as f32 / experts as f32 - 3.0).collect();
+                let mut grid: Vec<f32> = (0..experts).map(|e| (high + 3.0) * e as f32 / experts as f32 - 3.0).collect();
                 (1..experts).for_each(|i| grid.swap(i, random.below(i + 1)));
                 if ties { vec![0.0; experts] } else { grid }
             })
@@ -184,9 +188,18 @@ fn router_sigmoid(cases: &mut Vec<Case>, tokens: usize, s: Sigmoid, renormalise:
         rig.poison("gates", all);
         let xs = tensor(rig.gpu(), &x, experts);
         let on_device = rig.gpu().upload("bias", &bias).unwrap();
-        let router = SigmoidRouter { bias: on_device, ranks, renormalise, scale: 2.5, groups, shared };
+        let router =
+            SigmoidRouter { bias: biased.then_some(on_device), ranks, renormalise, scale: 2.5, groups, shared };
         rig.run(|step| step.route_sigmoid(&xs, &router).map(drop))?;
-        let twin = twins::Sigmoids { bias: &bias, ranks, renormalise, scale: 2.5, groups, shared };
+        let twin = twins::Sigmoids {
+            experts,
+            bias: biased.then_some(&bias[..]),
+            ranks,
+            renormalise,
+            scale: 2.5,
+            groups,
+            shared,
+        };
         let (routed, gates) = twins::router_sigmoid(&x, twin);
         let got = rig.words("routed", all)?;
         if got != routed {

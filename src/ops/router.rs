@@ -1,0 +1,109 @@
+//! The router's choice: which experts each token uses, and with what weights.
+
+use super::{MAX_EXPERTS, Result, Step, Tensor, ensure};
+use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
+
+params!(RouterParams {
+    tokens: u32,
+    experts: u32,
+    ranks: u32,
+    scale: f32,
+    shared_experts: u32,
+    groups: u32,
+    groups_used: u32
+});
+
+/// The experts that tokens chose.
+pub struct Routing {
+    /// u32 [tokens, ranks], best first; then those that all tokens share.
+    pub routed: View,
+    /// f32 [tokens, ranks]: the weights of their outputs.
+    pub gates: View,
+    /// Shared ones with them.
+    pub experts: usize,
+    pub ranks: usize,
+}
+
+/// A choice by sigmoids (DeepSeek-V3, arXiv 2412.19437, section 2.1.2): the best `ranks` by sigmoid(logit) + bias, or by
+/// the logit where there is no bias.
+pub struct SigmoidRouter {
+    /// f32 [experts], for the choice alone.
+    pub bias: Option<View>,
+    /// Experts of each token.
+    pub ranks: usize,
+    /// Whether the weights, which are the sigmoids, are brought to a sum of 1.
+    pub renormalise: bool,
+    /// Of the weights, after that.
+    pub scale: f32,
+    /// Groups of as many experts each, and how many of them a token chooses from: those whose two best score most
+    /// together.
+    pub groups: (usize, usize),
+    /// Experts behind the routed ones in the stacks, which every token uses with weight 1.
+    pub shared: usize,
+}
+
+impl Step<'_> {
+    /// Softmax over the logits [tokens, experts], the best `ranks` of each token, their weights renormalised to 1 if
+    /// asked.
+    pub fn route_softmax(&mut self, logits: &Tensor, ranks: usize, renormalise: bool) -> Result<Routing> {
+        let spec = self.router_spec(logits).flag("RENORMALISE", renormalise);
+        self.route(logits, spec, None, RouterParams { ranks: ranks as u32, ..Default::default() })
+    }
+
+    /// The choice of `router` from logits [tokens, experts].
+    pub fn route_sigmoid(&mut self, logits: &Tensor, router: &SigmoidRouter) -> Result<Routing> {
+        let SigmoidRouter { groups: (groups, groups_used), .. } = router;
+        let bias = router.bias.as_ref();
+        ensure(bias.is_none_or(|b| b.size >= logits.columns as u64 * 4), "router", || {
+            format!("a bias of {:?} bytes for {} experts", bias.map(|b| b.size), logits.columns)
+        })?;
+        let size = logits.columns / groups.max(&1);
+        let whole = size * groups == logits.columns && groups_used <= groups && router.ranks <= groups_used * size;
+        ensure(whole && (*groups == 1 || size >= 2), "router", || {
+            format!("{} of {} experts in {groups_used} of {groups} groups", router.ranks, logits.columns)
+        })?;
+        let spec = self.router_spec(logits).flag("SIGMOID", true).flag("RENORMALISE", router.renormalise);
+        let spec = spec.flag("GROUPS", groups_used < groups).flag("UNBIASED", bias.is_none());
+        let params = RouterParams {
+            ranks: router.ranks as u32,
+            scale: router.scale,
+            shared_experts: router.shared as u32,
+            groups: *groups as u32,
+            groups_used: *groups_used as u32,
+            ..Default::default()
+        };
+        self.route(logits, spec, bias, params)
+    }
+
+    fn router_spec(&self, logits: &Tensor) -> KernelSpec {
+        let experts = logits.columns.next_power_of_two() as u32;
+        KernelSpec::new("router").size("WG", self.tuning.wide.min(experts)).size("EXPERTS", experts)
+    }
+
+    fn route(
+        &mut self,
+        logits: &Tensor,
+        spec: KernelSpec,
+        bias: Option<&View>,
+        params: RouterParams,
+    ) -> Result<Routing> {
+        let (experts, ranks) = (logits.columns, params.ranks as usize);
+        ensure(ranks >= 1 && ranks <= experts && experts <= MAX_EXPERTS, "router", || {
+            format!("{ranks} of {experts} experts: at least 1 of at most {MAX_EXPERTS} are supported")
+        })?;
+        ensure(logits.rows == self.tokens, "router", || format!("{} rows of {} tokens", logits.rows, self.tokens))?;
+        let (experts, ranks) = (experts + params.shared_experts as usize, ranks + params.shared_experts as usize);
+        let routed = self.tensor("routed", ranks)?.view;
+        let gates = self.tensor("gates", ranks)?.view;
+        let mut bind = vec![("logits", &logits.view), ("routed", &routed), ("gates", &gates)];
+        bind.extend(bias.map(|bias| ("bias", bias)));
+        self.recorder.call(Call {
+            spec,
+            bind: &bind,
+            params: RouterParams { tokens: self.tokens as u32, experts: logits.columns as u32, ..params },
+            grid: Grid::linear(self.tokens as u64, 1),
+            cost: Cost { other_bytes: (self.tokens * (logits.columns + 2 * ranks) * 4) as u64, ..Cost::default() },
+        })?;
+        Ok(Routing { routed, gates, experts, ranks })
+    }
+}
