@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 /// NMSE of f32 paths, per position, the worst position counting.
 const BOUND: f64 = 1e-6;
 const MODELS: &[&str] = &[
+    "deepseek3",
     "gemma3",
     "glm4moe",
     "glm4moe-mtp",
@@ -24,7 +25,11 @@ const MODELS: &[&str] = &[
     "mistral3",
     "qwen2",
     "qwen3",
+    "qwen35",
+    "qwen35moe",
+    "qwen35moe-mtp",
     "qwen3moe",
+    "qwen3next",
 ];
 
 /// Models whose tensors are made from their hyperparameters; the others have parts that no preset has.

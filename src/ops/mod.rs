@@ -2,9 +2,12 @@
 
 mod arithmetic;
 mod attention;
+mod delta_net;
 mod embed;
 mod experts;
+mod gate;
 mod heads;
+mod latent;
 mod linear;
 mod lookup;
 mod norm;
@@ -18,8 +21,10 @@ mod variants;
 
 pub use arithmetic::{Arithmetic, Choice, Ground, Product};
 pub use attention::{Attention, Window};
+pub use delta_net::{DeltaHeads, DeltaNet, KeySharing, RecurrentLayer};
 pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
+pub use latent::LatentAttention;
 pub use linear::Activation;
 pub use lookup::{MAX_EXPERTS, NOWHERE, Record};
 pub use norm::Norm;

@@ -7,7 +7,8 @@ use crate::gpu::{Grid, KernelSpec};
 /// A kernel that lacks its format and its flags, and the tile that one of its workgroups computes.
 pub(super) struct Tiled {
     pub spec: KernelSpec,
-    bm: u32,
+    /// Rows.
+    pub bm: u32,
     /// Tokens.
     pub bn: u32,
 }

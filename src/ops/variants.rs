@@ -1,6 +1,7 @@
 //! Every kernel that the operators record, for those who look at kernels without a model: tests, `halogen shaders`.
 
 use super::Tuning;
+use super::attention::staged;
 use super::tiled::Tiled;
 use crate::formats::Format;
 use crate::gpu::KernelSpec;
@@ -28,7 +29,7 @@ const MATRICES: [(u32, u32); 3] = [(16, 64), (8, 64), (8, 8)];
 
 fn matrix_products(plain: KernelSpec) -> Vec<KernelSpec> {
     let grouped = |flags: &[&'static str]| all_of(plain.clone().flag("GROUPED", true), flags);
-    let mut all = vec![plain.clone()];
+    let mut all = vec![plain.clone(), plain.clone().flag("HEADS", true)];
     all.extend([&["GATHER"][..], &["GATHER", "SWIGLU"], &["GATHER", "SILU_MUL"], &["SCATTER"]].map(grouped));
     if [Some(Format::F16), Some(Format::Q4K)].contains(&plain.format) {
         all.extend(each(one_of(vec![plain.clone()], &["RESIDUAL", "SWIGLU", "SILU_MUL"]), &["BIAS"]));
@@ -68,6 +69,9 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
             all.extend(each(gelu, &["NORM", "SUBGROUP"]));
             all.extend(one_of(vec![matmul.clone().flag("GELU", true)], &epilogues[1..]));
         }
+        let head = matvec.clone().flag("HEADS", true);
+        all.extend(each(vec![head], if usual { &["RAGGED", "SUBGROUP"] } else { &["SUBGROUP"] }));
+        all.push(matmul.clone().flag("HEADS", true));
         let expert = all_of(matvec, &["EXPERT", "NORM"]);
         all.extend(each(one_of(vec![expert.clone()], &epilogues[1..]), &["RAGGED", "SUBGROUP"]));
         if usual || format == Format::MXFP4 {
@@ -118,9 +122,22 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         let combine = new("attention_combine").size("WG", t.row.min(dim / 4)).size("SPLITS", t.splits.0);
         all.push(combine.size("HEAD_DIM", dim));
     }
+    for (rank, rope_dim) in [(512, 64), (32, 16)] {
+        let row = rank + rope_dim;
+        let latent = new("latent").size("WG", t.row).size("LATENT", rank).size("HEAD_DIM", row);
+        all.extend(each(vec![latent], &["KV_F16", "SUBGROUP"]));
+        for rows in (0..).map(|i| 1 << i).take_while(|rows| *rows <= t.latent.1) {
+            let spec = new("attention").size("WG", t.latent.0).size("ROWS", rows);
+            let spec = staged(spec.size("KEY_DIM", row).size("VALUE_DIM", rank).flag("LATENT", true), rows, row);
+            all.extend(each(vec![spec], &["KV_F16", "SPLIT"]));
+        }
+        let combine = new("attention_combine").size("WG", t.row.min(rank / 4)).size("SPLITS", t.latent_splits.0);
+        all.push(combine.size("HEAD_DIM", rank));
+    }
     for experts in [2, 8, 64, 128, 512, 1024] {
         let router = new("router").size("WG", t.wide.min(experts)).size("EXPERTS", experts);
         let grouped = all_of(router.clone(), &["SIGMOID", "GROUPS"]);
+        all.push(all_of(router.clone(), &["RENORMALISE", "SHARED_GATE"]));
         all.push(all_of(router.clone(), &["SIGMOID", "UNBIASED"]));
         all.extend(each(vec![router], &["SIGMOID", "RENORMALISE"]));
         all.extend(each(vec![grouped], &["RENORMALISE"]));
@@ -128,6 +145,12 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         let lookup = new("expert_lookup").size("WG", t.wide).size("EXPERTS", experts);
         all.push(lookup.flag("STATE_WRITE", true));
     }
+    for dim in [4, 16, 64, 128] {
+        let dims = |spec: KernelSpec| spec.size("KEY_DIM", dim).size("VALUE_DIM", dim).size("TAPS", 4);
+        all.extend(each(vec![dims(new("short_conv").size("WG", t.row))], &["SUBGROUP"]));
+        all.extend(each(vec![dims(new("delta_net")).size("TILE", 8.min(dim))], &["TILED"]));
+    }
+    all.push(new("gate").size("WG", t.wide));
     all.extend(each(vec![new("rms_norm").size("WG", t.row)], &["RESIDUAL", "SUBGROUP"]));
     // The measurements of the device itself.
     all.extend(one_of(vec![new("stream").size("WG", t.wide)], &["FILL"]));

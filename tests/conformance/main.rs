@@ -5,9 +5,11 @@
 //! device by number or name; HALOGEN_FULL=1 runs every case in every setup.
 
 mod attention;
+mod delta_net;
 mod every;
 mod experts;
 mod heads;
+mod latent;
 mod linear;
 mod lookup;
 mod rig;
@@ -44,6 +46,8 @@ fn main() {
         rows::cases,
         heads::cases,
         attention::cases,
+        delta_net::cases,
+        latent::cases,
         experts::cases,
         lookup::cases,
         sampling::cases,
