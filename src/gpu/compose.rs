@@ -17,6 +17,7 @@ shaders![
     "lib/state",
     "lib/weights",
     "lib/reduce",
+    "lib/keys",
     "lib/kv",
     "lib/kv_write",
     "lib/activation",

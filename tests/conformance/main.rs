@@ -10,6 +10,7 @@ mod every;
 mod experts;
 mod heads;
 mod latent;
+mod leak;
 mod linear;
 mod lookup;
 mod rig;
@@ -50,6 +51,7 @@ fn main() {
         latent::cases,
         experts::cases,
         lookup::cases,
+        leak::cases,
         sampling::cases,
         every::cases,
     ] {
