@@ -93,16 +93,24 @@ fn w_row(tile: Tile, m: u32) -> u32 {
     return tile.base + row * params.row_words;
 }
 
-// The row of x that is a tile's token.
+// Where in x the inputs of a tile's token lie.
 fn x_row(tile: Tile, n: u32) -> u32 {
     var token = tile.first_token + n;
 #if GATHER
     token = order[token] / params.ranks;
 #endif
-    return token;
+#if HEADS
+    return params.x_base + tile.expert * params.x_head + token * params.x_stride;
+#else
+#if DOT
+    return token * (params.columns / 32u) * 3u;
+#else
+    return token * (params.columns / 4u);
+#endif
+#endif
 }
 
-// What a tile's token of x is multiplied by.
+// What the inputs of a tile's token are multiplied by.
 fn x_weight(tile: Tile, n: u32) -> f32 {
 #if WEIGHTED
     return gates[order[tile.first_token + n]];
@@ -124,15 +132,9 @@ fn w16(tile: Tile, m: u32, run: u32) -> mat4x4<f32> {
 
 // Four inputs of a tile's token; zero past the last token and column.
 fn x4(tile: Tile, n: u32, quad: u32) -> vec4<f32> {
-    let quads = params.columns / 4u;
     var v = vec4(0.0);
-    if n < tile.count && quad < quads {
-        let token = x_row(tile, n);
-#if HEADS
-        v = x[params.x_base + tile.expert * params.x_head + token * params.x_stride + quad];
-#else
-        v = x_weight(tile, n) * x[token * quads + quad];
-#endif
+    if n < tile.count && quad < params.columns / 4u {
+        v = x_weight(tile, n) * x[x_row(tile, n) + quad];
     }
     return v;
 }

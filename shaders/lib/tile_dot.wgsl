@@ -29,7 +29,7 @@ fn stage(tile: Tile, run: u32, tid: u32) {
         let n = task / RUNS;
         var v = Quantised();
         if n < tile.count && run + r < runs {
-            v = quantised16(x_row(tile, n) * (params.columns / 32u) * 3u, run + r);
+            v = quantised16(x_row(tile, n), run + r);
             let weight = x_weight(tile, n);
             v = Quantised(v.q, weight * v.scale, weight * v.sum);
         }

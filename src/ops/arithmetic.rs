@@ -69,7 +69,7 @@ impl Arithmetic {
             Arithmetic::F32 => true,
             Arithmetic::F16 => product != Product::Matvec,
             Arithmetic::Dot => format.has_integers(),
-            Arithmetic::Matrix => false,
+            Arithmetic::Matrix => [Product::Matmul, Product::Grouped].contains(&product),
         }
     }
 }
@@ -148,6 +148,8 @@ pub struct Choice {
 /// 1; packed halves reach 2, emulated ones less than 1.
 const PACKED_BYTES: f64 = 2.0;
 const PACKED_HALVES: f64 = 1.5;
+/// The same for cooperative matrices: those of hardware reach 4 and more.
+const MATRICES: f64 = 2.0;
 
 impl Ground {
     /// The arithmetic of a product with a matrix [rows, columns].
@@ -164,13 +166,14 @@ impl Ground {
         }
         let Some(profile) = &self.profile else { return f32("the device's rates were not measured") };
         let has = |a: Arithmetic| a.tier() <= self.tier && a.has(product, format);
+        let matrices = profile.matrix_flops_per_second.unwrap_or(0.0) / profile.flops_per_second;
+        if has(Arithmetic::Matrix) && matrices >= MATRICES {
+            return choice(Arithmetic::Matrix, format!("cooperative matrices: {matrices:.1} x the rate of f32"));
+        }
         let dots = profile.dot_ops_per_second / profile.flops_per_second;
         if has(Arithmetic::Dot) && dots >= PACKED_BYTES {
             if product != Product::Matvec {
-                return choice(
-                    Arithmetic::Dot,
-                    format!("packed integer dot products run at {dots:.1} x the rate of f32"),
-                );
+                return choice(Arithmetic::Dot, format!("packed integer dot products: {dots:.1} x the rate of f32"));
             }
             let [f32_time, dot_time] = matvec_seconds(profile, format, shape);
             let times = format!("{:.1} us in dot, {:.1} us in f32", dot_time * 1e6, f32_time * 1e6);
@@ -181,7 +184,7 @@ impl Ground {
         }
         let halves = profile.f16_flops_per_second.unwrap_or(0.0) / profile.flops_per_second;
         if has(Arithmetic::F16) && halves >= PACKED_HALVES {
-            return choice(Arithmetic::F16, format!("f16 runs at {halves:.1} x the rate of f32"));
+            return choice(Arithmetic::F16, format!("f16: {halves:.1} x the rate of f32"));
         }
         f32("no narrower arithmetic of it is faster here")
     }
@@ -243,6 +246,7 @@ mod tests {
         stream_bytes_per_second: 250e9,
         flops_per_second: 14e12,
         f16_flops_per_second: Some(28e12),
+        matrix_flops_per_second: Some(56e12),
         dot_ops_per_second: 56e12,
         dispatch_seconds: 3e-6,
     };

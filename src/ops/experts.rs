@@ -108,6 +108,8 @@ struct Groups {
     order: View,
     tiles: View,
     count: usize,
+    /// Rows of a tile.
+    bn: u32,
 }
 
 impl Step<'_> {
@@ -147,7 +149,7 @@ impl Step<'_> {
             self.expert_matvec(&mut x, mix, &h.view)?;
             return self.expert_down(y, &mut inner, mix);
         }
-        let groups = self.group(routing)?;
+        let groups = self.group(routing, mlp.gate_up.stack())?;
         match &mlp.gate_up {
             ExpertGateUp::Joined(stack) => self.grouped(&mut x, &h.view, stack, mix, &groups, Grouped::GateUp)?,
             ExpertGateUp::Split { gate, up } => {
@@ -263,27 +265,28 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn group(&mut self, routing: &Routing) -> Result<Groups> {
+    fn group(&mut self, routing: &Routing, stack: &Stack) -> Result<Groups> {
         let rows = self.tokens * routing.ranks;
-        let bn = self.tuning.matmul.bn as usize;
+        // The three products share the tiles.
+        let bn = self.tiled(Product::Grouped, stack.format, [stack.rows, stack.columns]).bn;
         // Every expert may end in a tile that is not full.
-        let count = rows.div_ceil(bn) + routing.experts.min(rows);
+        let count = rows.div_ceil(bn as usize) + routing.experts.min(rows);
         let most_rows = self.scratch.max_tokens * routing.ranks;
         let gpu = self.recorder.gpu();
         let order = self.scratch.bytes(gpu, "expert order", most_rows as u64 * 4)?;
-        let most = most_rows.div_ceil(bn) + routing.experts;
+        let most = most_rows.div_ceil(bn as usize) + routing.experts;
         let tiles = self.scratch.bytes(gpu, "expert tiles", most as u64 * 16)?;
         self.recorder.call(Call {
             spec: KernelSpec::new("expert_group")
                 .size("WG", self.tuning.wide)
-                .size("BN", bn as u32)
+                .size("BN", bn)
                 .size("EXPERTS", routing.experts as u32),
             bind: &[("routed", &routing.routed), ("order", &order), ("tiles", &tiles)],
             params: GroupParams { rows: rows as u32, tiles: count as u32 },
             grid: Grid([1, 1, 1]),
             cost: Cost { other_bytes: (rows * 8) as u64, ..Cost::default() },
         })?;
-        Ok(Groups { order, tiles, count })
+        Ok(Groups { order, tiles, count, bn })
     }
 
     fn grouped(
@@ -299,11 +302,13 @@ impl Step<'_> {
         let weighted = weigh == Weigh::Inputs && what != Grouped::Down;
         let swiglu = what == Grouped::GateUp;
         let outputs = if swiglu { stack.rows / 2 } else { stack.rows };
-        let arithmetic = self.arithmetic(Product::Grouped, stack.format, [stack.rows, stack.columns]);
+        let tiled = self.tiled(Product::Grouped, stack.format, [stack.rows, stack.columns]);
+        ensure(tiled.bn == g.bn, "experts", || format!("tiles of {} and of {} tokens", g.bn, tiled.bn))?;
         let rounded = if what == Grouped::Down { "quantised h" } else { "quantised" };
-        let x = self.read_by(rounded, input, arithmetic)?;
-        let spec = arithmetic
-            .flagged(self.matmul_spec())
+        let x = self.read_by(rounded, input, tiled.arithmetic)?;
+        let spec = tiled
+            .spec
+            .clone()
             .format(stack.format)
             .flag("GROUPED", true)
             .flag("SWIGLU", swiglu)
@@ -347,7 +352,7 @@ impl Step<'_> {
                     ranks: routing.ranks as u32,
                     ..Default::default()
                 },
-                grid: self.matmul_grid(outputs, swiglu, g.count),
+                grid: tiled.grid(outputs, swiglu, g.count),
                 cost: expert_cost(
                     stack,
                     shard,

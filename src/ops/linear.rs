@@ -191,30 +191,19 @@ impl Step<'_> {
             "gate and up of several shards must be split".into()
         })?;
         let one = x.rows == 1;
-        let arithmetic = self.arithmetic(Product::of(x.rows), m.format, [m.rows, m.columns]);
         for shard in &m.shards {
-            if one {
-                self.matvec(input, y, &op, shard, arithmetic)?
-            } else {
-                self.matmul(input, y, &op, shard, arithmetic)?
-            }
+            if one { self.matvec(input, y, &op, shard)? } else { self.matmul(input, y, &op, shard)? }
         }
         Ok(())
     }
 
     /// Of one row. The norm stays with it, unless x is rounded for integer dot products.
-    fn matvec(
-        &mut self,
-        input: &mut Input,
-        y: &Tensor,
-        op: &Linear,
-        shard: &Shard,
-        arithmetic: Arithmetic,
-    ) -> Result<()> {
+    fn matvec(&mut self, input: &mut Input, y: &Tensor, op: &Linear, shard: &Shard) -> Result<()> {
         let m = op.matrix;
         let swiglu = op.epilogue.joined();
         let outputs = if swiglu { m.rows / 2 } else { shard.count };
         let (wg, rows) = self.tuning.matvec;
+        let arithmetic = self.arithmetic(Product::Matvec, m.format, [m.rows, m.columns]);
         let (x, x_base, norm) = match arithmetic == Arithmetic::Dot {
             true => (self.quantised("quantised", input)?, 0, None),
             false => (input.x.view.clone(), input.x.first_row * m.columns / 4, input.norm),
@@ -248,24 +237,17 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn matmul(
-        &mut self,
-        input: &mut Input,
-        y: &Tensor,
-        op: &Linear,
-        shard: &Shard,
-        arithmetic: Arithmetic,
-    ) -> Result<()> {
+    fn matmul(&mut self, input: &mut Input, y: &Tensor, op: &Linear, shard: &Shard) -> Result<()> {
         let (m, tokens) = (op.matrix, input.x.rows);
-        let x = self.read_by("quantised", input, arithmetic)?;
+        let tiled = self.tiled(Product::of(tokens), m.format, [m.rows, m.columns]);
+        let x = self.read_by("quantised", input, tiled.arithmetic)?;
         let swiglu = op.epilogue.joined();
         let outputs = if swiglu { m.rows / 2 } else { shard.count };
         let mut bind = vec![("weights", &shard.view), ("x", &x), ("y", &y.view)];
         bind.extend(op.bias.map(|b| ("bias", b)));
-        let spec = arithmetic.flagged(self.matmul_spec().format(m.format));
-        let spec = op.epilogue.flags(spec).flag("BIAS", op.bias.is_some());
+        let spec = op.epilogue.flags(tiled.spec.clone().format(m.format));
         self.recorder.call(Call {
-            spec,
+            spec: spec.flag("BIAS", op.bias.is_some()),
             bind: &bind,
             params: MatmulParams {
                 outputs: outputs as u32,
@@ -278,21 +260,10 @@ impl Step<'_> {
                 bias_base: shard.first as u32,
                 ..Default::default()
             },
-            grid: self.matmul_grid(outputs, swiglu, tokens.div_ceil(self.tuning.matmul.bn as usize)),
+            grid: tiled.grid(outputs, swiglu, tokens.div_ceil(tiled.bn as usize)),
             cost: linear_cost(m, shard, tokens),
         })?;
         Ok(())
-    }
-
-    pub(super) fn matmul_spec(&self) -> KernelSpec {
-        let t = self.tuning.matmul;
-        let spec = KernelSpec::new("matmul").size("BM", t.bm).size("BN", t.bn);
-        spec.size("TM", t.tm).size("TN", t.tn).size("RUNS", t.runs)
-    }
-
-    pub(super) fn matmul_grid(&self, outputs: usize, swiglu: bool, token_tiles: usize) -> Grid {
-        let bm = if swiglu { self.tuning.matmul.bm / 2 } else { self.tuning.matmul.bm };
-        Grid::linear(outputs.div_ceil(bm as usize) as u64, token_tiles as u64)
     }
 }
 

@@ -215,7 +215,7 @@ impl Mixture {
                 Weighted => twins::weighted_experts(before, &normed, &e, &routed, &gates),
                 Add | Store => twins::experts(before, &normed, &e, &routed, &gates),
             };
-            return compare("y", &got, &want, hidden, setup.tolerance(down_format, tokens));
+            return setup.compare("y", &got, &want, hidden, down_format);
         }
         // Each half by itself, on what the device rounded before it. Of many tokens h lies in the order of experts.
         let order = if many { rig.words("expert order", tokens * ranks)? } else { (0..ranks as u32).collect() };
@@ -236,9 +236,9 @@ impl Mixture {
         };
         let want = twins::expert_inner(&read, &e, &routed);
         let read = by_token(rig.read_by(down_format, "quantised h", &h, &h)?);
-        compare("h", &by_token(h), &want, ff, setup.tolerance(gate_format, tokens))?;
+        setup.compare("h", &by_token(h), &want, ff, gate_format)?;
         let want = twins::expert_outer(before, &read, &e, &routed, &gates);
-        compare("y", &got, &want, hidden, setup.tolerance(down_format, tokens))
+        setup.compare("y", &got, &want, hidden, down_format)
     }
 }
 

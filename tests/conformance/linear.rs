@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use halogen::formats::Format;
-use halogen::ops::{Activation, Arithmetic, GateUp, Joint, Part, Product, twins};
+use halogen::ops::{Activation, GateUp, Joint, Part, Product, twins};
 use twins::Epilogue;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -119,13 +119,10 @@ fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, token
         let normed = twins::rms_norm(&x, &norm_weight, norm.eps);
         let (w, xs) = (&weights.values, tensor(gpu, &x, columns));
         let activation = if [Geglu, SplitGelu].contains(&what) { Activation::GeluTanh } else { Activation::Silu };
-        let tolerance = setup.tolerance(format, tokens);
         // What the device holds after a norm, which it rounds for integer dot products.
         let read_normed = |rig: &Rig| -> Result<Vec<f32>, String> {
             rig.read_by(format, "quantised", &rig.floats("normed", tokens * columns)?, &normed)
         };
-        // Two sums that both cancel have no NMSE to speak of after rounding to f16: few are taken over all tokens.
-        let across = |rows: usize| if setup.force == Some(Arithmetic::F16) && rows < 8 { tokens * rows } else { rows };
         let took = |rig: &Rig| rig.took(Product::of(tokens), format);
         match what {
             Norm => {
@@ -134,7 +131,7 @@ fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, token
                 rig.run(|step| step.rms_norm(&xs, &norm).and(step.norm_linear("y", &xs, &norm, &matrix)).map(drop))?;
                 took(&rig)?;
                 let want = twins::linear(&read_normed(&rig)?, w, columns, None, Epilogue::Store);
-                compare("y", &rig.floats("y", tokens * rows)?, &want, across(rows), tolerance)
+                setup.compare("y", &rig.floats("y", tokens * rows)?, &want, rows, format)
             }
             Bias => {
                 let (first, total) = (3, rows + 5);
@@ -152,7 +149,7 @@ fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, token
                     return Err("outputs of another part were written".into());
                 }
                 let y: Vec<f32> = y.chunks(total).flat_map(|y| y[first..first + rows].to_vec()).collect();
-                compare("y", &y, &want, across(rows), tolerance)
+                setup.compare("y", &y, &want, rows, format)
             }
             Residual | Extremes => {
                 let y = random.floats(tokens * rows);
@@ -163,7 +160,7 @@ fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, token
                 let want =
                     twins::linear(&rig.read_by(format, "quantised", &x, &x)?, w, columns, None, Epilogue::Residual(&y));
                 let got = guarded(gpu, &ys.view, tokens * rows)?;
-                compare("y", bytemuck::cast_slice(&got), &want, across(rows), tolerance)
+                setup.compare("y", bytemuck::cast_slice(&got), &want, rows, format)
             }
             Swiglu | Geglu => {
                 rig.poison("h", tokens * rows / 2);
@@ -173,7 +170,7 @@ fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, token
                 })?;
                 took(&rig)?;
                 let want = twins::linear(&read_normed(&rig)?, w, columns, None, Epilogue::GateUp(activation));
-                compare("h", &rig.floats("h", tokens * rows / 2)?, &want, across(rows / 2), tolerance)
+                setup.compare("h", &rig.floats("h", tokens * rows / 2)?, &want, rows / 2, format)
             }
             Split | SplitGelu => {
                 rig.poison("h", tokens * rows);
@@ -186,7 +183,7 @@ fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, token
                 let held = twins::linear(&normed, &up.values, columns, None, Epilogue::Store);
                 let x = read_normed(&rig)?;
                 let want = twins::linear(&x, w, columns, None, Epilogue::GateMul(activation, &held));
-                compare("h", &rig.floats("h", tokens * rows)?, &want, across(rows), tolerance)
+                setup.compare("h", &rig.floats("h", tokens * rows)?, &want, rows, format)
             }
         }
     }));

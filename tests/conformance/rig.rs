@@ -44,13 +44,14 @@ impl Setup {
         self.force == Some(Arithmetic::Dot) && format.has_integers()
     }
 
-    /// NMSE that a product keeps: sums of integer dot products have a rounding of their own for each 16 weights, f16 tiles
-    /// one for each number.
-    pub fn tolerance(&self, format: Format, tokens: usize) -> f64 {
+    /// Holds products with matrices of a format against the twin's. Sums of integer dot products have a rounding of their
+    /// own for each 16 weights. Cooperative matrices and f16 tiles round weights and activations to f16, each by up to
+    /// 2^-11 of itself: where the sums of a row cancel, little else is left of them, so that all rows are held as one.
+    pub fn compare(&self, what: &str, got: &[f32], want: &[f32], columns: usize, format: Format) -> Outcome {
         match self.force {
-            Some(Arithmetic::Dot) if format.has_integers() => 1e-6,
-            Some(Arithmetic::F16) if tokens > 1 => 5e-4,
-            _ => 1e-7,
+            Some(Arithmetic::Matrix | Arithmetic::F16) => compare(what, got, want, want.len(), 2e-6),
+            Some(Arithmetic::Dot) if format.has_integers() => compare(what, got, want, columns, 1e-6),
+            _ => compare(what, got, want, columns, 1e-7),
         }
     }
 }
