@@ -1,5 +1,6 @@
 //! The command line, from outside: what it prints where, and how it exits.
 
+use halogen::gguf::{Metadata, Writer};
 use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -294,6 +295,22 @@ fn show_counts_bytes() {
     assert_eq!(experts["active_bytes"].as_u64().map(|b| 4 * b), experts["bytes"].as_u64());
     assert!(succeeds(&["show", "demo"]).contains("with 2 of 8 experts"));
     assert_eq!(succeeds(&["show"]), succeeds(&["show", "demo"]), "no MODEL means demo");
+}
+
+#[test]
+fn show_notes_blocks_that_are_passed_over() {
+    let mut metadata = Metadata::new();
+    metadata.insert("general.architecture", "glm4moe".into());
+    metadata.insert("glm4moe.block_count", 2u32.into());
+    metadata.insert("glm4moe.nextn_predict_layers", 1u32.into());
+    let mut writer = Writer::new(&metadata).expect("an alignment");
+    writer.tensor("blk.0.attn_norm.weight", &[8], 0, &[0; 32]).expect("a tensor");
+    writer.tensor("blk.1.nextn.enorm.weight", &[4], 0, &[0; 16]).expect("a tensor");
+    let path = file("prediction.gguf");
+    writer.write(&mut std::fs::File::create(&path).expect("a file")).expect("written");
+    assert!(succeeds(&["show", &path]).contains("16 B  in blocks that predict further tokens, which are passed over"));
+    let shown = json(&["show", &path, "--json"]);
+    assert_eq!((&shown["total_bytes"], &shown["active_bytes_per_token"]), (&48.into(), &32.into()));
 }
 
 #[test]

@@ -25,7 +25,11 @@ const MODELS: &[&str] = &[
     "mistral3",
     "qwen2",
     "qwen3",
+    "qwen35",
+    "qwen35moe",
+    "qwen35moe-mtp",
     "qwen3moe",
+    "qwen3next",
 ];
 
 /// Models whose tensors are made from their hyperparameters; the others have parts that no preset has.

@@ -2,8 +2,10 @@
 
 mod arithmetic;
 mod attention;
+mod delta_net;
 mod embed;
 mod experts;
+mod gate;
 mod heads;
 mod latent;
 mod linear;
@@ -18,6 +20,7 @@ mod variants;
 
 pub use arithmetic::{Arithmetic, Choice, Ground, Product};
 pub use attention::{Attention, Window};
+pub use delta_net::{DeltaHeads, DeltaNet, KeySharing, RecurrentLayer};
 pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
 pub use latent::LatentAttention;
