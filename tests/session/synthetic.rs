@@ -62,9 +62,9 @@ fn every_architecture_runs_on_made_up_weights() {
 }
 
 #[test]
-fn every_format_runs_on_made_up_weights_and_a_seed_says_which() {
+fn mixtures_run_on_made_up_weights_and_a_seed_says_which() {
     let preset = preset("qwen3moe", EXPERTS);
-    for format in ["q2_k", "iq1_s", "mxfp4", "f16", "q8_0", "iq1_m", "nvfp4", "tq1_0"] {
+    for format in ["q2_k", "iq1_s", "mxfp4", "nvfp4"] {
         check(format, &logits(&preset, format.parse().expect("a format"), 1));
     }
     let first = logits(&preset, Mixture::Q4KM, 1);
