@@ -67,7 +67,9 @@ pub fn run(args: Args) -> Result<()> {
         return output::print_json(&all);
     }
     let made_up = match args.like.like {
-        Some(_) => "Made up: reads are what making the bytes takes, and experts are routed nearly uniformly.\n",
+        Some(_) => {
+            "Made up: reads are what making the bytes takes; a random router picks experts, about the same where tokens repeat.\n"
+        }
         None => "",
     };
     Ok(output::print(format_args!("{title}\n\n{}{made_up}", markdown(&report)))?)
