@@ -105,12 +105,23 @@ fn rms_norm(cases: &mut Vec<Case>, rows: usize, columns: usize) {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Logits {
+pub enum Logits {
     Spread,
     /// Few values, each many times, zeros of both signs among them.
     Ties,
     /// The largest floats and zeros.
     Extremes,
+}
+
+impl Logits {
+    pub fn draw(self, random: &mut Random, count: usize) -> Vec<f32> {
+        let one = |random: &mut Random| match self {
+            Logits::Spread => 3.0 * random.float(),
+            Logits::Ties => [0.0, -0.0, 1.0, -2.5][random.below(4)],
+            Logits::Extremes => [0.0, 3e38, -3e38, 1e-38][random.below(4)],
+        };
+        (0..count).map(|_| one(random)).collect()
+    }
 }
 
 fn router(cases: &mut Vec<Case>, tokens: usize, experts: usize, ranks: usize, renormalise: bool, logits: Logits) {
@@ -119,13 +130,7 @@ fn router(cases: &mut Vec<Case>, tokens: usize, experts: usize, ranks: usize, re
     let name = format!("router/experts={experts}/ranks={ranks}/tokens={tokens}/{all}/{kind}");
     cases.push(Case::new(name, move |setup| {
         let random = &mut Random::new((tokens * experts + ranks) as u64);
-        let x: Vec<f32> = (0..tokens * experts)
-            .map(|_| match logits {
-                Logits::Spread => 3.0 * random.float(),
-                Logits::Ties => [0.0, -0.0, 1.0, -2.5][random.below(4)],
-                Logits::Extremes => [0.0, 3e38, -3e38, 1e-38][random.below(4)],
-            })
-            .collect();
+        let x = logits.draw(random, tokens * experts);
         let mut rig = Rig::new(setup, tokens, State::at(0), &[]);
         rig.poison("routed", tokens * ranks);
         rig.poison("gates", tokens * ranks);
