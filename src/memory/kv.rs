@@ -28,12 +28,14 @@ pub struct KvWidth {
     pub k: usize,
     /// Of values; 0 where they are part of the keys.
     pub v: usize,
+    /// Of a lightning indexer's keys; 0 without one.
+    pub index: usize,
 }
 
 impl KvWidth {
     /// Keys and values alike.
     pub fn both(width: usize) -> KvWidth {
-        KvWidth { k: width, v: width }
+        KvWidth { k: width, v: width, index: 0 }
     }
 }
 
@@ -48,19 +50,23 @@ impl KvCache {
     pub fn new(gpu: &Gpu, widths: &[KvWidth], positions: usize, format: KvFormat) -> Result<Self> {
         let mut layers = Vec::with_capacity(widths.len());
         for width in widths {
-            let k = gpu.buffer("K cache", layer_bytes(width.k, positions, format))?;
-            let v = match width.v {
-                0 => None,
-                v => Some(gpu.buffer("V cache", layer_bytes(v, positions, format))?),
+            let buffer = |name, width| match width {
+                0 => Ok(None),
+                width => gpu.buffer(name, layer_bytes(width, positions, format)).map(Some),
             };
-            layers.push(KvLayer { k, v, f16: format == KvFormat::F16 });
+            layers.push(KvLayer {
+                k: gpu.buffer("K cache", layer_bytes(width.k, positions, format))?,
+                v: buffer("V cache", width.v)?,
+                index: buffer("index cache", width.index)?,
+                f16: format == KvFormat::F16,
+            });
         }
         Ok(KvCache { layers, positions })
     }
 
     /// Bytes that [`KvCache::new`] would take.
     pub fn bytes(widths: &[KvWidth], positions: usize, format: KvFormat) -> u64 {
-        let layer = |w: &KvWidth| layer_bytes(w.k + w.v, positions, format);
+        let layer = |w: &KvWidth| layer_bytes(w.k + w.v + w.index, positions, format);
         widths.iter().map(layer).fold(0, u64::saturating_add)
     }
 }

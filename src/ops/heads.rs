@@ -58,11 +58,18 @@ pub struct KvLayer {
     pub k: View,
     /// None: values are the first lanes of the keys (latent attention).
     pub v: Option<View>,
+    /// Keys of a lightning indexer [positions, head size], f16 or f32 as the others.
+    pub index: Option<View>,
     /// f16, else f32.
     pub f16: bool,
 }
 
 impl KvLayer {
+    /// Bytes of its buffers.
+    pub fn size(&self) -> u64 {
+        std::iter::once(&self.k).chain(&self.v).chain(&self.index).map(|view| view.size).sum()
+    }
+
     /// Bytes a value.
     pub(super) fn bytes(&self) -> usize {
         if self.f16 { 2 } else { 4 }

@@ -3,8 +3,10 @@
 //!
 //! Weights come in decoded, all arrays are row-major, and shapes stand as in the kernels' own declarations.
 
+mod index;
 mod latent;
 
+pub use index::{index_key, index_scores, index_select};
 pub use latent::{Latent, latent_attention, latent_row};
 
 use super::{Activation, RopePairs, Temperature, Window};

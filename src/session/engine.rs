@@ -81,6 +81,7 @@ impl Session {
                 .scratch_per_token
                 .saturating_mul(chunk)
                 .saturating_add(shape.sliced.bytes(chunk as usize))
+                .saturating_add(shape.score_bytes(context, chunk as usize))
                 .saturating_add(positions)
                 .saturating_add(sampling),
             context,
@@ -174,7 +175,7 @@ impl Session {
 
     /// Bytes of the buffers that the session has made on the device, the recordings' parameters apart.
     pub fn bytes(&self) -> u64 {
-        let cache: u64 = self.cache.layers.iter().map(|l| l.k.size + l.v.as_ref().map_or(0, |v| v.size)).sum();
+        let cache: u64 = self.cache.layers.iter().map(|l| l.size()).sum();
         let sampling = sample_bytes(self.model.shape().vocabulary);
         cache
             + self.scratch.total_bytes()

@@ -8,6 +8,7 @@ mod attention;
 mod every;
 mod experts;
 mod heads;
+mod index;
 mod latent;
 mod linear;
 mod lookup;
@@ -38,6 +39,7 @@ fn main() {
         heads::cases,
         attention::cases,
         latent::cases,
+        index::cases,
         experts::cases,
         lookup::cases,
         sampling::cases,
