@@ -3,7 +3,7 @@
 use super::{Error, Keys, Result, Sliced};
 use crate::gguf::{Gguf, Value};
 use crate::gpu::View;
-use crate::memory::{KvWidth, Weights};
+use crate::memory::{Keeps, KvWidth, Weights};
 use crate::ops::{
     Activation, Attention, ExpertMlp, GateUp, Heads, Joint, KvLayer, Matrix, Norm, RopePairs, Step, Temperature, Tensor,
 };
@@ -79,7 +79,7 @@ impl Transformer {
         super::Shape {
             hidden: self.hidden,
             vocabulary: self.vocabulary,
-            kv_widths: vec![KvWidth::both(self.kv_heads * self.head_dim); self.layers],
+            keeps: vec![Keeps::Kv(KvWidth::both(self.kv_heads * self.head_dim)); self.layers],
             context: self.context,
             rope_pairs: self.rope_dim / 2,
             scratch_per_token: 4 * floats as u64,
@@ -166,6 +166,18 @@ fn add_branch(step: &mut Step, x: &Tensor, h: &Tensor, matrix: &Matrix, norm: Op
     Ok(())
 }
 
+/// Attention over all positions, scaled by the head size.
+pub fn full_attention(t: &Transformer) -> Attention {
+    Attention {
+        heads: t.heads,
+        kv_heads: t.kv_heads,
+        head_dim: t.head_dim,
+        scale: 1.0 / (t.head_dim as f32).sqrt(),
+        window: None,
+        sinks: None,
+    }
+}
+
 /// Grouped-query attention with rotary positions.
 pub struct SelfAttention {
     norm: Norm,
@@ -213,14 +225,7 @@ impl SelfAttention {
             at: [at[0], at[1], at[2]],
             qk_norm,
             output: weights.matrix(&name("attn_output.weight"), t.hidden, q_rows)?,
-            geometry: Attention {
-                heads: t.heads,
-                kv_heads: t.kv_heads,
-                head_dim: t.head_dim,
-                scale: 1.0 / (t.head_dim as f32).sqrt(),
-                window: None,
-                sinks: None,
-            },
+            geometry: full_attention(t),
             pairs,
             rope_dim: t.rope_dim,
             temperature: None,
@@ -331,19 +336,22 @@ impl Mixture {
         self.used * (self.ff + t.hidden) + self.experts
     }
 
-    /// The experts of a layer, with silu and no bias.
+    /// The experts of a layer, with silu and no bias. A file may hold gate and up as one stack, gate rows first.
     pub fn mlp(&self, weights: &mut Weights, t: &Transformer, layer: usize) -> Result<ExpertMlp> {
         self.joined_mlp(weights, t, layer, false)
     }
 
     /// As [`Mixture::mlp`], with the layer's shared expert behind the others if `shared`.
     pub fn joined_mlp(&self, weights: &mut Weights, t: &Transformer, layer: usize, shared: bool) -> Result<ExpertMlp> {
-        let [gate, up, down] = expert_names(layer, "exps");
+        let ([gate, up, down], fused) = (expert_names(layer, "exps"), fused_name(layer));
         let [shared_gate, shared_up, shared_down] = expert_names(layer, "shexp");
         let inner = shared.then_some([shared_gate.as_str(), &shared_up]);
         let outer = shared.then_some(shared_down.as_str());
         Ok(ExpertMlp {
-            gate_up: weights.expert_gate_up([&gate, &up], inner, self.experts, self.ff, t.hidden)?,
+            gate_up: match weights.has(&fused) {
+                true => weights.fused_gate_up(&fused, inner, self.experts, self.ff, t.hidden)?,
+                false => weights.expert_gate_up([&gate, &up], inner, self.experts, self.ff, t.hidden)?,
+            },
             down: weights.stack(&down, outer, self.experts, t.hidden, self.ff)?,
             bias: None,
             activation: Activation::Silu,
@@ -353,7 +361,11 @@ impl Mixture {
     /// Whether a shared expert of `ff` columns can be one more of a layer's stacks: of the size of the others, each of
     /// its matrices of their type.
     pub fn can_join(&self, weights: &Weights, layer: usize, ff: usize) -> bool {
-        let (routed, shared) = (expert_names(layer, "exps"), expert_names(layer, "shexp"));
+        let (mut routed, shared) = (expert_names(layer, "exps"), expert_names(layer, "shexp"));
+        let fused = fused_name(layer);
+        if weights.has(&fused) {
+            routed[..2].fill(fused);
+        }
         let room = ff == self.ff && self.experts < MAX_EXPERTS;
         room && routed.iter().zip(&shared).all(|(a, b)| weights.of_one_type(a, b))
     }
@@ -362,6 +374,11 @@ impl Mixture {
 /// Gate, up and down of a layer's `exps` or `shexp`.
 fn expert_names(layer: usize, kind: &str) -> [String; 3] {
     ["gate", "up", "down"].map(|what| format!("blk.{layer}.ffn_{what}_{kind}.weight"))
+}
+
+/// Gate and up of a layer's experts in one tensor.
+fn fused_name(layer: usize) -> String {
+    format!("blk.{layer}.ffn_gate_up_exps.weight")
 }
 
 /// A mixture of gated MLPs, of which a softmax router picks some for each token.

@@ -4,7 +4,7 @@
 use super::latent::{IndexerSizes, LatentBlock, LatentMixture};
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gguf::Gguf;
-use crate::memory::Weights;
+use crate::memory::{Keeps, Weights};
 
 /// The indexer's kernels keep a key in workgroup memory, and the selection of a step in one buffer.
 const MAX_KEY: usize = 1024;
@@ -44,8 +44,10 @@ impl Sizes {
 
     fn shape(&self) -> Shape {
         let mut shape = self.model.shape();
-        for (width, indexer) in shape.kv_widths.iter_mut().zip(&self.indexers) {
-            width.index = indexer.map_or(0, |ix| ix.head_dim);
+        for (keeps, indexer) in shape.keeps.iter_mut().zip(&self.indexers) {
+            if let (Keeps::Kv(width), Some(ix)) = (keeps, indexer) {
+                width.index = ix.head_dim;
+            }
         }
         // The indexer's queries, key and weights, and the selection.
         let floats = |ix: &IndexerSizes| ix.heads * (ix.head_dim + 1) + ix.head_dim + ix.top_k;

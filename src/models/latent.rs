@@ -7,7 +7,7 @@ use super::sigmoid_experts::{FeedForward, SigmoidMixture};
 use super::{Architecture, Keys, Result, Rope, Shape, Sliced};
 use crate::gguf::Gguf;
 use crate::gpu::View;
-use crate::memory::{KvCache, KvWidth, Weights};
+use crate::memory::{Keeps, KvCache, KvWidth, Weights};
 use crate::ops::{
     Indexer, Joint, KvLayer, LatentAttention, LatentInputs, Matrix, Norm, RopePairs, Selection, Step, Tensor,
 };
@@ -72,7 +72,7 @@ impl LatentSizes {
         Shape {
             hidden: t.hidden,
             vocabulary: t.vocabulary,
-            kv_widths: vec![KvWidth { k: key_dim, v: 0, index: 0 }; t.layers],
+            keeps: vec![Keeps::Kv(KvWidth { k: key_dim, v: 0, index: 0 }); t.layers],
             context: t.context,
             rope_pairs: t.rope_dim / 2,
             scratch_per_token: 4 * floats as u64,
@@ -160,7 +160,7 @@ impl Architecture for LatentDecoder {
         for (i, (attention, feed_forward)) in self.layers.iter().enumerate() {
             step.enter_layer(i);
             // norm, latents, q, (indexer,) attention, values, output
-            selection = attention.record(step, &x, &cache.layers[i], &ropes[0], selection)?;
+            selection = attention.record(step, &x, cache.kv(i), &ropes[0], selection)?;
             feed_forward.record(step, &x)?; // norm, (router,) gate and up, down
         }
         Ok(x)

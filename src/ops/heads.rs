@@ -65,11 +65,6 @@ pub struct KvLayer {
 }
 
 impl KvLayer {
-    /// Bytes of its buffers.
-    pub fn size(&self) -> u64 {
-        std::iter::once(&self.k).chain(&self.v).chain(&self.index).map(|view| view.size).sum()
-    }
-
     /// Bytes a value.
     pub(super) fn bytes(&self) -> usize {
         if self.f16 { 2 } else { 4 }

@@ -2,8 +2,10 @@
 
 mod arithmetic;
 mod attention;
+mod delta_net;
 mod embed;
 mod experts;
+mod gate;
 mod heads;
 mod index;
 mod latent;
@@ -19,6 +21,7 @@ mod variants;
 
 pub use arithmetic::{Arithmetic, Choice, Ground, Product};
 pub use attention::{Attention, Window};
+pub use delta_net::{DeltaHeads, DeltaNet, KeySharing, RecurrentLayer};
 pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
 pub use index::{Indexer, Selection};

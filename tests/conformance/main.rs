@@ -5,11 +5,13 @@
 //! device by number or name; HALOGEN_FULL=1 runs every case in every setup.
 
 mod attention;
+mod delta_net;
 mod every;
 mod experts;
 mod heads;
 mod index;
 mod latent;
+mod leak;
 mod linear;
 mod lookup;
 mod rig;
@@ -38,10 +40,12 @@ fn main() {
         rows::cases,
         heads::cases,
         attention::cases,
+        delta_net::cases,
         latent::cases,
         index::cases,
         experts::cases,
         lookup::cases,
+        leak::cases,
         sampling::cases,
         every::cases,
     ] {
