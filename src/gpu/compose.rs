@@ -16,11 +16,17 @@ macro_rules! shaders {
 shaders![
     "lib/state",
     "lib/weights",
+    "lib/tile_dot",
+    "lib/tile_f16",
+    "lib/tile_f32",
+    "lib/quantise",
+    "lib/quantised",
     "lib/reduce",
     "lib/keys",
     "lib/kv",
     "lib/kv_write",
     "lib/activation",
+    "lib/fragments",
     "lib/matmul",
     "attention",
     "attention_combine",
@@ -37,8 +43,11 @@ shaders![
     "index_select",
     "latent",
     "matmul",
+    "matmul_matrix",
     "matvec",
+    "quantise",
     "rate",
+    "rate_matrix",
     "rms_norm",
     "router",
     "sample",
@@ -100,8 +109,12 @@ pub struct Composed {
 pub fn compose(spec: &KernelSpec) -> Result<Composed> {
     let mut composer = Composer { spec, imported: BTreeSet::new(), out: String::new() };
     // Directives come before all declarations.
-    if spec.flags.contains("F16") {
+    let matrix = spec.flags.contains("MATRIX");
+    if matrix || spec.flags.contains("F16") {
         composer.out += "enable f16;\n";
+    }
+    if matrix {
+        composer.out += "enable wgpu_cooperative_matrix;\n";
     }
     for (name, value) in &spec.sizes {
         composer.out += &format!("const {name}: u32 = {value}u;\n");

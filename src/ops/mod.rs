@@ -8,6 +8,7 @@ mod experts;
 mod gate;
 mod heads;
 mod index;
+mod input;
 mod latent;
 mod linear;
 mod lookup;
@@ -15,6 +16,7 @@ mod norm;
 mod router;
 mod sample;
 mod tensor;
+mod tiled;
 mod tuning;
 pub mod twins;
 mod variants;
@@ -25,6 +27,7 @@ pub use delta_net::{DeltaHeads, DeltaNet, KeySharing, RecurrentLayer};
 pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
 pub use index::{Indexer, Selection};
+pub use input::{BLOCK, BLOCK_WORDS};
 pub use latent::{LatentAttention, LatentInputs};
 pub use linear::Activation;
 pub use lookup::{MAX_EXPERTS, NOWHERE, Record};
@@ -32,9 +35,10 @@ pub use norm::Norm;
 pub use router::{Routing, SigmoidRouter};
 pub use sample::{SampleBuffers, sample_bytes};
 pub use tensor::{GateUp, Joint, Matrix, Part, Shard, Stack, Tensor};
-pub use tuning::{MatmulTile, Tuning};
+pub use tuning::{MatmulTile, MatrixTile, Tuning};
 pub use variants::variants;
 
+use crate::formats::Format;
 use crate::gpu::{self, DeviceProfile, Gpu, KernelSpec, Recorder, Recording, Tier, View};
 use std::collections::{BTreeSet, HashMap};
 
@@ -178,6 +182,11 @@ impl<'a> Step<'a> {
     /// The recorded step.
     pub fn finish(self) -> Result<Recording> {
         Ok(self.recorder.finish()?)
+    }
+
+    /// The arithmetic of a product with a matrix [rows, columns].
+    fn arithmetic(&self, product: Product, format: Format, shape: [usize; 2]) -> Arithmetic {
+        self.ground.choose(product, format, shape).arithmetic
     }
 
     /// A kernel whose reductions suit the tier, for workgroups of `wg`.
