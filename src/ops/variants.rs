@@ -151,11 +151,18 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         for rows in (0..).map(|i| 1 << i).take_while(|rows| *rows <= t.latent.1) {
             let spec = new("attention").size("WG", t.latent.0).size("ROWS", rows);
             let spec = staged(spec.size("KEY_DIM", row).size("VALUE_DIM", rank).flag("LATENT", true), rows, row);
-            all.extend(each(vec![spec], &["KV_F16", "SPLIT"]));
+            all.extend(each(vec![spec], &["KV_F16", "SELECTED", "SPLIT"]));
         }
         let combine = new("attention_combine").size("WG", t.row.min(rank / 4)).size("SPLITS", t.latent_splits.0);
         all.push(combine.size("HEAD_DIM", rank));
     }
+    for (group, dim) in [(8, 128), (4, 64), (1, 12)] {
+        let rows = new("index_rows").size("WG", t.row).size("HEAD_DIM", dim);
+        all.extend(each(vec![rows], &["ADJACENT", "KV_F16", "SUBGROUP"]));
+        let scores = new("index_scores").size("WG", t.row).size("GROUP", group).size("HEAD_DIM", dim);
+        all.extend(each(vec![scores], &["KV_F16"]));
+    }
+    all.push(new("index_select").size("WG", t.wide));
     for experts in [2, 8, 64, 128, 512, 1024] {
         let router = new("router").size("WG", t.wide.min(experts)).size("EXPERTS", experts);
         let grouped = all_of(router.clone(), &["SIGMOID", "GROUPS"]);
