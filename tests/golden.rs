@@ -25,6 +25,7 @@ const MODELS: &[&str] = &[
     "qwen2",
     "qwen3",
     "qwen3moe",
+    "step35",
 ];
 
 /// Models whose tensors are made from their hyperparameters; the others have parts that no preset has.

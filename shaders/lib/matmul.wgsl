@@ -15,6 +15,7 @@ struct Params {
     ranks: u32,          // of GATHER
     first_group: u32,    // of a slice of the grid
     bias_stride: u32,    // of GROUPED and BIAS: from one expert's to the next's
+    limit: f32,          // of LIMITED
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;         // [tokens, columns]

@@ -27,6 +27,7 @@ shaders![
     "expert_down",
     "expert_group",
     "expert_lookup",
+    "gate",
     "heads",
     "matmul",
     "matvec",

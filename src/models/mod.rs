@@ -14,6 +14,7 @@ mod qwen3;
 mod qwen3moe;
 mod rope;
 mod sigmoid_experts;
+mod step35;
 
 pub use keys::Keys;
 pub use rope::Rope;
@@ -96,6 +97,7 @@ const ARCHITECTURES: &[Known] = &[
     Known { name: "qwen2", shape: blocks::dense_shape, load: qwen2::load },
     Known { name: "qwen3", shape: blocks::dense_shape, load: qwen3::load },
     Known { name: "qwen3moe", shape: blocks::mixture_shape, load: qwen3moe::load },
+    Known { name: "step35", shape: step35::shape, load: step35::load },
 ];
 
 /// The architecture of a file.

@@ -15,7 +15,8 @@ params!(MatvecParams {
     expert_words: u32,
     shard: u32,
     first_group: u32,
-    bias_stride: u32
+    bias_stride: u32,
+    limit: f32
 });
 
 params!(MatmulParams {
@@ -31,11 +32,12 @@ params!(MatmulParams {
     shard: u32,
     ranks: u32,
     first_group: u32,
-    bias_stride: u32
+    bias_stride: u32,
+    limit: f32
 });
 
 /// What a gated MLP's gate passes through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     /// x / (1 + e^-x)
     Silu,
@@ -43,16 +45,27 @@ pub enum Activation {
     GeluTanh,
     /// gpt-oss's: gate * sigmoid(1.702 gate) * (up + 1), gate at most 7, up within 7
     Clamped,
+    /// min(silu(gate), limit) * up, up within the limit: Step-3.5's. Above zero.
+    SiluLimited(f32),
 }
 
 impl Activation {
     pub(super) fn flags(self, spec: KernelSpec) -> KernelSpec {
-        spec.flag("GELU", self == Activation::GeluTanh).flag("CLAMPED", self == Activation::Clamped)
+        spec.flag("GELU", self == Activation::GeluTanh)
+            .flag("CLAMPED", self == Activation::Clamped)
+            .flag("LIMITED", matches!(self, Activation::SiluLimited(_)))
+    }
+
+    pub(super) fn limit(self) -> f32 {
+        match self {
+            Activation::SiluLimited(limit) => limit,
+            _ => 0.0,
+        }
     }
 }
 
 /// What happens to a product before it is written.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Epilogue {
     Store,
     /// y += W x
@@ -72,6 +85,14 @@ impl Epilogue {
         match self {
             Epilogue::GateUp(activation) | Epilogue::GateMul(activation) => activation.flags(spec),
             Epilogue::Store | Epilogue::Residual => spec,
+        }
+    }
+
+    /// Of the activation, if it has one.
+    fn limit(self) -> f32 {
+        match self {
+            Epilogue::GateUp(activation) | Epilogue::GateMul(activation) => activation.limit(),
+            Epilogue::Store | Epilogue::Residual => 0.0,
         }
     }
 
@@ -206,6 +227,7 @@ impl Step<'_> {
                 y_base: (op.at + shard.first) as u32,
                 bias_base: shard.first as u32,
                 eps: op.norm.map_or(0.0, |n| n.eps),
+                limit: op.epilogue.limit(),
                 ..Default::default()
             },
             grid: Grid::linear(outputs.div_ceil(if swiglu { rows / 2 } else { rows } as usize) as u64, 1),
@@ -233,6 +255,7 @@ impl Step<'_> {
                 y_stride: y.columns as u32,
                 y_base: (op.at + shard.first) as u32,
                 bias_base: shard.first as u32,
+                limit: op.epilogue.limit(),
                 ..Default::default()
             },
             grid: self.matmul_grid(outputs, swiglu, x.rows.div_ceil(self.tuning.matmul.bn as usize)),

@@ -4,6 +4,7 @@ mod arithmetic;
 mod attention;
 mod embed;
 mod experts;
+mod gate;
 mod heads;
 mod linear;
 mod lookup;

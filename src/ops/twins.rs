@@ -63,6 +63,10 @@ pub fn gated(activation: Activation, gate: f64, up: f64) -> f64 {
             let gate = gate.min(7.0);
             gate / (1.0 + (-1.702 * gate).exp()) * (up.clamp(-7.0, 7.0) + 1.0)
         }
+        Activation::SiluLimited(limit) => {
+            let limit = f64::from(limit);
+            silu(gate).min(limit) * up.clamp(-limit, limit)
+        }
     }
 }
 

@@ -42,7 +42,7 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
             all.extend(each(gelu, &["NORM", "SUBGROUP"]));
             all.extend(one_of(vec![matmul.clone().flag("GELU", true)], &epilogues[1..]));
         }
-        let expert = all_of(matvec, &["EXPERT", "NORM"]);
+        let expert = all_of(matvec.clone(), &["EXPERT", "NORM"]);
         all.extend(each(one_of(vec![expert.clone()], &epilogues[1..]), &["RAGGED", "SUBGROUP"]));
         if usual || format == Format::MXFP4 {
             let clamped = one_of(vec![expert.clone().flag("BIAS", true)], &epilogues[1..]);
@@ -63,6 +63,14 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
             );
         }
         if usual {
+            for gated in [&epilogues[1..2], &epilogues[2..]] {
+                let limited = all_of(expert.clone(), gated).flag("LIMITED", true);
+                all.extend(each(vec![limited], &["SUBGROUP"]));
+                let limited = all_of(matvec.clone(), gated).flag("LIMITED", true);
+                all.extend(each(vec![limited], &["NORM", "SUBGROUP"]));
+                all.push(all_of(matmul.clone(), gated).flag("LIMITED", true));
+                all.push(all_of(grouped(&["GATHER", "LIMITED"]), gated));
+            }
             let weighted = expert.flag("WEIGHTED", true);
             all.extend(each(one_of(vec![weighted], &epilogues[1..]), &["SUBGROUP"]));
             all.extend(each(one_of(vec![down.clone()], &["UNWEIGHTED", "STORE"])[1..].to_vec(), &["SUBGROUP"]));
@@ -99,6 +107,7 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         let lookup = new("expert_lookup").size("WG", t.wide).size("EXPERTS", experts);
         all.push(lookup.flag("STATE_WRITE", true));
     }
+    all.push(new("gate").size("WG", t.wide));
     all.extend(each(vec![new("rms_norm").size("WG", t.row)], &["RESIDUAL", "SUBGROUP"]));
     // The measurements of the device itself.
     all.extend(one_of(vec![new("stream").size("WG", t.wide)], &["FILL"]));
