@@ -103,3 +103,21 @@ fn usage_is_told() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("q4_k"));
 }
+
+#[test]
+fn budgets_of_experts_are_held_against_their_bound() {
+    let plot = folder().join("experts.svg");
+    let plot = plot.to_str().expect("UTF-8");
+    let said = json(&["experts", "demo", "-n", "6", "-r", "1", "--budgets", "50,100", "--json", "--plot", plot]);
+    let rows = said["rows"].as_array().expect("rows");
+    let names: Vec<&str> = rows.iter().filter_map(|r| r["name"].as_str()).collect();
+    assert_eq!(names, ["tg6 @ 100 %", "tg6 @ 50 %"]);
+    assert!(positive(&said["resident_step_seconds"]) && positive(&said["read_bytes_per_second"]), "{said}");
+    let number = |row: usize, key: &str| rows[row][key].as_f64().expect("a number");
+    assert_eq!((number(0, "hit_rate"), number(0, "missed_bytes_per_token")), (1.0, 0.0));
+    assert!(number(1, "hit_rate") < 1.0 && number(1, "missed_bytes_per_token") > 0.0, "{said}");
+    assert!(number(1, "bound_tokens_per_second") < number(0, "bound_tokens_per_second"), "{said}");
+    assert!(std::fs::read_to_string(plot).expect("a plot").contains("polyline"));
+    let dense = bench(&["experts", "/nonexistent.gguf"]);
+    assert_eq!(dense.status.code(), Some(1));
+}

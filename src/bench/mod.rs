@@ -2,6 +2,7 @@
 
 mod compare;
 mod device;
+mod experts;
 mod kernels;
 mod model;
 pub mod random;
@@ -10,6 +11,7 @@ mod stats;
 
 pub use compare::{Change, Comparison, Verdict, compare};
 pub use device::{DeviceRow, device};
+pub use experts::{ExpertReport, ExpertRow, expert_plot, experts};
 pub use kernels::{Case, KernelBench, KernelRow, Limit, Selection};
 pub use model::{KernelTime, ModelBench, ModelReport, ModelRow};
 pub use random::Random;

@@ -185,7 +185,7 @@ fn si(value: f64) -> String {
     format!("{scaled:.digits$} {}", prefixes[at])
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

@@ -10,7 +10,7 @@ pub use filling::Progress;
 pub use kv::{KvCache, KvFormat};
 pub use loader::Weights;
 pub use plan::{Needs, available_bytes};
-pub use store::{ExpertMemory, ExpertStore, StoreStats, expert_bytes};
+pub use store::{ExpertMemory, ExpertStore, StoreStats, expert_bytes, random_read_rate};
 
 use crate::{gguf, gpu};
 

@@ -1,7 +1,7 @@
 //! The expert store. Where not all experts fit, each layer has slots for some, and a table that the kernels read says which
 //! expert lies in which. A step that misses one halts; the host brings what the layer needs and goes on from there.
 
-use super::filling::{Rows, copies, read};
+use super::filling::{READERS, Rows, copies, read};
 use super::{Error, Result};
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};
@@ -10,6 +10,8 @@ use crate::ops::{NOWHERE, Shard};
 use futures::StreamExt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How much of the experts may lie on the device.
@@ -37,6 +39,20 @@ pub struct StoreStats {
 
 fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> std::result::Result<S::Ok, S::Error> {
     serializer.serialize_f64(time.as_secs_f64())
+}
+
+impl std::ops::Sub for StoreStats {
+    type Output = StoreStats;
+
+    /// What was added since `before`.
+    fn sub(self, before: StoreStats) -> StoreStats {
+        StoreStats {
+            hits: self.hits - before.hits,
+            misses: self.misses - before.misses,
+            bytes: self.bytes - before.bytes,
+            stall: self.stall - before.stall,
+        }
+    }
 }
 
 /// The experts of one stack, and its slots.
@@ -240,4 +256,40 @@ impl ExpertStore {
         }
         Ok(())
     }
+}
+
+/// Bytes a second of reading experts of a file at random, as many at once as the store does, for about `time`.
+///
+/// # Errors
+/// A read that fails.
+pub fn random_read_rate(gguf: &Gguf, time: Duration) -> Result<f64> {
+    let stacks: Vec<&TensorInfo> = stacks(gguf).collect();
+    let (start, bytes) = (Instant::now(), AtomicU64::new(0));
+    let read = |seed: u64| -> Result<()> {
+        let mut random = seed;
+        let mut buffer = Vec::new();
+        while start.elapsed() < time {
+            // A linear congruential generator (Knuth, MMIX), of which the high bits are good.
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let tensor = stacks[(random >> 33) as usize % stacks.len()];
+            let experts = tensor.dims.get(2).copied().unwrap_or(1);
+            let expert = tensor.bytes / experts;
+            buffer.resize(expert as usize, 0);
+            gguf.read(tensor, (random >> 17) % experts * expert, &mut buffer)?;
+            bytes.fetch_add(expert, Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..READERS as u64)
+            .map(|seed| {
+                scope.spawn({
+                    let read = &read;
+                    move || read(seed)
+                })
+            })
+            .collect();
+        readers.into_iter().try_for_each(|reader| reader.join().expect("a reader does not panic"))
+    })?;
+    Ok(bytes.into_inner() as f64 / start.elapsed().as_secs_f64())
 }

@@ -2,6 +2,7 @@
 
 mod compare;
 mod device;
+mod experts;
 mod kernels;
 mod model;
 mod print;
@@ -19,6 +20,7 @@ Examples:
   halogen bench model model.gguf -p 512 -n 128    a prompt, and tokens one by one
   halogen bench kernels --plot roofline.svg       every operator, beside what the device could do
   halogen bench device                            reads, copies, multiply-adds, dispatches, round trips
+  halogen bench experts model.gguf                speed by how many of the experts fit
   halogen bench compare before.json after.json    what changed by more than its spread";
 
 /// Measure models, kernels and the device against the machine's limits
@@ -34,6 +36,7 @@ enum What {
     Model(model::Args),
     Kernels(kernels::Args),
     Device(device::Args),
+    Experts(experts::Args),
     Compare(compare::Args),
 }
 
@@ -42,6 +45,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         What::Model(args) => model::run(args)?,
         What::Kernels(args) => kernels::run(args)?,
         What::Device(args) => device::run(args)?,
+        What::Experts(args) => experts::run(args)?,
         What::Compare(args) => compare::run(args)?,
     }
     success()

@@ -1,0 +1,91 @@
+//! `halogen bench experts`: a model whose experts do not all fit, by how many of them do.
+
+use super::origin;
+use super::table::Table;
+use crate::cli::device::DeviceArgs;
+use crate::cli::{human, model, output, profile};
+use anyhow::{Result, anyhow};
+use halogen::bench::{ExpertReport, expert_plot, experts};
+use halogen::memory::expert_bytes;
+use halogen::session::SessionOptions;
+use std::path::PathBuf;
+
+/// Tokens a second by the share of the experts that fits, beside the bound that the misses set
+#[derive(clap::Args)]
+pub struct Args {
+    /// The path of a .gguf file, or demo: the embedded model
+    model: Option<String>,
+
+    /// Shares of the experts' bytes, in percent, by commas; 100: all are resident
+    #[arg(long, value_name = "PERCENT", default_value = "100,75,50,25", value_delimiter = ',',
+        value_parser = clap::value_parser!(u32).range(1..=100))]
+    budgets: Vec<u32>,
+
+    /// Tokens generated one by one
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    n_gen: u32,
+
+    /// Measured runs of each budget, after one that is not
+    #[arg(short, long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    repetitions: u32,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    /// Also draw the table
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let gguf = model::open(args.model.as_deref())?;
+    let gpu = args.device.open()?;
+    let limits = profile::of(&gpu, false)?;
+    let options = SessionOptions { tier: args.device.tier, limits: Some(limits), ..SessionOptions::default() };
+    let (tokens, repetitions) = (args.n_gen as usize, args.repetitions as usize);
+    let report = experts(&gpu, &gguf, &options, &args.budgets, tokens, repetitions)?;
+    let all = human::bytes(expert_bytes(&gguf));
+    let title = format!("{} ({all} of experts) on {}", gguf.name(), gpu.info().name);
+    if let Some(path) = &args.plot {
+        let written = std::fs::write(path, expert_plot(&title, &report));
+        written.map_err(|e| anyhow!("{}: cannot be written: {e}", path.display()))?;
+    }
+    if args.json {
+        let mut all = origin(&gpu);
+        all["kind"] = "experts".into();
+        all["model"] = gguf.name().into();
+        let report = serde_json::to_value(&report)?;
+        all.as_object_mut().expect("an object").extend(report.as_object().expect("an object").clone());
+        return output::print_json(&all);
+    }
+    Ok(output::print(format_args!("{title}\n\n{}", markdown(&report)))?)
+}
+
+fn markdown(report: &ExpertReport) -> String {
+    let mut table = Table::new(&["experts", "bytes", "t/s", "there", "read/token", "stalled", "bound t/s", "of bound"]);
+    let percent = |fraction: f64| format!("{} %", human::short(100.0 * fraction));
+    for r in &report.rows {
+        let figure = &r.row.figure;
+        table.row(vec![
+            format!("{} %", r.share),
+            human::bytes(r.expert_bytes),
+            format!("{} ± {}", human::short(figure.median), human::short(figure.relative_spread() * figure.median)),
+            percent(r.hit_rate),
+            human::bytes(r.missed_bytes_per_token as u64),
+            percent(r.stalled),
+            human::short(r.bound_tokens_per_second),
+            percent(r.fraction_of_bound),
+        ]);
+    }
+    let step = human::seconds(report.resident_step_seconds);
+    let rate = human::rate(report.read_bytes_per_second);
+    format!(
+        "{}\nbound: a resident step of {step} and the missed bytes at {rate}, which random reads of this model's experts reach.\n\
+         Prompts are random tokens; the first token is not counted. there: of the experts that steps needed.\n",
+        table.markdown()
+    )
+}
