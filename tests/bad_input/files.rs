@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use halogen::formats::Format;
-use halogen::gguf::{Strings, Value};
+use halogen::gguf::{Array, Strings, Value};
 use halogen::session::{Model, Session, SessionOptions};
 
 fn made(architecture: &str) -> Made {
@@ -54,6 +54,9 @@ fn missing_tensors() {
         ("qwen3moe", "blk.1.ffn_gate_inp.weight"),
         ("qwen3moe", "blk.0.ffn_down_exps.weight"),
         ("llama4", "blk.1.ffn_gate_shexp.weight"),
+        ("step35", "blk.1.attn_gate.weight"),
+        ("step35", "blk.1.exp_probs_b.bias"),
+        ("step35", "blk.0.attn_q_norm.weight"),
         ("llama4", "blk.0.ffn_up.weight"),
         ("glm4moe", "blk.0.exp_probs_b.bias"),
         ("glm4moe", "blk.1.ffn_down_shexp.weight"),
@@ -160,6 +163,28 @@ fn what_llama4_does_not_know() {
         |made| made.set("interleave_moe_layer_step", 1u32.into()),
         &["blk.0.ffn_gate_exps.weight is missing"],
     );
+}
+
+#[test]
+fn what_step35_does_not_know() {
+    let three = Value::Array(Array::U32(vec![4, 4, 4]));
+    check_key("step35", "attention.head_count", three.clone(), &["an array of 3", "there are 2 layers"]);
+    check_key("step35", "attention.head_count_kv", three, &["an array of 3", "there are 2 layers"]);
+    let pattern = |n: usize| Value::Array(Array::Bool(vec![true; n]));
+    check_key("step35", "attention.sliding_window_pattern", pattern(1), &["an array of 1", "there are 2 layers"]);
+    check_key("step35", "attention.sliding_window", 0u32, &["= 0: a number from 1 to"]);
+    check_key("step35", "moe_every_n_layers", 2u32, &["= 2", "every layer"]);
+    check_key("step35", "expert_gating_func", 1u32, &["= 1", "the sigmoid"]);
+    check_key("step35", "rope.dimension_count", 6u32, &["= 6", "a multiple of 4"]);
+    for limit in [-1.0, f32::NAN, f32::INFINITY] {
+        check_key("step35", "swiglu_clamp_exp", vec![0.0, limit], &["a positive number, or 0 for none"]);
+    }
+    check_key("step35", "swiglu_clamp_shexp", vec![1.0f32], &["an array of 1", "there are 2 layers"]);
+    // Heads that the tensors do not have.
+    let heads = Value::Array(Array::U32(vec![4, 4]));
+    check("step35", |made| made.set("attention.head_count", heads), &["blk.1.attn_q.weight", "[32, 64]", "[32, 32]"]);
+    let none = Value::Array(Array::U32(vec![4, 0]));
+    check_key("step35", "attention.head_count", none, &["= 0: a number from 1 to"]);
 }
 
 #[test]

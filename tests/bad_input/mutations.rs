@@ -7,7 +7,7 @@ use halogen::gguf::Value;
 use halogen::session::{Result, Sampling, Session, SessionOptions};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-const ARCHITECTURES: [&str; 6] = ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe", "llama4"];
+const ARCHITECTURES: [&str; 7] = ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe", "llama4", "step35"];
 
 /// Loads a model and runs it a little.
 fn run(made: &Made) -> Result<()> {
@@ -90,6 +90,8 @@ fn wrong_values_are_refused_or_run() {
         "expert_used_count",
         "expert_feed_forward_length",
         "interleave_moe_layer_step",
+        "leading_dense_block_count",
+        "expert_shared_feed_forward_length",
         "attention.sliding_window",
         "expert_group_count",
         "expert_group_used_count",

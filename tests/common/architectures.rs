@@ -2,12 +2,15 @@
 
 use super::{Made, Sizes};
 use halogen::formats::Format;
+use halogen::gguf::{Array, Value};
 
 impl Made {
     /// Turns the dense model that `new` made into one of its architecture, where there is more to it.
     pub(super) fn specialise(&mut self, format: Format, s: &Sizes) {
-        if self.architecture() == "llama4" {
-            self.llama4(format, s);
+        match self.architecture().as_str() {
+            "llama4" => self.llama4(format, s),
+            "step35" => self.step35(format, s),
+            _ => {}
         }
     }
 
@@ -28,6 +31,37 @@ impl Made {
             self.remove(&format!("blk.{layer}.ffn_{what}.weight"));
             self.layer_matrix(layer, &format!("ffn_{what}_exps"), &[dims[0], dims[1], s.experts], format);
             self.layer_matrix(layer, &format!("ffn_{what}_shexp"), &dims, format);
+        }
+    }
+
+    /// A dense layer that sees all, then windows of 16 positions with as many heads again; limits on the last layer.
+    fn step35(&mut self, format: Format, s: &Sizes) {
+        self.mixture_keys(s);
+        let windowed = |layer: usize| layer > 0;
+        let heads = |layer: usize| s.heads * (1 + usize::from(windowed(layer)));
+        let counts = |of: &dyn Fn(usize) -> usize| Array::U32((0..s.layers).map(|i| of(i) as u32).collect());
+        let limits: Vec<f32> = (0..s.layers).map(|i| if i + 1 == s.layers { 0.4 } else { 0.0 }).collect();
+        self.set("attention.head_count", Value::Array(counts(&heads)));
+        self.set("attention.head_count_kv", Value::Array(counts(&|_| s.kv_heads)));
+        self.set("attention.sliding_window", 16u32.into());
+        self.set("attention.sliding_window_pattern", Value::Array(Array::Bool((0..s.layers).map(windowed).collect())));
+        self.set("rope.freq_base_swa", 5_000f32.into());
+        self.set("leading_dense_block_count", 1u32.into());
+        self.set("expert_shared_feed_forward_length", (s.ff as u32).into());
+        self.set("swiglu_clamp_exp", limits.clone().into());
+        self.set("swiglu_clamp_shexp", limits.into());
+        for layer in 0..s.layers {
+            let q = heads(layer) * s.head_dim;
+            self.layer_matrix(layer, "attn_q", &[s.hidden, q], format);
+            self.layer_matrix(layer, "attn_gate", &[s.hidden, heads(layer)], format);
+            self.layer_matrix(layer, "attn_output", &[q, s.hidden], format);
+            for norm in ["attn_q_norm", "attn_k_norm"] {
+                self.vector(&format!("blk.{layer}.{norm}.weight"), s.head_dim, 1.0);
+            }
+            if layer >= 1 {
+                self.experts_with_shared(layer, format, s);
+                self.vector(&format!("blk.{layer}.exp_probs_b.bias"), s.experts, 0.0);
+            }
         }
     }
 

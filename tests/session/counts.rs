@@ -24,7 +24,9 @@ fn dispatches(made: &Made) -> Vec<usize> {
 #[test]
 fn dense_layers_take_7_dispatches_and_mixtures_9() {
     // A shared expert of the others' type and size takes none of its own.
-    for (name, most) in [("llama", 7), ("qwen2", 7), ("qwen3", 7), ("qwen3moe", 9), ("glm4moe", 9), ("llama4", 9)] {
+    for (name, most) in
+        [("llama", 7), ("qwen2", 7), ("qwen3", 7), ("qwen3moe", 9), ("glm4moe", 9), ("llama4", 9), ("step35", 9)]
+    {
         let counts = dispatches(&Made::new(name, Format::F16, &TINY));
         // One for the embedding, three for the head: logits and sampling's two.
         assert!(counts[0] <= most + 1 && counts[1] <= most && counts[2] <= 3, "{name}: {counts:?}");
@@ -97,7 +99,7 @@ fn no_prompt_compiles_a_kernel() {
 fn a_session_takes_the_memory_that_it_says() {
     let wide = Sizes { hidden: 256, heads: 8, head_dim: 32, ff: 512, vocabulary: 2000, ..TINY };
     let mut models: Vec<Arc<Model>> = vec![demo()];
-    for name in ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe", "llama4"] {
+    for name in ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe", "llama4", "step35"] {
         models.push(Made::new(name, Format::F16, &wide).load().expect("a model"));
     }
     for model in models {
