@@ -5,6 +5,9 @@
 // WINDOW: a token sees the last `window` positions up to its own; CHUNK: those of its own chunk of `window` positions.
 // Tiles before them are not read.
 // SINKS: a score of its own a head takes part in the softmax and has no value.
+// LATENT: all heads share one row of KEY_DIM a position, whose first VALUE_DIM lanes are the value; the second reading of a
+// tile comes from cache. STAGED: queries are too long for workgroup memory, and are brought in STAGE quads at a time for
+// each tile of keys: 16 heads of 576 then share a reading of a key in 4 KiB, for 36 KiB of queries a tile of 147 KiB.
 // Grid: rows of a KV head / ROWS workgroups, folded; z = split * kv_heads + kv_head.
 // Bound: bytes of the keys and values in decode.
 // Lost, by RADV's gfx1151 code: sums indexed by a loop that does not unroll (300 blocks of branches a key); one value load
@@ -20,10 +23,11 @@ struct Params {
     scale: f32,
     first_group: u32,    // of a slice of the grid
     window: u32,         // of WINDOW and CHUNK: positions
+    first_token: u32,    // of the step: that of the first row
 }
 @group(0) @binding(1) var<uniform> params: Params;
-@group(0) @binding(3) var<storage, read> q: array<vec4<f32>>;             // [tokens, heads, HEAD_DIM]
-@group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;     // [tokens, heads, HEAD_DIM] or [splits, ...]
+@group(0) @binding(3) var<storage, read> q: array<vec4<f32>>;             // [tokens, heads, KEY_DIM]
+@group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;     // [tokens, heads, VALUE_DIM] or [splits, ...]
 #if SPLIT
 @group(0) @binding(7) var<storage, read_write> stats: array<vec2<f32>>;   // [splits, tokens, heads]: maximum, sum
 #endif
@@ -31,14 +35,17 @@ struct Params {
 @group(0) @binding(8) var<storage, read> sinks: array<f32>;               // [heads]
 #endif
 
-const QUADS: u32 = HEAD_DIM / 4u;
+const QUADS: u32 = VALUE_DIM / 4u;
+#if !STAGED
+const STAGE: u32 = KEY_QUADS;
+#endif
 // Columns of V: with few, several phases of the workgroup share a column; with many, an invocation takes several.
 const PHASES: u32 = max(WG / QUADS, 1u);
 const COLUMNS: u32 = (QUADS + WG - 1u) / WG;
 const LANES: u32 = WG / ROWS;    // invocations a row of the tile's softmax
 const LOWEST: f32 = -3.0e38;
 
-var<workgroup> queries: array<vec4<f32>, ROWS * QUADS>;
+var<workgroup> queries: array<vec4<f32>, ROWS * STAGE>;
 var<workgroup> scores: array<f32, ROWS * WG>;    // [keys, rows]
 var<workgroup> lane_max: array<f32, WG>;         // [lanes, rows]
 var<workgroup> lane_sum: array<f32, WG>;
@@ -46,6 +53,16 @@ var<workgroup> row_max: array<f32, ROWS>;
 var<workgroup> row_sum: array<f32, ROWS>;
 var<workgroup> row_rescale: array<f32, ROWS>;
 var<workgroup> phase_sum: array<vec4<f32>, WG>;
+
+// Brings STAGE quads of each row's query into workgroup memory, from `stage` on.
+fn load_queries(tid: u32, first: u32, kv_head: u32, stage: u32) {
+    let sharing = params.heads / params.kv_heads;
+    for (var i = tid; i < ROWS * STAGE; i += WG) {
+        let row = min(first + i / STAGE, params.tokens * sharing - 1u);
+        let head = (row / sharing) * params.heads + kv_head * sharing + row % sharing;
+        queries[i] = q[head * KEY_QUADS + stage + i % STAGE] * params.scale;
+    }
+}
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -61,11 +78,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if first >= rows {
         return;
     }
-    for (var i = tid; i < ROWS * QUADS; i += WG) {
-        let row = min(first + i / QUADS, rows - 1u);
-        let head = (row / sharing) * params.heads + kv_head * sharing + row % sharing;
-        queries[i] = q[head * QUADS + i % QUADS] * params.scale;
-    }
+#if !STAGED
+    load_queries(tid, first, kv_head, 0u);
+#endif
     if tid < ROWS {
         row_max[tid] = LOWEST;
         row_sum[tid] = 0.0;
@@ -80,15 +95,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 
     // The last row's token sees the most keys. Splits are whole tiles.
     let last_token = min(first + ROWS - 1u, rows - 1u) / sharing;
-    let length = state.position + last_token + 1u;
+    let position = state.position + params.first_token;
+    let length = position + last_token + 1u;
     var low = 0u;
 #if WINDOW
     // The first row's token sees the earliest keys.
-    low = state.position + first / sharing + 1u;
+    low = position + first / sharing + 1u;
     low -= min(low, params.window);
 #endif
 #if CHUNK
-    low = state.position + first / sharing;
+    low = position + first / sharing;
     low -= low % params.window;
 #endif
     let per_split = ((length - low + params.splits - 1u) / params.splits + WG - 1u) / WG * WG;
@@ -103,24 +119,35 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var tile = begin; tile < end; tile += WG) {
         let key = tile + tid;
         var score: array<f32, ROWS>;
+        let k_row = key * params.kv_heads + kv_head;
+#if STAGED
+        for (var stage = 0u; stage < KEY_QUADS; stage += STAGE) {
+            workgroupBarrier();
+            load_queries(tid, first, kv_head, stage);
+            workgroupBarrier();
+#else
+        const stage = 0u;
+#endif
         if key < end {
-            let at = (key * params.kv_heads + kv_head) * QUADS;
-            for (var i = 0u; i < QUADS; i++) {
-                let k = k_quad(at + i);
+            for (var i = 0u; i < STAGE; i++) {
+                let k = k_quad(k_row, stage + i);
                 for (var r = 0u; r < ROWS; r++) {
-                    score[r] += dot(queries[r * QUADS + i], k);
+                    score[r] += dot(queries[r * STAGE + i], k);
                 }
             }
         }
+#if STAGED
+        }
+#endif
         for (var r = 0u; r < ROWS; r++) {
-            let position = state.position + (first + r) / sharing;
+            let own = position + (first + r) / sharing;
 #if WINDOW
-            let sees = key < end && key <= position && key + params.window > position;
+            let sees = key < end && key <= own && key + params.window > own;
 #else
 #if CHUNK
-            let sees = key < end && key <= position && key >= position - position % params.window;
+            let sees = key < end && key <= own && key >= own - own % params.window;
 #else
-            let sees = key < end && key <= position;
+            let sees = key < end && key <= own;
 #endif
 #endif
             scores[tid * ROWS + r] = select(LOWEST, score[r], sees);
@@ -165,17 +192,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         }
         // Four keys at a time: their loads wait for memory together.
         let keys = select(0u, min(WG, end - tile), phase < PHASES);
-        let values = (tile * params.kv_heads + kv_head) * QUADS + column;
-        let stride = params.kv_heads * QUADS;
+        let values = tile * params.kv_heads + kv_head;
+        let stride = params.kv_heads;
         var i = phase;
         for (; i + 3u * PHASES < keys; i += 4u * PHASES) {
             for (var c = 0u; c < COLUMNS; c++) {
                 if column + c * WG < QUADS {
-                    let at = values + c * WG + i * stride;
-                    let v0 = v_quad(at);
-                    let v1 = v_quad(at + PHASES * stride);
-                    let v2 = v_quad(at + 2u * PHASES * stride);
-                    let v3 = v_quad(at + 3u * PHASES * stride);
+                    let at = values + i * stride;
+                    let v0 = v_quad(at, column + c * WG);
+                    let v1 = v_quad(at + PHASES * stride, column + c * WG);
+                    let v2 = v_quad(at + 2u * PHASES * stride, column + c * WG);
+                    let v3 = v_quad(at + 3u * PHASES * stride, column + c * WG);
                     for (var r = 0u; r < ROWS; r++) {
                         let s = i * ROWS + r;
                         var sum = sums[c * ROWS + r];
@@ -191,7 +218,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         for (; i < keys; i += PHASES) {
             for (var c = 0u; c < COLUMNS; c++) {
                 if column + c * WG < QUADS {
-                    let v = v_quad(values + c * WG + i * stride);
+                    let v = v_quad(values + i * stride, column + c * WG);
                     for (var r = 0u; r < ROWS; r++) {
                         sums[c * ROWS + r] += scores[i * ROWS + r] * v;
                     }

@@ -32,18 +32,7 @@ struct Params {
 #endif
 
 var<workgroup> rotated: array<f32, HEAD_DIM>;
-
-#if KV_F16
-const CACHE_WORDS: u32 = HEAD_DIM / 2u;
-fn cache_word(i: u32) -> u32 {
-    return pack2x16float(vec2(rotated[2u * i], rotated[2u * i + 1u]));
-}
-#else
-const CACHE_WORDS: u32 = HEAD_DIM;
-fn cache_word(i: u32) -> u32 {
-    return bitcast<u32>(rotated[i]);
-}
-#endif
+#import lib/kv_write
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>,

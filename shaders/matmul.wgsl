@@ -5,7 +5,8 @@
 //   GATHER    of GROUPED: X is read at the listed row's token (row / ranks); else X lies in listed order
 //   SCATTER   of GROUPED: Y is written at the listed row; else in listed order
 //   WEIGHTED  of GATHER: X is gates[listed row] X
-// Grid: tiles of rows (folded), tiles of tokens along z.
+//   HEADS     W is a stack of one matrix a head; each head has its own part of a token's row of X and of Y
+// Grid: tiles of rows, of HEADS one head after another (folded); tiles of tokens along z.
 // Bound: operations; at few tokens the bytes of W.
 #import lib/state
 #import lib/weights

@@ -6,7 +6,8 @@
 //   GELU, CLAMPED, LIMITED   of both: another activation (lib/activation); a bias comes before it
 //   EXPERT    W is a stack of experts; the workgroup's z is a rank, its expert is routed[rank], its row of y is rank
 //   WEIGHTED  of EXPERT: x is gates[rank] x
-// Grid: outputs / OUT workgroups, folded; ranks along z.
+//   HEADS     W is a stack of one matrix a head; the workgroup's z is a head, which has its own x and its own part of y
+// Grid: outputs / OUT workgroups, folded; ranks or heads along z.
 // Bound: bytes(W) over the stream rate. Every workgroup reads x again, from cache: ROWS rows share one reading.
 #import lib/state
 #import lib/weights
@@ -33,11 +34,13 @@ struct Params {
     y_base: u32,
     bias_base: u32,      // of BIAS
     eps: f32,            // of NORM
-    expert_words: u32,   // of EXPERT: words an expert
+    expert_words: u32,   // of EXPERT and HEADS: words an expert or head
     shard: u32,          // of EXPERT: which shard is bound
     first_group: u32,    // of a slice of the grid
     bias_stride: u32,    // of EXPERT and BIAS: from one expert's to the next's
     limit: f32,          // of LIMITED
+    x_head: u32,         // of HEADS: quads from one head's x to the next's
+    y_head: u32,         // of HEADS: from one head's outputs to the next's
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;         // [columns]
@@ -57,8 +60,8 @@ struct Params {
 #endif
 
 // Sixteen inputs. Columns are a multiple of 4; RAGGED where they are none of 16.
-fn x16(run: u32) -> mat4x4<f32> {
-    let i = params.x_base + 4u * run;
+fn x16(base: u32, run: u32) -> mat4x4<f32> {
+    let i = base + 4u * run;
 #if RAGGED
     let quads = params.columns / 4u - 4u * run;
     let last = i + min(quads, 4u) - 1u;
@@ -104,6 +107,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     base = place.y * params.expert_words;
 #endif
+    var x_base = params.x_base;
+#if HEADS
+    base = group.z * params.expert_words;
+    x_base += group.z * params.x_head;
+#endif
     var rows: array<u32, ROWS>;
     for (var r = 0u; r < ROWS; r++) {
         // Rows past the end are computed again and not written.
@@ -114,7 +122,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         rows[r] = base + row * params.row_words;
     }
     for (var run = tid; run < (params.columns + 15u) / 16u; run += WG) {
-        var v = x16(run);
+        var v = x16(x_base, run);
 #if NORM
         acc[ROWS] += dot16(v, v);
         let n = norm16(run);
@@ -155,7 +163,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #endif
     value = gated(value, up);
 #endif
+#if HEADS
+    let at = params.y_base + group.z * params.y_head + output;
+#else
     let at = params.y_base + group.z * params.outputs + output;
+#endif
 #if SILU_MUL
     value = gated(value, y[at]);
 #endif

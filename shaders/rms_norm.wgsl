@@ -8,9 +8,10 @@ const SUMS: u32 = 1u;
 struct Params {
     columns: u32,
     eps: f32,
+    x_stride: u32,   // quads from one row of x to the next
 }
 @group(0) @binding(1) var<uniform> params: Params;
-@group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;          // [tokens, columns]
+@group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;          // [tokens, 4 * x_stride]
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;    // [tokens, columns]
 @group(0) @binding(5) var<storage, read> norm: array<vec4<f32>>;       // [columns]
 
@@ -25,9 +26,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         return;
     }
     let quads = params.columns / 4u;
-    let row = (group.y * groups.x + group.x) * quads;
+    let token = group.y * groups.x + group.x;
+    let row = token * quads;
+    let start = token * params.x_stride;
     for (var i = tid; i < quads; i += WG) {
-        acc[0] += dot(x[row + i], x[row + i]);
+        acc[0] += dot(x[start + i], x[start + i]);
     }
 #if SUBGROUP
     reduce(subgroup, lane, subgroup_count);
@@ -37,9 +40,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let inverse = inverseSqrt(total(0u) / f32(params.columns) + params.eps);
     for (var i = tid; i < quads; i += WG) {
 #if RESIDUAL
-        y[row + i] += x[row + i] * inverse * norm[i];
+        y[row + i] += x[start + i] * inverse * norm[i];
 #else
-        y[row + i] = x[row + i] * inverse * norm[i];
+        y[row + i] = x[start + i] * inverse * norm[i];
 #endif
     }
 }

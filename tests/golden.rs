@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 /// NMSE of f32 paths, per position, the worst position counting.
 const BOUND: f64 = 1e-6;
 const MODELS: &[&str] = &[
+    "deepseek3",
     "gemma3",
     "glm4moe",
     "glm4moe-mtp",

@@ -10,12 +10,17 @@ struct Params {
     y_stride: u32,       // from one token's outputs to the next's
     y_base: u32,
     bias_base: u32,      // of BIAS
-    expert_words: u32,   // of GROUPED
+    expert_words: u32,   // of GROUPED and HEADS
     shard: u32,          // of GROUPED
     ranks: u32,          // of GATHER
     first_group: u32,    // of a slice of the grid
     bias_stride: u32,    // of GROUPED and BIAS: from one expert's to the next's
     limit: f32,          // of LIMITED
+    heads: u32,          // of HEADS
+    x_base: u32,         // of HEADS: first quad of x; quads from one head's x to the next's, from one token's to the next's
+    x_head: u32,
+    x_stride: u32,
+    y_head: u32,         // of HEADS: from one head's outputs to the next's
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;         // [tokens, columns]
@@ -43,11 +48,22 @@ struct Tile {
     base: u32,           // first word of the matrix
     first_token: u32,
     count: u32,          // of tokens; 0: nothing to do
-    expert: u32,
+    expert: u32,         // or head
 }
 
 fn tile_of(group: vec3<u32>, groups: vec3<u32>) -> Tile {
-    let first_row = (params.first_group + group.y * groups.x + group.x) * OUT;
+    let linear = params.first_group + group.y * groups.x + group.x;
+#if HEADS
+    // The rows of one head, then those of the next.
+    let tiles = (params.outputs + OUT - 1u) / OUT;
+    let head = linear / tiles;
+    if head >= params.heads {
+        return Tile();
+    }
+    let first = group.z * BN;
+    return Tile(linear % tiles * OUT, head * params.expert_words, first, min(params.tokens - first, BN), head);
+#else
+    let first_row = linear * OUT;
     if first_row >= params.outputs {
         return Tile();
     }
@@ -61,6 +77,7 @@ fn tile_of(group: vec3<u32>, groups: vec3<u32>) -> Tile {
 #else
     let first_token = group.z * BN;
     return Tile(first_row, 0u, first_token, min(params.tokens - first_token, BN), 0u);
+#endif
 #endif
 }
 
@@ -92,7 +109,11 @@ fn x4(tile: Tile, n: u32, quad: u32) -> vec4<f32> {
 #if GATHER
         token = order[token] / params.ranks;
 #endif
+#if HEADS
+        v = x[params.x_base + tile.expert * params.x_head + token * params.x_stride + quad];
+#else
         v = weight * x[token * quads + quad];
+#endif
     }
     return v;
 }
@@ -103,7 +124,11 @@ fn y_row(tile: Tile, n: u32) -> u32 {
 #if SCATTER
     token = order[token];
 #endif
+#if HEADS
+    return token * params.y_stride + params.y_base + tile.expert * params.y_head;
+#else
     return token * params.y_stride + params.y_base;
+#endif
 }
 
 // Writes one output; of SWIGLU `sum` is its gate, `up_sum` its up.

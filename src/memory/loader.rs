@@ -266,7 +266,22 @@ impl<'a> Weights<'a> {
             let stamps = store.add(name, experts, Slotted::new(format, columns, rows, parts, &shards, &table))?;
             return Ok(Stack { format, experts, rows, columns, shards, table, stamps: Some(stamps) });
         }
+        self.resident(shards, columns, parts, rows)
+    }
+
+    /// A stack [heads, rows, columns] of which each token reads all.
+    pub fn heads(&mut self, name: &str, heads: usize, rows: usize, columns: usize) -> Result<Stack> {
+        let tensor = self.tensor(name, &[columns, rows, heads])?;
+        let bytes = (self.format(&tensor)?.device_row_bytes(columns) * rows) as u64;
+        let shards = self.shards(name, bytes, heads)?;
+        self.resident(shards, columns, &[Rows { tensor, first: 0, count: heads * rows }], rows)
+    }
+
+    /// A stack that lies in shards as in the file.
+    fn resident(&mut self, shards: Vec<Shard>, columns: usize, parts: &[Rows], rows: usize) -> Result<Stack> {
+        let format = self.format(&parts[0].tensor)?;
         self.copies.extend(copies(parts, &shards, 0, rows, format, columns));
+        let experts = shards.iter().map(|shard| shard.count).sum();
         let mut table = Vec::with_capacity(experts);
         for (index, shard) in shards.iter().enumerate() {
             table.extend((0..shard.count).map(|slot| [index as u32, slot as u32]));

@@ -7,7 +7,7 @@ mod plan;
 mod store;
 
 pub use filling::Progress;
-pub use kv::{KvCache, KvFormat};
+pub use kv::{KvCache, KvFormat, KvWidth};
 pub use loader::Weights;
 pub use plan::{Needs, available_bytes};
 pub use store::{ExpertMemory, ExpertStore, StoreStats, expert_bytes, random_read_rate};

@@ -1,9 +1,9 @@
 //! What several architectures are built of: grouped-query attention, a gated MLP, a mixture of such MLPs.
 
-use super::{Error, Keys, Result};
+use super::{Error, Keys, Result, Sliced};
 use crate::gguf::{Gguf, Value};
 use crate::gpu::View;
-use crate::memory::Weights;
+use crate::memory::{KvWidth, Weights};
 use crate::ops::{
     Activation, Attention, ExpertMlp, GateUp, Heads, Joint, KvLayer, Matrix, Norm, RopePairs, Step, Temperature, Tensor,
 };
@@ -64,18 +64,10 @@ impl Transformer {
         if rope_dim > head_dim || !rope_dim.is_multiple_of(2) {
             return Err(keys.error(&rope, rope_dim, format!("an even number up to {head_dim}")));
         }
-        // The table's own shape says how many tokens there are; its columns are checked when it is loaded.
-        let table = gguf.tensor("token_embd.weight");
-        let vocabulary = table.and_then(|t| t.dims.get(1).copied()).unwrap_or(1) as usize;
-        if let (Some(_), Some(Value::Array(tokens))) = (table, gguf.metadata().get("tokenizer.ggml.tokens"))
-            && tokens.len() != vocabulary
-        {
-            return Err(Error::Vocabulary { file: keys.file().into(), tokens: tokens.len(), rows: vocabulary });
-        }
         Ok(Transformer {
             layers: keys.size("block_count")?,
             hidden,
-            vocabulary,
+            vocabulary: vocabulary(gguf, keys)?,
             context: keys.size("context_length")?,
             heads,
             kv_heads,
@@ -101,12 +93,35 @@ impl Transformer {
         super::Shape {
             hidden: self.hidden,
             vocabulary: self.vocabulary,
-            kv_widths: vec![self.kv_heads * self.head_dim; self.layers],
+            kv_widths: vec![KvWidth::both(self.kv_heads * self.head_dim); self.layers],
             context: self.context,
             rope_pairs: self.rope_dim / 2,
             scratch_per_token: 4 * floats as u64,
+            sliced: Sliced::default(),
         }
     }
+}
+
+/// Tokens that there are.
+pub fn vocabulary(gguf: &Gguf, keys: &Keys) -> Result<usize> {
+    // The table's own shape says how many tokens there are; its columns are checked when it is loaded.
+    let table = gguf.tensor("token_embd.weight");
+    let vocabulary = table.and_then(|t| t.dims.get(1).copied()).unwrap_or(1) as usize;
+    if let (Some(_), Some(Value::Array(tokens))) = (table, gguf.metadata().get("tokenizer.ggml.tokens"))
+        && tokens.len() != vocabulary
+    {
+        return Err(Error::Vocabulary { file: keys.file().into(), tokens: tokens.len(), rows: vocabulary });
+    }
+    Ok(vocabulary)
+}
+
+/// Layers of the trunk, of `blocks` that the file has: those for predicting further tokens come after it.
+pub fn trunk(keys: &Keys, blocks: usize) -> Result<usize> {
+    let next = keys.count_or("nextn_predict_layers", 0)?;
+    if next >= blocks {
+        return Err(keys.error("nextn_predict_layers", next, format!("there are {blocks} blocks")));
+    }
+    Ok(blocks - next)
 }
 
 /// The sizes of a model whose layers are all dense.
@@ -362,7 +377,8 @@ impl Mixture {
     /// its matrices of their type.
     pub fn can_join(&self, weights: &Weights, layer: usize, ff: usize) -> bool {
         let (routed, shared) = (expert_names(layer, "exps"), expert_names(layer, "shexp"));
-        ff == self.ff && routed.iter().zip(&shared).all(|(a, b)| weights.of_one_type(a, b))
+        let room = ff == self.ff && self.experts < MAX_EXPERTS;
+        room && routed.iter().zip(&shared).all(|(a, b)| weights.of_one_type(a, b))
     }
 }
 

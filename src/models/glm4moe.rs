@@ -1,7 +1,7 @@
 //! GLM-4.5 (arXiv 2508.06471): GLM-4.5, 4.6, 4.5-Air. Sigmoid router with a bias for the choice, a shared expert, dense
 //! layers first, rope on a part of each head. Blocks for predicting further tokens, after the trunk, are passed over.
 
-use super::blocks::{Ends, Extras, GatedMlp, SelfAttention, Transformer};
+use super::blocks::{Ends, Extras, GatedMlp, SelfAttention, Transformer, trunk};
 use super::decoder::Decoder;
 use super::sigmoid_experts::{FeedForward, SigmoidMixture};
 use super::{Architecture, Keys, Result, Rope, Shape};
@@ -25,12 +25,9 @@ struct Sizes {
 impl Sizes {
     fn read(gguf: &Gguf, keys: &Keys) -> Result<Self> {
         let t = Transformer::read(gguf, keys)?;
-        let (blocks, next) = (t.layers, keys.count_or("nextn_predict_layers", 0)?);
-        if next >= blocks {
-            return Err(keys.error("nextn_predict_layers", next, format!("there are {blocks} blocks")));
-        }
+        let blocks = t.layers;
         Ok(Sizes {
-            t: Transformer { layers: blocks - next, ..t },
+            t: Transformer { layers: trunk(keys, blocks)?, ..t },
             blocks,
             dense: keys.count_or("leading_dense_block_count", 0)?,
             ff: keys.width("feed_forward_length")?,

@@ -2,10 +2,12 @@
 
 mod blocks;
 mod decoder;
+mod deepseek2;
 mod gemma3;
 mod glm4moe;
 mod gpt_oss;
 mod keys;
+mod latent;
 mod llama;
 mod llama4;
 mod mistral3;
@@ -21,7 +23,7 @@ pub use rope::Rope;
 
 use crate::gguf::Gguf;
 use crate::gpu::View;
-use crate::memory::{self, KvCache, Weights};
+use crate::memory::{self, KvCache, KvWidth, Weights};
 use crate::ops::{self, Matrix, Norm, Step, Tensor};
 use crate::{gguf, gpu};
 
@@ -54,14 +56,31 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub struct Shape {
     pub hidden: usize,
     pub vocabulary: usize,
-    /// kv_heads * head_dim of each layer.
-    pub kv_widths: Vec<usize>,
+    /// Of each layer.
+    pub kv_widths: Vec<KvWidth>,
     /// Positions that the model was made for.
     pub context: usize,
     /// Pairs of a head that turn: the columns of the rope tables, all together.
     pub rope_pairs: usize,
     /// Bytes of activations that each token of a step takes, the logits apart.
     pub scratch_per_token: u64,
+    /// What lives for some of the step's tokens at once.
+    pub sliced: Sliced,
+}
+
+/// Activations of a part of a step.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sliced {
+    pub bytes_per_token: u64,
+    /// Most tokens at once.
+    pub tokens: usize,
+}
+
+impl Sliced {
+    /// Bytes in steps of at most `tokens` tokens.
+    pub fn bytes(&self, tokens: usize) -> u64 {
+        self.bytes_per_token * self.tokens.min(tokens) as u64
+    }
 }
 
 /// A model's forward pass.
@@ -88,6 +107,7 @@ struct Known {
 }
 
 const ARCHITECTURES: &[Known] = &[
+    Known { name: "deepseek2", shape: deepseek2::shape, load: deepseek2::load },
     Known { name: "gemma3", shape: gemma3::shape, load: gemma3::load },
     Known { name: "glm4moe", shape: glm4moe::shape, load: glm4moe::load },
     Known { name: "gpt-oss", shape: blocks::mixture_shape, load: gpt_oss::load },

@@ -1,14 +1,14 @@
 //! Step-3.5-Flash: layers with a window of their own head counts, rope base and full rope between layers that see all and
 //! turn half of each head; a sigmoid gate on each head's result; a sigmoid router with a bias, a shared expert, dense layers
-//! first; the products of some layers held within limits.
+//! first; the products of some layers held within limits. Blocks for predicting further tokens are passed over.
 
-use super::blocks::{Ends, Extras, GatedMlp, SelfAttention, Transformer};
+use super::blocks::{Ends, Extras, GatedMlp, SelfAttention, Transformer, trunk};
 use super::decoder::FeedForward as _;
 use super::sigmoid_experts::{FeedForward, SigmoidMixture};
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gguf::Gguf;
 use crate::gpu::View;
-use crate::memory::{KvCache, Weights};
+use crate::memory::{KvCache, KvWidth, Weights};
 use crate::ops::{Activation, Matrix, Norm, RopePairs, Step, Tensor, Window};
 
 struct Step35 {
@@ -28,16 +28,18 @@ struct Sizes {
     dense: usize,
     ff: usize,
     mixture: SigmoidMixture,
+    blocks: usize,
 }
 
 impl Sizes {
     fn read(gguf: &Gguf, keys: &Keys) -> Result<Self> {
-        let layers = keys.size("block_count")?;
+        let blocks = keys.size("block_count")?;
+        let layers = trunk(keys, blocks)?;
         let pattern = "attention.sliding_window_pattern";
         for key in
             ["attention.head_count", "attention.head_count_kv", pattern, "swiglu_clamp_exp", "swiglu_clamp_shexp"]
         {
-            keys.one_a_layer(key, layers)?;
+            keys.one_a_layer(key, blocks)?;
         }
         let every = keys.size_or("moe_every_n_layers", 1)?;
         if every != 1 {
@@ -51,6 +53,7 @@ impl Sizes {
             dense: keys.count_or("leading_dense_block_count", 0)?,
             ff: keys.width("feed_forward_length")?,
             mixture: SigmoidMixture::read(keys)?,
+            blocks,
         };
         let dim = sizes.t[0].rope_dim;
         if !dim.is_multiple_of(4) {
@@ -68,7 +71,7 @@ impl Sizes {
         let dense = if self.dense > 0 { self.ff } else { 0 };
         let shape = widest.shape(widest.heads + dense + self.mixture.floats_per_token(widest));
         Shape {
-            kv_widths: self.t.iter().map(|t| t.kv_heads * t.head_dim).collect(),
+            kv_widths: self.t.iter().map(|t| KvWidth::both(t.kv_heads * t.head_dim)).collect(),
             rope_pairs: widest.rope_dim / 4 + widest.rope_dim / 2,
             ..shape
         }
@@ -92,6 +95,7 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
     let layers = (0..sizes.t.len())
         .map(|i| Ok((attention(weights, keys, &sizes, i)?, feed_forward(weights, keys, &sizes, i)?)))
         .collect::<Result<_>>()?;
+    (sizes.t.len()..sizes.blocks).for_each(|i| weights.skip(&format!("blk.{i}.")));
     let shape = sizes.shape();
     Ok(Box::new(Step35 { shape, ropes, ends, windowed: sizes.windowed, layers }))
 }

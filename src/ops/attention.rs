@@ -11,7 +11,8 @@ params!(AttentionParams {
     splits: u32,
     scale: f32,
     first_group: u32,
-    window: u32
+    window: u32,
+    first_token: u32
 });
 params!(CombineParams { heads: u32 });
 
@@ -45,17 +46,43 @@ pub struct Attention {
     pub sinks: Option<View>,
 }
 
+/// What one recording of the kernel works on.
+pub(super) struct Rows<'t> {
+    /// [tokens, heads * key size], of the step's tokens from `first_token` on.
+    pub q: &'t Tensor,
+    pub first_token: usize,
+    /// [tokens, heads * value size]
+    pub out: &'t Tensor,
+}
+
+/// Quads of a query that are in workgroup memory at once where not all are: see shaders/attention.wgsl.
+const MOST_STAGED: u32 = 16;
+/// Bytes of queries that fit there.
+const MOST_QUERIES: u32 = 8 << 10;
+
+/// Has queries brought into workgroup memory in parts if a tile of them is too long.
+pub(super) fn staged(spec: KernelSpec, tile_rows: u32, key_dim: u32) -> KernelSpec {
+    if tile_rows * key_dim * 4 <= MOST_QUERIES {
+        return spec;
+    }
+    let stage = (1..=MOST_STAGED).rev().find(|quads| (key_dim / 4).is_multiple_of(*quads)).unwrap_or(1);
+    spec.size("STAGE", stage).flag("STAGED", true)
+}
+
 impl Step<'_> {
-    /// Keys and values are read once for every tile of rows.
-    fn attention_cost(&self, a: &Attention, cache: &KvLayer, tile_rows: usize) -> Cost {
-        let rows = self.tokens * (a.heads / a.kv_heads);
-        let row_bytes = 2 * a.kv_heads * a.head_dim * if cache.f16 { 2 } else { 4 };
-        let mut other_bytes = (2 * self.tokens * a.heads * a.head_dim * 4) as u64;
-        let mut position_bytes = (rows.div_ceil(tile_rows) * row_bytes) as u64;
-        let (mut flops, mut position_flops) = (0, (4 * self.tokens * a.heads * a.head_dim) as u64);
+    /// Keys and values are read once for every tile of rows; where all heads share them, once for every token.
+    fn attention_cost(&self, a: &Attention, rows: &Rows, cache: &KvLayer, tile_rows: usize) -> Cost {
+        let (tokens, sharing) = (rows.q.rows, a.heads / a.kv_heads);
+        let dims = a.head_dim + rows.out.columns / a.heads;
+        let lanes = if cache.v.is_some() { dims } else { a.head_dim };
+        let row_bytes = lanes * a.kv_heads * cache.bytes();
+        let tile_rows = if cache.v.is_some() { tile_rows } else { tile_rows.max(sharing) };
+        let mut other_bytes = (tokens * a.heads * dims * 4) as u64;
+        let mut position_bytes = ((tokens * sharing).div_ceil(tile_rows) * row_bytes) as u64;
+        let (mut flops, mut position_flops) = (0, (2 * tokens * a.heads * dims) as u64);
         if let Some(window) = a.window {
             // No position but those of the window, and of the tile's own tokens, costs anything.
-            let seen = (window.positions() + self.tokens.min(tile_rows)) as u64;
+            let seen = (window.positions() + tokens.min(tile_rows)) as u64;
             other_bytes += position_bytes * seen;
             flops = position_flops * seen;
             (position_bytes, position_flops) = (0, 0);
@@ -66,46 +93,61 @@ impl Step<'_> {
     /// softmax(scale q k^T) v per head, each token over the positions up to its own. q and the result are
     /// [tokens, heads * head_dim].
     pub fn attention(&mut self, q: &Tensor, a: &Attention, cache: &KvLayer) -> Result<Tensor> {
-        ensure(a.kv_heads > 0 && a.heads.is_multiple_of(a.kv_heads), "attention", || {
-            format!("{} heads do not share {} KV heads evenly", a.heads, a.kv_heads)
-        })?;
         ensure(a.head_dim.is_multiple_of(4) && a.head_dim <= 256, "attention", || {
             format!("head size {}: a multiple of 4 up to 256 is needed", a.head_dim)
+        })?;
+        ensure(cache.v.is_some(), "attention", || "a cache without values of its own".into())?;
+        ensure(q.rows == self.tokens, "attention", || format!("{} queries of {} tokens", q.rows, self.tokens))?;
+        let out = self.tensor("attended", a.heads * a.head_dim)?;
+        self.attend(&Rows { q, first_token: 0, out: &out }, a, cache)?;
+        Ok(out)
+    }
+
+    /// Attention of `rows`; of the cache's keys alone where it has no values.
+    pub(super) fn attend(&mut self, rows: &Rows, a: &Attention, cache: &KvLayer) -> Result<()> {
+        let Rows { q, first_token, out } = *rows;
+        let (tokens, value_dim) = (q.rows, out.columns / a.heads.max(1));
+        ensure(a.kv_heads > 0 && a.heads.is_multiple_of(a.kv_heads), "attention", || {
+            format!("{} heads do not share {} KV heads evenly", a.heads, a.kv_heads)
         })?;
         ensure(a.sinks.as_ref().is_none_or(|s| s.size >= a.heads as u64 * 4), "attention", || {
             format!("sinks of {} heads are needed", a.heads)
         })?;
         ensure(a.window.is_none_or(|w| w.positions() > 0), "attention", || "a window of no positions".into())?;
-        ensure(q.rows == self.tokens && q.columns == a.heads * a.head_dim, "attention", || {
-            format!(
-                "q is [{}, {}], of {} tokens and {} heads of {}",
-                q.rows, q.columns, self.tokens, a.heads, a.head_dim
-            )
+        let whole = q.columns == a.heads * a.head_dim && out.columns == a.heads * value_dim && q.rows == out.rows;
+        let part = first_token + tokens <= self.tokens && value_dim <= a.head_dim;
+        ensure(whole && part && value_dim.is_multiple_of(4), "attention", || {
+            let (q, out) = ([q.rows, q.columns], [out.rows, out.columns]);
+            format!("q is {q:?}, the result {out:?}, of {} heads of {}", a.heads, a.head_dim)
         })?;
-        let out = self.tensor("attended", a.heads * a.head_dim)?;
-        let (wg, most_rows) = self.tuning.attention;
+        let latent = cache.v.is_none();
+        let (wg, most_rows) = if latent { self.tuning.latent } else { self.tuning.attention };
         let sharing = a.heads / a.kv_heads;
-        let rows = self.tokens * sharing;
         // Of prefill one variant serves all lengths, so that none is compiled on the way.
         let tile_rows = if self.tokens == 1 { (sharing as u32).next_power_of_two().min(most_rows) } else { most_rows };
-        let row_bytes = (a.kv_heads * a.head_dim * if cache.f16 { 2 } else { 4 }) as u64;
+        let row_bytes = (a.kv_heads * a.head_dim * cache.bytes()) as u64;
         let positions = ((cache.k.size / row_bytes) as usize).min(a.window.map_or(usize::MAX, Window::positions));
-        let splits = if self.tokens == 1 { self.tuning.splits_for(positions) } else { 1 };
+        let splits = if self.tokens == 1 { self.tuning.splits_for(positions, latent) } else { 1 };
         let split = splits > 1;
-        let spec = KernelSpec::new("attention")
-            .size("WG", wg)
-            .size("ROWS", tile_rows)
-            .size("HEAD_DIM", a.head_dim as u32)
+        let spec = KernelSpec::new("attention").size("WG", wg).size("ROWS", tile_rows);
+        let key_dim = a.head_dim as u32;
+        let spec = match latent {
+            true => staged(spec.size("KEY_DIM", key_dim).size("VALUE_DIM", value_dim as u32), tile_rows, key_dim),
+            false => spec.size("HEAD_DIM", key_dim),
+        };
+        let spec = spec
+            .flag("LATENT", latent)
             .flag("KV_F16", cache.f16)
             .flag("WINDOW", matches!(a.window, Some(Window::Last(_))))
             .flag("CHUNK", matches!(a.window, Some(Window::Chunk(_))))
             .flag("SINKS", a.sinks.is_some())
             .flag("SPLIT", split);
-        let mut bind = vec![("q", &q.view), ("k_cache", &cache.k), ("v_cache", &cache.v)];
+        let mut bind = vec![("q", &q.view), ("k_cache", &cache.k)];
+        bind.extend(cache.v.as_ref().map(|v| ("v_cache", v)));
         let (sums, stats) = if split {
             let per_split = (a.heads * 4) as u64 * u64::from(splits);
             let gpu = self.recorder.gpu();
-            let sums = self.scratch.bytes(gpu, "split sums", per_split * a.head_dim as u64)?;
+            let sums = self.scratch.bytes(gpu, "split sums", per_split * value_dim as u64)?;
             (Some(sums), Some(self.scratch.bytes(gpu, "split stats", per_split * 2)?))
         } else {
             (None, None)
@@ -113,33 +155,42 @@ impl Step<'_> {
         bind.push(("out", sums.as_ref().unwrap_or(&out.view)));
         bind.extend(stats.as_ref().map(|s| ("stats", s)));
         bind.extend(a.sinks.as_ref().map(|s| ("sinks", s)));
+        let tiles = (tokens * sharing).div_ceil(tile_rows as usize) as u64;
         self.recorder.call(Call {
             spec,
             bind: &bind,
             params: AttentionParams {
-                tokens: self.tokens as u32,
+                tokens: tokens as u32,
                 heads: a.heads as u32,
                 kv_heads: a.kv_heads as u32,
                 splits,
                 scale: a.scale,
                 window: a.window.map_or(0, |w| w.positions() as u32),
+                first_token: first_token as u32,
                 ..Default::default()
             },
-            grid: Grid::linear(rows.div_ceil(tile_rows as usize) as u64, a.kv_heads as u64 * u64::from(splits)),
-            cost: self.attention_cost(a, cache, tile_rows as usize),
+            grid: Grid::linear(tiles, a.kv_heads as u64 * u64::from(splits)),
+            cost: self.attention_cost(a, rows, cache, tile_rows as usize),
         })?;
-        if let (Some(sums), Some(stats)) = (sums, stats) {
-            self.recorder.call(Call {
-                spec: KernelSpec::new("attention_combine")
-                    .size("WG", self.tuning.row.min((a.head_dim / 4) as u32))
-                    .size("SPLITS", splits)
-                    .size("HEAD_DIM", a.head_dim as u32),
-                bind: &[("sums", &sums), ("stats", &stats), ("out", &out.view)],
-                params: CombineParams { heads: a.heads as u32 },
-                grid: Grid([a.heads as u32, 1, 1]),
-                cost: Cost { other_bytes: sums.size + (a.heads * a.head_dim * 4) as u64, ..Cost::default() },
-            })?;
+        match (sums, stats) {
+            (Some(sums), Some(stats)) => self.combine(a.heads, splits, &sums, &stats, out),
+            _ => Ok(()),
         }
-        Ok(out)
+    }
+
+    /// Joins the splits of one token.
+    fn combine(&mut self, heads: usize, splits: u32, sums: &View, stats: &View, out: &Tensor) -> Result<()> {
+        let dim = (out.columns / heads) as u32;
+        self.recorder.call(Call {
+            spec: KernelSpec::new("attention_combine")
+                .size("WG", self.tuning.row.min(dim / 4))
+                .size("SPLITS", splits)
+                .size("HEAD_DIM", dim),
+            bind: &[("sums", sums), ("stats", stats), ("out", &out.view)],
+            params: CombineParams { heads: heads as u32 },
+            grid: Grid([heads as u32, 1, 1]),
+            cost: Cost { other_bytes: sums.size + (out.columns * 4) as u64, ..Cost::default() },
+        })?;
+        Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Per-head RMSNorm of q and k, rotary position embedding, and the cache write.
 
-use super::{Norm, Result, Step, Tensor, ensure};
+use super::{Error, Norm, Result, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, View, params};
 
 params!(HeadsParams {
@@ -56,9 +56,22 @@ pub struct Heads<'a> {
 /// One layer's keys and values, each [positions, kv_heads, head_dim].
 pub struct KvLayer {
     pub k: View,
-    pub v: View,
+    /// None: values are the first lanes of the keys (latent attention).
+    pub v: Option<View>,
     /// f16, else f32.
     pub f16: bool,
+}
+
+impl KvLayer {
+    /// Bytes a value.
+    pub(super) fn bytes(&self) -> usize {
+        if self.f16 { 2 } else { 4 }
+    }
+}
+
+/// Of an operator that needs them.
+pub(super) fn no_values(op: &'static str) -> Error {
+    Error::Shape { op, message: "a cache without values of its own".into() }
 }
 
 impl Step<'_> {
@@ -90,7 +103,8 @@ impl Step<'_> {
             .flag("TEMPERATURE", h.temperature.is_some())
             .flag("KV_F16", cache.f16);
         let mut bind = vec![("qkv", &qkv.view), ("q", &q.view), ("rope", h.rope)];
-        bind.extend([("k_cache", &cache.k), ("v_cache", &cache.v)]);
+        let v_cache = cache.v.as_ref().ok_or_else(|| no_values("heads"))?;
+        bind.extend([("k_cache", &cache.k), ("v_cache", v_cache)]);
         if let Some((q_norm, k_norm)) = h.qk_norm {
             bind.extend([("q_norm", &q_norm.weight), ("k_norm", &k_norm.weight)]);
         }

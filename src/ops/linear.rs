@@ -16,7 +16,9 @@ params!(MatvecParams {
     shard: u32,
     first_group: u32,
     bias_stride: u32,
-    limit: f32
+    limit: f32,
+    x_head: u32,
+    y_head: u32
 });
 
 params!(MatmulParams {
@@ -33,7 +35,12 @@ params!(MatmulParams {
     ranks: u32,
     first_group: u32,
     bias_stride: u32,
-    limit: f32
+    limit: f32,
+    heads: u32,
+    x_base: u32,
+    x_head: u32,
+    x_stride: u32,
+    y_head: u32
 });
 
 /// What a gated MLP's gate passes through.
@@ -170,6 +177,19 @@ impl Step<'_> {
         let (x, norm) = self.norm_for(x, norm)?;
         self.linear(&x, &y, Linear { matrix, norm, bias: None, epilogue: Epilogue::Store, at: 0 })?;
         Ok(y)
+    }
+
+    /// y = W norm(the first columns of x), y [tokens, rows of W].
+    pub fn norm_part_linear(&mut self, name: &'static str, x: &Tensor, norm: &Norm, matrix: &Matrix) -> Result<Tensor> {
+        if x.rows > 1 {
+            let normed = self.rms_norm_part(x, norm)?;
+            return self.project(name, &normed, matrix);
+        }
+        ensure(x.columns >= matrix.columns, "linear", || {
+            format!("{} columns of which a matrix reads {}", x.columns, matrix.columns)
+        })?;
+        let part = Tensor { columns: matrix.columns, ..x.clone() };
+        self.norm_linear(name, &part, norm, matrix)
     }
 
     /// The norm stays with the mat-vec of one row; of more rows it is computed once.

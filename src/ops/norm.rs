@@ -3,7 +3,7 @@
 use super::{Result, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, View, params};
 
-params!(NormParams { columns: u32, eps: f32 });
+params!(NormParams { columns: u32, eps: f32, x_stride: u32 });
 
 /// An RMSNorm's weights, `f32 [columns]`, and its epsilon.
 pub struct Norm {
@@ -21,6 +21,14 @@ impl Step<'_> {
         Ok(y)
     }
 
+    /// As [`Step::rms_norm`], of the first columns of each row of x, as many as the norm has.
+    pub fn rms_norm_part(&mut self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
+        let y = self.tensor("normed", norm.columns)?;
+        let y = Tensor { rows: x.rows, ..y };
+        self.norm_into(x, norm, &y, false)?;
+        Ok(y)
+    }
+
     /// y += x / sqrt(mean(x^2) + eps) * weight, row by row: the norm at the end of a branch.
     pub fn add_norm(&mut self, y: &Tensor, x: &Tensor, norm: &Norm) -> Result<()> {
         ensure(y.first_row == 0 && (y.rows, y.columns) == (x.rows, x.columns), "add_norm", || {
@@ -30,15 +38,17 @@ impl Step<'_> {
     }
 
     fn norm_into(&mut self, x: &Tensor, norm: &Norm, y: &Tensor, add: bool) -> Result<()> {
-        ensure(x.first_row == 0 && x.columns == norm.columns && x.columns.is_multiple_of(4), "rms_norm", || {
-            format!("x has {} columns (a multiple of 4 is needed), the norm {}", x.columns, norm.columns)
+        let fours = x.columns.is_multiple_of(4) && y.columns.is_multiple_of(4);
+        ensure(x.first_row == 0 && x.columns >= y.columns && y.columns == norm.columns && fours, "rms_norm", || {
+            let columns = [x.columns, y.columns, norm.columns];
+            format!("x, y and the norm have {columns:?} columns (a multiple of 4 is needed)")
         })?;
         self.recorder.call(Call {
             spec: self.reducing("rms_norm", self.tuning.row).flag("RESIDUAL", add),
             bind: &[("x", &x.view), ("y", &y.view), ("norm", &norm.weight)],
-            params: NormParams { columns: x.columns as u32, eps: norm.eps },
+            params: NormParams { columns: y.columns as u32, eps: norm.eps, x_stride: (x.columns / 4) as u32 },
             grid: Grid::linear(x.rows as u64, 1),
-            cost: Cost { other_bytes: (x.rows * x.columns * 8) as u64, ..Cost::default() },
+            cost: Cost { other_bytes: (x.rows * y.columns * 8) as u64, ..Cost::default() },
         })?;
         Ok(())
     }

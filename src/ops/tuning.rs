@@ -11,6 +11,10 @@ pub struct Tuning {
     pub row: u32,
     /// Invocations of an attention workgroup (and keys of its tile), and most query rows that share a reading of them.
     pub attention: (u32, u32),
+    /// The same of latent attention, whose heads all read one key of 576 lanes.
+    pub latent: (u32, u32),
+    /// Its `splits`: the sums of one part are those of all heads, as many bytes as hundreds of keys.
+    pub latent_splits: (u32, u32),
     /// Parts into which decode cuts the keys at most, and positions that each part is worth.
     pub splits: (u32, u32),
     pub matmul: MatmulTile,
@@ -31,8 +35,8 @@ pub struct MatmulTile {
 
 impl Tuning {
     /// Parts into which decode cuts the keys of a cache that holds `positions`; 1 needs no combine.
-    pub fn splits_for(&self, positions: usize) -> u32 {
-        let (most, worth) = self.splits;
+    pub fn splits_for(&self, positions: usize, latent: bool) -> u32 {
+        let (most, worth) = if latent { self.latent_splits } else { self.splits };
         positions.div_ceil(worth as usize).clamp(1, most as usize) as u32
     }
 
@@ -43,6 +47,8 @@ impl Tuning {
                 matvec: (64, 4),
                 row: 64,
                 attention: (64, 8),
+                latent: (128, 16),
+                latent_splits: (16, 512),
                 splits: (64, 64),
                 matmul: MatmulTile { bm: 64, bn: 64, tm: 4, tn: 4, runs: 2 },
                 wide: 256,
@@ -55,6 +61,8 @@ impl Tuning {
                 matvec: (8, 8),
                 row: 8,
                 attention: (32, 8),
+                latent: (32, 8),
+                latent_splits: (4, 1024),
                 splits: (4, 1024),
                 matmul: MatmulTile { bm: 64, bn: 16, tm: 8, tn: 8, runs: 2 },
                 wide: 64,

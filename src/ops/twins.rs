@@ -3,6 +3,10 @@
 //!
 //! Weights come in decoded, all arrays are row-major, and shapes stand as in the kernels' own declarations.
 
+mod latent;
+
+pub use latent::{Latent, latent_attention, latent_row};
+
 use super::{Activation, RopePairs, Temperature, Window};
 
 /// What becomes of a product W x before it is written.

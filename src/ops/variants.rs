@@ -1,6 +1,7 @@
 //! Every kernel that the operators record, for those who look at kernels without a model: tests, `halogen shaders`.
 
 use super::Tuning;
+use super::attention::staged;
 use crate::formats::Format;
 use crate::gpu::KernelSpec;
 
@@ -42,6 +43,9 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
             all.extend(each(gelu, &["NORM", "SUBGROUP"]));
             all.extend(one_of(vec![matmul.clone().flag("GELU", true)], &epilogues[1..]));
         }
+        let head = matvec.clone().flag("HEADS", true);
+        all.extend(each(vec![head], if usual { &["RAGGED", "SUBGROUP"] } else { &["SUBGROUP"] }));
+        all.push(matmul.clone().flag("HEADS", true));
         let expert = all_of(matvec.clone(), &["EXPERT", "NORM"]);
         all.extend(each(one_of(vec![expert.clone()], &epilogues[1..]), &["RAGGED", "SUBGROUP"]));
         if usual || format == Format::MXFP4 {
@@ -96,6 +100,18 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         }
         let combine = new("attention_combine").size("WG", t.row.min(dim / 4)).size("SPLITS", t.splits.0);
         all.push(combine.size("HEAD_DIM", dim));
+    }
+    for (rank, rope_dim) in [(512, 64), (32, 16)] {
+        let row = rank + rope_dim;
+        let latent = new("latent").size("WG", t.row).size("LATENT", rank).size("HEAD_DIM", row);
+        all.extend(each(vec![latent], &["KV_F16", "SUBGROUP"]));
+        for rows in (0..).map(|i| 1 << i).take_while(|rows| *rows <= t.latent.1) {
+            let spec = new("attention").size("WG", t.latent.0).size("ROWS", rows);
+            let spec = staged(spec.size("KEY_DIM", row).size("VALUE_DIM", rank).flag("LATENT", true), rows, row);
+            all.extend(each(vec![spec], &["KV_F16", "SPLIT"]));
+        }
+        let combine = new("attention_combine").size("WG", t.row.min(rank / 4)).size("SPLITS", t.latent_splits.0);
+        all.push(combine.size("HEAD_DIM", rank));
     }
     for experts in [2, 8, 64, 128, 512, 1024] {
         let router = new("router").size("WG", t.wide.min(experts)).size("EXPERTS", experts);

@@ -77,7 +77,12 @@ impl Session {
         Needs {
             weights: 0,
             kv: KvCache::bytes(&shape.kv_widths, context, options.kv),
-            scratch: shape.scratch_per_token.saturating_mul(chunk).saturating_add(positions).saturating_add(sampling),
+            scratch: shape
+                .scratch_per_token
+                .saturating_mul(chunk)
+                .saturating_add(shape.sliced.bytes(chunk as usize))
+                .saturating_add(positions)
+                .saturating_add(sampling),
             context,
         }
     }
@@ -169,7 +174,7 @@ impl Session {
 
     /// Bytes of the buffers that the session has made on the device, the recordings' parameters apart.
     pub fn bytes(&self) -> u64 {
-        let cache: u64 = self.cache.layers.iter().map(|l| l.k.size + l.v.size).sum();
+        let cache: u64 = self.cache.layers.iter().map(|l| l.k.size + l.v.as_ref().map_or(0, |v| v.size)).sum();
         let sampling = sample_bytes(self.model.shape().vocabulary);
         cache
             + self.scratch.total_bytes()

@@ -53,6 +53,8 @@ fn missing_tensors() {
         ("qwen3", "blk.1.attn_k_norm.weight"),
         ("qwen3moe", "blk.1.ffn_gate_inp.weight"),
         ("qwen3moe", "blk.0.ffn_down_exps.weight"),
+        ("deepseek2", "blk.0.attn_k_b.weight"),
+        ("deepseek2", "blk.1.attn_kv_a_norm.weight"),
         ("llama4", "blk.1.ffn_gate_shexp.weight"),
         ("step35", "blk.1.attn_gate.weight"),
         ("step35", "blk.1.exp_probs_b.bias"),
@@ -206,6 +208,24 @@ fn routers_that_no_model_has() {
         made.set("expert_group_used_count", 1u32.into());
     };
     check("glm4moe", few, &["glm4moe.expert_group_used_count = 1", "2 groups of 3 experts", "uses 4"]);
+}
+
+#[test]
+fn latents_that_no_model_has() {
+    for key in ["attention.q_lora_rank", "attention.kv_lora_rank", "attention.key_length_mla", "rope.dimension_count"] {
+        check_key("deepseek2", key, 0u32, &["= 0: a number from 1 to"]);
+        check_key("deepseek2", key, 1u64 << 40, &["= 1099511627776"]);
+        check_key("deepseek2", key, 6u32, &["= 6", "multiple of 4"]);
+    }
+    check_key("deepseek2", "attention.kv_lora_rank", 1020u32, &["= 1020", "with 8 rotated lanes at most 1024"]);
+    check_key("deepseek2", "attention.key_length", 576u32, &["= 576", "make it 24"]);
+    check_key("deepseek2", "attention.value_length", 12u32, &["= 12", "make it 16"]);
+    check_key("deepseek2", "rope.dimension_count", 20u32, &["= 20", "a number below 20, the head's size"]);
+    let other = |key: &'static str| move |made: &mut Made| made.set(key, 24u32.into());
+    check("deepseek2", other("attention.q_lora_rank"), &["blk.0.attn_q_a.weight", "[32, 20]", "[32, 24]"]);
+    check("deepseek2", other("attention.key_length_mla"), &["blk.0.attn_q_b.weight", "[20, 80]", "[20, 96]"]);
+    check("deepseek2", other("attention.value_length_mla"), &["blk.0.attn_v_b.weight", "[16, 12, 4]", "[16, 24, 4]"]);
+    check_key("deepseek2", "nextn_predict_layers", 2u32, &["= 2", "there are 2 blocks"]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use halogen::gguf::Value;
 use halogen::session::{Result, Sampling, Session, SessionOptions};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-const ARCHITECTURES: [&str; 7] = ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe", "llama4", "step35"];
+const ARCHITECTURES: [&str; 8] = ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe", "deepseek2", "llama4", "step35"];
 
 /// Loads a model and runs it a little.
 fn run(made: &Made) -> Result<()> {
@@ -89,6 +89,10 @@ fn wrong_values_are_refused_or_run() {
         "expert_count",
         "expert_used_count",
         "expert_feed_forward_length",
+        "attention.q_lora_rank",
+        "attention.kv_lora_rank",
+        "attention.key_length_mla",
+        "attention.value_length_mla",
         "interleave_moe_layer_step",
         "leading_dense_block_count",
         "expert_shared_feed_forward_length",

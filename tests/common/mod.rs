@@ -65,6 +65,17 @@ pub const TINY: Sizes = Sizes {
     context: 128,
 };
 
+/// The sizes of made-up latent attention.
+struct Latent {
+    q_rank: usize,
+    rank: usize,
+    rope_dim: usize,
+    nope: usize,
+    value_dim: usize,
+}
+
+const LATENT: Latent = Latent { q_rank: 20, rank: 16, rope_dim: 8, nope: 12, value_dim: 12 };
+
 /// A tensor of a made-up file. Dimensions have the columns first.
 #[derive(Clone)]
 pub struct Tensor {
@@ -107,7 +118,7 @@ fn encode(format: Format, values: impl Iterator<Item = f32>) -> Vec<u8> {
 }
 
 impl Made {
-    /// llama, llama4, qwen2, qwen3, qwen3moe or glm4moe with weights in `format`.
+    /// llama, llama4, qwen2, qwen3, qwen3moe, glm4moe or deepseek2 with weights in `format`.
     pub fn new(architecture: &str, format: Format, s: &Sizes) -> Made {
         let mut made = Made { metadata: Metadata::new(), tensors: Vec::new() };
         made.metadata.insert("general.architecture", architecture.into());
@@ -126,13 +137,32 @@ impl Made {
         }
         made.set("rope.freq_base", 10_000f32.into());
         made.set("attention.layer_norm_rms_epsilon", 1e-6f32.into());
-        let moe = ["qwen3moe", "glm4moe"].contains(&architecture);
-        let shared = architecture == "glm4moe";
-        let ffn_norm = if shared { "post_attention_norm.weight" } else { "ffn_norm.weight" };
+        let moe = ["qwen3moe", "glm4moe", "deepseek2"].contains(&architecture);
+        let latent = architecture == "deepseek2";
+        let shared = moe && architecture != "qwen3moe";
+        let ffn_norm = if architecture == "glm4moe" { "post_attention_norm.weight" } else { "ffn_norm.weight" };
         if moe {
             made.set("expert_count", (s.experts as u32).into());
             made.set("expert_used_count", (s.used as u32).into());
             made.set("expert_feed_forward_length", (s.ff as u32).into());
+        }
+        if latent {
+            let Latent { q_rank, rank, rope_dim, nope, value_dim } = LATENT;
+            let grouped = s.experts.is_multiple_of(2) && s.used <= s.experts / 2;
+            let (groups, groups_used) = if grouped { (s.experts / 2, s.used) } else { (1, 1) };
+            for (key, value) in [
+                ("attention.key_length", rank + rope_dim),
+                ("attention.value_length", rank),
+                ("attention.key_length_mla", nope + rope_dim),
+                ("attention.value_length_mla", value_dim),
+                ("attention.q_lora_rank", q_rank),
+                ("attention.kv_lora_rank", rank),
+                ("rope.dimension_count", rope_dim),
+                ("expert_group_count", groups),
+                ("expert_group_used_count", groups_used),
+            ] {
+                made.set(key, (value as u32).into());
+            }
         }
         made.vocabulary(s.vocabulary);
 
@@ -146,10 +176,19 @@ impl Made {
             let mut dense = |what: &str, dims: &[usize]| {
                 made.matrix(&name(what), dims, format, 2.0 / (dims[0] as f32).sqrt());
             };
-            dense("attn_q.weight", &[s.hidden, q]);
-            dense("attn_k.weight", &[s.hidden, kv]);
-            dense("attn_v.weight", &[s.hidden, kv]);
-            dense("attn_output.weight", &[q, s.hidden]);
+            if latent {
+                dense("attn_q_a.weight", &[s.hidden, LATENT.q_rank]);
+                dense("attn_q_b.weight", &[LATENT.q_rank, s.heads * (LATENT.nope + LATENT.rope_dim)]);
+                dense("attn_kv_a_mqa.weight", &[s.hidden, LATENT.rank + LATENT.rope_dim]);
+                dense("attn_k_b.weight", &[LATENT.nope, LATENT.rank, s.heads]);
+                dense("attn_v_b.weight", &[LATENT.rank, LATENT.value_dim, s.heads]);
+                dense("attn_output.weight", &[s.heads * LATENT.value_dim, s.hidden]);
+            } else {
+                dense("attn_q.weight", &[s.hidden, q]);
+                dense("attn_k.weight", &[s.hidden, kv]);
+                dense("attn_v.weight", &[s.hidden, kv]);
+                dense("attn_output.weight", &[q, s.hidden]);
+            }
             if moe {
                 dense("ffn_gate_inp.weight", &[s.hidden, s.experts]);
                 dense("ffn_gate_exps.weight", &[s.hidden, s.ff, s.experts]);
@@ -169,6 +208,10 @@ impl Made {
             made.vector(&name(ffn_norm), s.hidden, 1.0);
             if shared {
                 made.vector(&name("exp_probs_b.bias"), s.experts, 0.0);
+            }
+            if latent {
+                made.vector(&name("attn_q_a_norm.weight"), LATENT.q_rank, 1.0);
+                made.vector(&name("attn_kv_a_norm.weight"), LATENT.rank, 1.0);
             }
             if architecture.starts_with("qwen3") {
                 made.vector(&name("attn_q_norm.weight"), s.head_dim, 1.0);

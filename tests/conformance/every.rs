@@ -5,8 +5,8 @@ use crate::rig::*;
 use halogen::formats::Format;
 use halogen::gpu::View;
 use halogen::ops::{
-    Activation, Attention, ExpertGateUp, ExpertMlp, GateUp, Heads, KvLayer, RopePairs, Routing, SampleBuffers,
-    SigmoidRouter,
+    Activation, Attention, ExpertGateUp, ExpertMlp, GateUp, Heads, KvLayer, LatentAttention, RopePairs, Routing,
+    SampleBuffers, SigmoidRouter, Tensor,
 };
 
 type Record = fn(&mut Rig, &mut Random, usize) -> Outcome;
@@ -83,6 +83,13 @@ const OPERATORS: &[(&str, Record)] = &[
         let kv =
             cache(rig, &(0..32 * 64).map(|_| 0x3c00_3800 ^ random.word() as u32 & 0x83ff_83ff).collect::<Vec<_>>());
         rig.run(|step| step.attention(&q, &a, &kv).map(drop))
+    }),
+    ("latent_attention", |rig, random, tokens| {
+        let (q, a, rope, l, kv) = latent(rig, random, tokens);
+        for (name, columns) in [("latent queries", 4 * 48), ("attended", 4 * 32), ("values", 4 * 32)] {
+            rig.poison(name, tokens * columns);
+        }
+        rig.run(|step| step.latent_attention(&q, &a, 4, &l, &rope, &kv).map(drop))
     }),
     ("router", |rig, random, tokens| {
         rig.poison("routed", tokens * 8);
@@ -169,7 +176,22 @@ fn cache(rig: &mut Rig, words: &[u32]) -> KvLayer {
         }
         view
     };
-    KvLayer { k: upload(rig), v: upload(rig), f16: true }
+    KvLayer { k: upload(rig), v: Some(upload(rig)), f16: true }
+}
+
+/// Four heads on a latent of 32 and 16 rotated lanes, from column 4 of 56 on, with a watched cache of 32 positions.
+fn latent(rig: &mut Rig, random: &mut Random, tokens: usize) -> (Tensor, Tensor, View, LatentAttention, KvLayer) {
+    let gpu = rig.gpu();
+    let q = tensor(gpu, &random.floats(tokens * 4 * 48), 4 * 48);
+    let a = tensor(gpu, &random.floats(tokens * 56), 56);
+    let rope = gpu.upload("rope", &[[0.6f32, 0.8]; 32 * 8]).unwrap();
+    let stack = |random: &mut Random| in_order(&Weights::random(random, Format::F16, 4 * 32, 32), gpu, 4, 1);
+    let (k_b, v_b) = (stack(random), stack(random));
+    let norm = norm(gpu, random, 32).0;
+    let l = LatentAttention { heads: 4, rank: 32, rope_dim: 16, scale: 0.15, norm, k_b, v_b };
+    let k = gpu.upload("cache", &vec![0x3c00_3800u32; 32 * 24]).unwrap();
+    rig.watch(&k);
+    (q, a, rope, l, KvLayer { k, v: None, f16: true })
 }
 
 /// Wrong shapes, which no shader may see.
@@ -201,6 +223,26 @@ const REFUSED: &[(&str, Record)] = &[
         let a = Attention { heads: 3, kv_heads: 2, head_dim: 64, scale: 0.125, window: None, sinks: None };
         let q = tensor(rig.gpu(), &random.floats(tokens * 192), 192);
         let kv = cache(rig, &[0; 4096]);
+        rig.run(|step| step.attention(&q, &a, &kv).map(drop))
+    }),
+    ("latent_attention/row", |rig, random, tokens| {
+        let (q, a, rope, l, kv) = latent(rig, random, tokens);
+        rig.run(|step| step.latent_attention(&q, &a, 12, &l, &rope, &kv).map(drop))
+    }),
+    ("latent_attention/heads", |rig, random, tokens| {
+        let (q, a, rope, l, kv) = latent(rig, random, tokens);
+        let l = LatentAttention { heads: 5, ..l };
+        rig.run(|step| step.latent_attention(&q, &a, 4, &l, &rope, &kv).map(drop))
+    }),
+    ("latent_attention/values", |rig, random, tokens| {
+        let (q, a, rope, l, kv) = latent(rig, random, tokens);
+        let kv = KvLayer { v: Some(kv.k.clone()), ..kv };
+        rig.run(|step| step.latent_attention(&q, &a, 4, &l, &rope, &kv).map(drop))
+    }),
+    ("attention/no values", |rig, random, tokens| {
+        let a = Attention { heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125, window: None, sinks: None };
+        let q = tensor(rig.gpu(), &random.floats(tokens * 256), 256);
+        let kv = KvLayer { v: None, ..cache(rig, &[0; 4096]) };
         rig.run(|step| step.attention(&q, &a, &kv).map(drop))
     }),
     ("router/ranks", |rig, random, tokens| {

@@ -105,7 +105,7 @@ impl Geometry {
         let row_words = kv_heads * head_dim / if self.f16 { 2 } else { 1 };
         let kv = KvLayer {
             k: cache(gpu, positions * row_words, POISON),
-            v: cache(gpu, positions * row_words, POISON),
+            v: Some(cache(gpu, positions * row_words, POISON)),
             f16: self.f16,
         };
         let rope_view = gpu.upload("rope", &rope).unwrap();
@@ -140,7 +140,7 @@ impl Geometry {
             }
         }
         compare("q", &rig.floats("q", q.len())?, &q, head_dim, 1e-7)?;
-        for (what, view, want) in [("k", &kv.k, k), ("v", &kv.v, v)] {
+        for (what, view, want) in [("k", &kv.k, k), ("v", kv.v.as_ref().unwrap(), v)] {
             let words = gpu.blocking_read::<u32>(view).unwrap();
             let (before, after) = (position * row_words, (position + tokens) * row_words);
             if words[..before].iter().chain(&words[after..positions * row_words]).any(|w| *w != POISON) {

@@ -8,6 +8,7 @@ mod attention;
 mod every;
 mod experts;
 mod heads;
+mod latent;
 mod linear;
 mod lookup;
 mod rig;
@@ -36,6 +37,7 @@ fn main() {
         rows::cases,
         heads::cases,
         attention::cases,
+        latent::cases,
         experts::cases,
         lookup::cases,
         sampling::cases,

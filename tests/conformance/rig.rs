@@ -246,6 +246,16 @@ impl Weights {
     }
 }
 
+/// The rows as those of `heads` matrices, one head after another.
+pub fn in_order(weights: &Weights, gpu: &Gpu, heads: usize, shards: usize) -> Stack {
+    let (rows, columns) = (weights.rows() / heads, weights.columns);
+    let shards = cut(heads, shards)
+        .map(|(first, count)| Shard { view: weights.shard(gpu, first * rows, count * rows), first, count })
+        .collect();
+    let table = gpu.upload("experts", &vec![[0u32; 2]; heads]).unwrap();
+    Stack { format: weights.format, experts: heads, rows, columns, shards, table, stamps: None }
+}
+
 /// `parts` runs of `0..n`, uneven: (first, count).
 fn cut(n: usize, parts: usize) -> impl Iterator<Item = (usize, usize)> {
     let at = move |i: usize| if i == parts { n } else { n * i / parts + usize::from(i > 0 && n > 2 * parts) };

@@ -24,9 +24,16 @@ fn dispatches(made: &Made) -> Vec<usize> {
 #[test]
 fn dense_layers_take_7_dispatches_and_mixtures_9() {
     // A shared expert of the others' type and size takes none of its own.
-    for (name, most) in
-        [("llama", 7), ("qwen2", 7), ("qwen3", 7), ("qwen3moe", 9), ("glm4moe", 9), ("llama4", 9), ("step35", 9)]
-    {
+    for (name, most) in [
+        ("llama", 7),
+        ("qwen2", 7),
+        ("qwen3", 7),
+        ("qwen3moe", 9),
+        ("glm4moe", 9),
+        ("llama4", 9),
+        ("deepseek2", 11),
+        ("step35", 9),
+    ] {
         let counts = dispatches(&Made::new(name, Format::F16, &TINY));
         // One for the embedding, three for the head: logits and sampling's two.
         assert!(counts[0] <= most + 1 && counts[1] <= most && counts[2] <= 3, "{name}: {counts:?}");
@@ -81,7 +88,7 @@ fn a_recording_can_be_entered_at_any_layer() {
 #[test]
 fn no_prompt_compiles_a_kernel() {
     let gpu = own_gpu();
-    for name in ["llama", "llama4", "qwen3moe"] {
+    for name in ["llama", "llama4", "qwen3moe", "deepseek2"] {
         let model = load(&gpu, &Made::new(name, Format::F16, &TINY).gguf()).expect("a model");
         let mut session = session(&model, SessionOptions { chunk: 16, ..SessionOptions::default() });
         let compiled = gpu.kernels_compiled();
@@ -99,7 +106,7 @@ fn no_prompt_compiles_a_kernel() {
 fn a_session_takes_the_memory_that_it_says() {
     let wide = Sizes { hidden: 256, heads: 8, head_dim: 32, ff: 512, vocabulary: 2000, ..TINY };
     let mut models: Vec<Arc<Model>> = vec![demo()];
-    for name in ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe", "llama4", "step35"] {
+    for name in ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe", "llama4", "deepseek2", "step35"] {
         models.push(Made::new(name, Format::F16, &wide).load().expect("a model"));
     }
     for model in models {

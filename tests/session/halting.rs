@@ -20,7 +20,7 @@ fn kept(session: &Session) -> Kept {
     let (state, tokens) = session.state_and_tokens();
     let state = read(state);
     Kept {
-        cache: session.cache().layers.iter().flat_map(|l| [read(&l.k), read(&l.v)]).collect(),
+        cache: session.cache().layers.iter().flat_map(|l| std::iter::once(&l.k).chain(&l.v).map(read)).collect(),
         halt: state[0],
         position: state[2],
         generated: state[4],

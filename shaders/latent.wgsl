@@ -1,0 +1,83 @@
+// What latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1) reads beside its absorbed queries: the rotated part of
+// each query behind its first LATENT lanes, and the cache's row of each token: the normed latent, then the rotated key that
+// all heads share. Pairs are adjacent.
+// Grid: along x the cache's row, then heads * pairs / WG workgroups; tokens along z.
+// Bound: launch in decode. Angles come from a table: WGSL bounds sin and cos only to 2^-11.
+#import lib/state
+const SUMS: u32 = 1u;
+#import lib/reduce
+
+struct Params {
+    heads: u32,
+    pairs: u32,          // of the rotated part
+    stride: u32,         // of a row of a
+    at: u32,             // of the latent in it; the key's rotated part follows
+    eps: f32,
+    q_stride: u32,       // of a head in q; its last lanes are the rotated part
+    first_token: u32,    // of the step: that of row 0 of queries
+}
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> q: array<f32>;                // [tokens, heads, q_stride]
+@group(0) @binding(3) var<storage, read> a: array<f32>;                // [tokens, stride]
+@group(0) @binding(4) var<storage, read> rope: array<vec2<f32>>;       // [positions, pairs]: cos, sin
+@group(0) @binding(5) var<storage, read> norm: array<f32>;             // [LATENT]
+@group(0) @binding(6) var<storage, read_write> queries: array<f32>;    // [tokens from first_token on, heads, HEAD_DIM]
+@group(0) @binding(7) var<storage, read_write> k_cache: array<u32>;    // [positions, HEAD_DIM]
+
+var<workgroup> rotated: array<f32, HEAD_DIM>;
+#import lib/kv_write
+
+fn turned(v: vec2<f32>, turn: vec2<f32>) -> vec2<f32> {
+    return vec2(v.x * turn.x - v.y * turn.y, v.x * turn.y + v.y * turn.x);
+}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>,
+#if SUBGROUP
+        @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32,
+        @builtin(num_subgroups) subgroup_count: u32,
+#endif
+        @builtin(local_invocation_index) tid: u32) {
+    if halted() {
+        return;
+    }
+    let token = params.first_token + group.z;
+    let position = state.position + token;
+    if group.x > 0u {
+        let i = (group.x - 1u) * WG + tid;
+        if i < params.heads * params.pairs {
+            let pair = i % params.pairs;
+            let head = i / params.pairs;
+            let start = (token * params.heads + head + 1u) * params.q_stride - 2u * (params.pairs - pair);
+            let v = turned(vec2(q[start], q[start + 1u]), rope[position * params.pairs + pair]);
+            let to = (group.z * params.heads + head) * HEAD_DIM + LATENT + 2u * pair;
+            queries[to] = v.x;
+            queries[to + 1u] = v.y;
+        }
+        return;
+    }
+    let source = token * params.stride + params.at;
+    for (var i = tid; i < LATENT; i += WG) {
+        rotated[i] = a[source + i];
+        acc[0] += rotated[i] * rotated[i];
+    }
+    for (var i = tid; i < params.pairs; i += WG) {
+        let v = vec2(a[source + LATENT + 2u * i], a[source + LATENT + 2u * i + 1u]);
+        let key = turned(v, rope[position * params.pairs + i]);
+        rotated[LATENT + 2u * i] = key.x;
+        rotated[LATENT + 2u * i + 1u] = key.y;
+    }
+#if SUBGROUP
+    reduce(subgroup, lane, subgroup_count);
+#else
+    reduce(tid);
+#endif
+    let inverse = inverseSqrt(total(0u) / f32(LATENT) + params.eps);
+    for (var i = tid; i < LATENT; i += WG) {
+        rotated[i] *= inverse * norm[i];
+    }
+    workgroupBarrier();
+    for (var i = tid; i < CACHE_WORDS; i += WG) {
+        k_cache[position * CACHE_WORDS + i] = cache_word(i);
+    }
+}

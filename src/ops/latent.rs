@@ -1,0 +1,271 @@
+//! Latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1): the cache holds one row a position, a latent and a
+//! rotated part, which all heads share. What would expand the latent to a head's key is applied to the query instead, what
+//! would expand it to a value to the result.
+//!
+//! So in prefill, too. Expanding the latents there would take 2 * (key + value size) operations a query, head and position
+//! (DeepSeek-V3: 640) in place of 2 * (576 + 512), but 262,144 more a head and position to expand, which only steps of
+//! hundreds of tokens win back (512 tokens: 1152 to 2176), and 80 KB of expanded keys and values a position, written and
+//! read by every step for every position before it (8192 positions: 1.3 GB a layer, 6 ms at 200 GB/s, where the operations
+//! saved are 0.5 T); short prompts, which most are, would be slower.
+
+use super::attention::{Attention, Rows};
+use super::heads::KvLayer;
+use super::linear::{MatmulParams, MatvecParams};
+use super::{Norm, Result, Shard, Stack, Step, Tensor, ensure};
+use crate::gpu::{Call, Cost, Grid, View, params};
+use std::ops::Range;
+
+params!(LatentParams { heads: u32, pairs: u32, stride: u32, at: u32, eps: f32, q_stride: u32, first_token: u32 });
+
+/// The geometry and weights of latent attention.
+pub struct LatentAttention {
+    pub heads: usize,
+    /// Lanes of the latent.
+    pub rank: usize,
+    /// Lanes of keys and queries that turn, behind those of the latent or of a head.
+    pub rope_dim: usize,
+    /// Of the scores, before softmax.
+    pub scale: f32,
+    /// Of the latent.
+    pub norm: Norm,
+    /// [heads, rank, lanes of a head that do not turn]
+    pub k_b: Stack,
+    /// [heads, value size, rank]
+    pub v_b: Stack,
+}
+
+impl LatentAttention {
+    /// Lanes of a row of the cache.
+    pub fn key_dim(&self) -> usize {
+        self.rank + self.rope_dim
+    }
+
+    /// Tokens whose queries are absorbed at once: they and their results are `heads` times as long as the cache's rows.
+    pub fn slice(heads: usize, key_dim: usize) -> usize {
+        let tokens = ((SLICE_BYTES / (heads * key_dim * 4)) + 1).next_power_of_two() / 2;
+        tokens.max(1)
+    }
+}
+
+/// Bytes of the queries that are absorbed at once.
+const SLICE_BYTES: usize = 64 << 20;
+
+/// Where the heads' parts lie in the rows of x and y, in values: from one head to the next.
+#[derive(Clone, Copy)]
+struct Strides {
+    x: usize,
+    y: usize,
+}
+
+impl Step<'_> {
+    /// Attention of q [tokens, heads * (lanes that do not turn + rope_dim)] over the cache, to which each token's row of
+    /// `a` [tokens, ..] adds its latent and rotated part from column `at` on. The result is [tokens, heads * value size].
+    pub fn latent_attention(
+        &mut self,
+        q: &Tensor,
+        a: &Tensor,
+        at: usize,
+        l: &LatentAttention,
+        rope: &View,
+        cache: &KvLayer,
+    ) -> Result<Tensor> {
+        let (nope, value_dim) = (l.k_b.columns, l.v_b.rows);
+        ensure(q.rows == self.tokens && q.columns == l.heads * (nope + l.rope_dim), "latent", || {
+            format!("q is [{}, {}], of {} heads of {nope} + {}", q.rows, q.columns, l.heads, l.rope_dim)
+        })?;
+        ensure(a.rows == self.tokens && at + l.key_dim() <= a.columns, "latent", || {
+            format!("a latent of {} at {at} in [{}, {}]", l.key_dim(), a.rows, a.columns)
+        })?;
+        let of_heads = l.k_b.experts == l.heads && l.v_b.experts == l.heads;
+        ensure(
+            of_heads && l.k_b.rows == l.rank && l.v_b.columns == l.rank && l.norm.columns == l.rank,
+            "latent",
+            || format!("matrices of {} and {} heads for a latent of {}", l.k_b.experts, l.v_b.experts, l.rank),
+        )?;
+        let fours = [l.rank, l.rope_dim, nope].iter().all(|n| n.is_multiple_of(4)) && l.rope_dim > 0;
+        ensure(fours && l.key_dim() <= 1024 && cache.v.is_none(), "latent", || {
+            format!("a latent of {} + {} (multiples of 4, up to 1024), heads of {nope}", l.rank, l.rope_dim)
+        })?;
+        let out = self.tensor("values", l.heads * value_dim)?;
+        let most = LatentAttention::slice(l.heads, l.key_dim());
+        for first in (0..self.tokens).step_by(most) {
+            let tokens = first..self.tokens.min(first + most);
+            let queries = self.sliced("latent queries", l.heads * l.key_dim(), &tokens, most)?;
+            let attended = self.sliced("attended", l.heads * l.rank, &tokens, most)?;
+            self.latent_rows(q, a, at, l, rope, cache, &tokens, &queries)?;
+            let strides = Strides { x: nope + l.rope_dim, y: l.key_dim() };
+            self.per_head(q, first, &queries, 0, &l.k_b, strides)?;
+            let geometry = Attention {
+                heads: l.heads,
+                kv_heads: 1,
+                head_dim: l.key_dim(),
+                scale: l.scale,
+                window: None,
+                sinks: None,
+            };
+            self.attend(&Rows { q: &queries, first_token: first, out: &attended }, &geometry, cache)?;
+            self.per_head(&attended, 0, &out, first, &l.v_b, Strides { x: l.rank, y: value_dim })?;
+        }
+        Ok(out)
+    }
+
+    /// A scratch tensor of some of the step's tokens, at most `most`.
+    fn sliced(&mut self, name: &'static str, columns: usize, tokens: &Range<usize>, most: usize) -> Result<Tensor> {
+        let bytes = (self.scratch.max_tokens.min(most) * columns * 4) as u64;
+        let view = self.scratch.bytes(self.recorder.gpu(), name, bytes)?;
+        Ok(Tensor { view, first_row: 0, rows: tokens.len(), columns })
+    }
+
+    /// The rotated parts of the queries, and the cache's rows.
+    #[allow(clippy::too_many_arguments, reason = "what latent_attention was given, and the slice")]
+    fn latent_rows(
+        &mut self,
+        q: &Tensor,
+        a: &Tensor,
+        at: usize,
+        l: &LatentAttention,
+        rope: &View,
+        cache: &KvLayer,
+        tokens: &Range<usize>,
+        queries: &Tensor,
+    ) -> Result<()> {
+        let wg = self.tuning.row;
+        let spec = self.reducing("latent", wg).flag("KV_F16", cache.f16);
+        let groups = 1 + (l.heads * l.rope_dim / 2).div_ceil(wg as usize);
+        let lanes = l.key_dim() + 2 * l.heads * l.rope_dim;
+        self.recorder.call(Call {
+            spec: spec.size("LATENT", l.rank as u32).size("HEAD_DIM", l.key_dim() as u32),
+            bind: &[
+                ("q", &q.view),
+                ("a", &a.view),
+                ("rope", rope),
+                ("norm", &l.norm.weight),
+                ("queries", &queries.view),
+                ("k_cache", &cache.k),
+            ],
+            params: LatentParams {
+                heads: l.heads as u32,
+                pairs: (l.rope_dim / 2) as u32,
+                stride: a.columns as u32,
+                at: at as u32,
+                eps: l.norm.eps,
+                q_stride: (l.k_b.columns + l.rope_dim) as u32,
+                first_token: tokens.start as u32,
+            },
+            grid: Grid([groups as u32, 1, tokens.len() as u32]),
+            cost: Cost { other_bytes: (8 * lanes * tokens.len()) as u64, ..Cost::default() },
+        })?;
+        Ok(())
+    }
+
+    /// y = W x, head by head, from row `x_first` of x to row `y_first` of y, for as many tokens as the shorter has.
+    fn per_head(
+        &mut self,
+        x: &Tensor,
+        x_first: usize,
+        y: &Tensor,
+        y_first: usize,
+        stack: &Stack,
+        strides: Strides,
+    ) -> Result<()> {
+        let heads = stack.experts;
+        let fits = heads * strides.x == x.columns && stack.columns <= strides.x;
+        ensure(fits && heads * strides.y == y.columns && stack.rows <= strides.y, "per head", || {
+            let (x, y) = (x.columns, y.columns);
+            format!("{heads} matrices [{}, {}] from {x} columns to {y}", stack.rows, stack.columns)
+        })?;
+        ensure(stack.columns.is_multiple_of(4) && strides.x.is_multiple_of(4), "per head", || {
+            format!("{} columns of {}: multiples of 4 are needed", stack.columns, strides.x)
+        })?;
+        let tokens = (x.rows - x_first).min(y.rows - y_first);
+        for shard in &stack.shards {
+            let x_at = x_first * x.columns + shard.first * strides.x;
+            let y_at = y_first * y.columns + shard.first * strides.y;
+            match self.tokens {
+                1 => self.head_matvec(x, y, stack, shard, strides, [x_at, y_at])?,
+                _ => self.head_matmul(x, y, stack, shard, strides, [x_at, y_at], tokens)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn head_matvec(
+        &mut self,
+        x: &Tensor,
+        y: &Tensor,
+        stack: &Stack,
+        shard: &Shard,
+        strides: Strides,
+        [x_at, y_at]: [usize; 2],
+    ) -> Result<()> {
+        let (wg, rows) = self.tuning.matvec;
+        let spec = self.reducing("matvec", wg).format(stack.format).size("ROWS", rows);
+        self.recorder.call(Call {
+            spec: spec.flag("HEADS", true).flag("RAGGED", !stack.columns.is_multiple_of(16)),
+            bind: &[("weights", &shard.view), ("x", &x.view), ("y", &y.view)],
+            params: MatvecParams {
+                outputs: stack.rows as u32,
+                columns: stack.columns as u32,
+                row_words: stack.row_words(),
+                tail_words: stack.tail_words(),
+                x_base: (x_at / 4) as u32,
+                y_base: y_at as u32,
+                expert_words: stack.expert_words(),
+                x_head: (strides.x / 4) as u32,
+                y_head: strides.y as u32,
+                ..Default::default()
+            },
+            grid: Grid::linear(stack.rows.div_ceil(rows as usize) as u64, shard.count as u64),
+            cost: head_cost(stack, shard, 1),
+        })?;
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "as head_matvec, for tokens")]
+    fn head_matmul(
+        &mut self,
+        x: &Tensor,
+        y: &Tensor,
+        stack: &Stack,
+        shard: &Shard,
+        strides: Strides,
+        [x_at, y_at]: [usize; 2],
+        tokens: usize,
+    ) -> Result<()> {
+        let tile = self.tuning.matmul;
+        let row_tiles = stack.rows.div_ceil(tile.bm as usize) * shard.count;
+        self.recorder.call(Call {
+            spec: self.matmul_spec().format(stack.format).flag("HEADS", true),
+            bind: &[("weights", &shard.view), ("x", &x.view), ("y", &y.view)],
+            params: MatmulParams {
+                outputs: stack.rows as u32,
+                columns: stack.columns as u32,
+                row_words: stack.row_words(),
+                tail_words: stack.tail_words(),
+                tokens: tokens as u32,
+                y_stride: y.columns as u32,
+                y_base: y_at as u32,
+                expert_words: stack.expert_words(),
+                heads: shard.count as u32,
+                x_base: (x_at / 4) as u32,
+                x_head: (strides.x / 4) as u32,
+                x_stride: (x.columns / 4) as u32,
+                y_head: strides.y as u32,
+                ..Default::default()
+            },
+            grid: Grid::linear(row_tiles as u64, tokens.div_ceil(tile.bn as usize) as u64),
+            cost: head_cost(stack, shard, tokens),
+        })?;
+        Ok(())
+    }
+}
+
+fn head_cost(stack: &Stack, shard: &Shard, tokens: usize) -> Cost {
+    let lanes = shard.count * (stack.rows + stack.columns) * tokens;
+    Cost {
+        weight_bytes: stack.expert_bytes() * shard.count as u64,
+        other_bytes: 4 * lanes as u64,
+        flops: (2 * shard.count * stack.rows * stack.columns * tokens) as u64,
+        ..Cost::default()
+    }
+}

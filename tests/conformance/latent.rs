@@ -1,0 +1,148 @@
+//! Latent attention: the cache's row, absorbed queries, attention over latents, and the values made of its result.
+
+use crate::rig::*;
+use halogen::formats::Format;
+use halogen::ops::{KvLayer, LatentAttention, twins};
+
+#[derive(Clone, Copy)]
+struct Geometry {
+    heads: usize,
+    rank: usize,
+    rope_dim: usize,
+    nope: usize,
+    value_dim: usize,
+    tokens: usize,
+    position: usize,
+    format: Format,
+    shards: usize,
+}
+
+pub fn cases(cases: &mut Vec<Case>) {
+    use Format::*;
+    let small = Geometry {
+        heads: 4,
+        rank: 32,
+        rope_dim: 16,
+        nope: 32,
+        value_dim: 32,
+        tokens: 1,
+        position: 0,
+        format: F16,
+        shards: 1,
+    };
+    for (tokens, position) in [(1, 0), (1, 39), (1, 1100), (2, 0), (7, 14), (33, 100), (129, 3)] {
+        for (heads, format, shards) in [(4, F16, 1), (3, Q8_0, 2), (20, F32, 3), (16, BF16, 1)] {
+            for f16 in [true, false] {
+                add(cases, Geometry { heads, format, shards, tokens, position, ..small }, f16);
+            }
+        }
+        add(cases, Geometry { rank: 20, rope_dim: 4, nope: 12, value_dim: 36, tokens, position, ..small }, false);
+    }
+    // Sizes of real models: DeepSeek-V3's once in full, then with narrower heads; twice its heads; GLM-5's heads.
+    let large = Geometry { heads: 128, rank: 512, rope_dim: 64, nope: 128, value_dim: 128, format: Q8_0, ..small };
+    add(cases, Geometry { position: 112, ..large }, true);
+    let narrow = Geometry { nope: 32, value_dim: 32, ..large };
+    for (tokens, position) in [(1, 0), (1, 700), (3, 126)] {
+        add(cases, Geometry { tokens, position, ..narrow }, position == 0);
+    }
+    add(cases, Geometry { heads: 20, position: 4096, ..narrow }, true);
+    add(cases, Geometry { heads: 8, nope: 192, value_dim: 256, format: Q4_0, position: 1500, ..large }, true);
+    add(
+        cases,
+        Geometry { heads: 8, nope: 192, value_dim: 256, format: Q5_1, tokens: 9, position: 300, ..large },
+        false,
+    );
+    add(cases, Geometry { heads: 256, position: 64, ..narrow }, false);
+    // More tokens than have their queries absorbed at once.
+    add(cases, Geometry { heads: 256, tokens: 67, ..narrow }, true);
+}
+
+fn add(cases: &mut Vec<Case>, g: Geometry, f16: bool) {
+    let name = format!(
+        "latent/{}/heads={}/rank={}+{}/nope={}/value={}/tokens={}/position={}/shards={}/{}",
+        g.format,
+        g.heads,
+        g.rank,
+        g.rope_dim,
+        g.nope,
+        g.value_dim,
+        g.tokens,
+        g.position,
+        g.shards,
+        if f16 { "f16" } else { "f32" },
+    );
+    cases.push(Case::new(name, move |setup| g.run(setup, f16)));
+}
+
+impl Geometry {
+    fn run(self, setup: &Setup, f16: bool) -> Outcome {
+        let Geometry { heads, rank, rope_dim, nope, value_dim, tokens, position, format, shards } = self;
+        let random = &mut Random::new((heads * rank + tokens + position) as u64);
+        let (key_dim, pairs, positions) = (rank + rope_dim, rope_dim / 2, position + tokens);
+        // A gap before the latent: nothing may depend on the usual order.
+        let (at, columns) = (8, key_dim + 12);
+        let q = random.floats(tokens * heads * (nope + rope_dim));
+        let a = random.floats(tokens * columns);
+        let turns: Vec<[f32; 2]> = (0..positions * pairs)
+            .map(|_| {
+                let angle = 3.0 * random.float();
+                [angle.cos(), angle.sin()]
+            })
+            .collect();
+        let before = random.floats(position * key_dim);
+        let k_b = Weights::random(random, format, heads * rank, nope);
+        let v_b = Weights::random(random, format, heads * value_dim, rank);
+
+        let mut rig = Rig::new(setup, tokens, State::at(position), &[]);
+        let gpu = rig.gpu();
+        let (norm, weight) = norm(gpu, random, rank);
+        let eps = norm.eps;
+        let words = |rows: &[f32]| -> Vec<u32> {
+            if f16 {
+                let rows: Vec<half::f16> = rows.iter().map(|x| half::f16::from_f32(*x)).collect();
+                return bytemuck::pod_collect_to_vec(&rows);
+            }
+            bytemuck::pod_collect_to_vec(rows)
+        };
+        // Rows not written yet are NaN; with many of them decode has splits without a key.
+        let spare = if position % 3 == 1 { 9000 } else { 100 };
+        let row_words = if f16 { key_dim / 2 } else { key_dim };
+        let mut cached = words(&before);
+        cached.resize((positions + spare) * row_words, POISON);
+        let kv = KvLayer { k: gpu.upload("cache", &cached).unwrap(), v: None, f16 };
+        let scale = 1.0 / ((nope + rope_dim) as f32).sqrt();
+        let stack = |w: &Weights| in_order(w, gpu, heads, shards);
+        let l = LatentAttention { heads, rank, rope_dim, scale, norm, k_b: stack(&k_b), v_b: stack(&v_b) };
+        rig.poison("values", tokens * heads * value_dim);
+        let (qs, rows) = (tensor(gpu, &q, heads * (nope + rope_dim)), tensor(gpu, &a, columns));
+        let rope = gpu.upload("rope", &turns).unwrap();
+        rig.run(|step| step.latent_attention(&qs, &rows, at, &l, &rope, &kv).map(drop))?;
+
+        let norm = (&weight[..], eps);
+        let twin = twins::Latent { heads, rank, rope_dim, scale, norm, k_b: &k_b.values, v_b: &v_b.values };
+        let new: Vec<f32> = (0..tokens)
+            .flat_map(|t| {
+                let turns = &turns[(position + t) * pairs..][..pairs];
+                twins::latent_row(&a[t * columns + at..][..key_dim], &twin, turns)
+            })
+            .collect();
+        let held = gpu.blocking_read::<u32>(&kv.k).unwrap();
+        let (first, end) = (position * row_words, positions * row_words);
+        if held[..first] != cached[..first] || held[end..] != cached[end..] {
+            return Err("other rows of the cache were written".into());
+        }
+        let mut all = [&before[..], &new].concat();
+        if f16 {
+            let got: &[half::f16] = bytemuck::cast_slice(&held[first..end]);
+            let got: Vec<f32> = got.iter().map(|x| x.to_f32()).collect();
+            // A value near the middle of two f16 may round either way: (2^-11)^2 of its power at most.
+            compare("row", &got, &twins::round_f16(&new), key_dim, 2e-7)?;
+            // From here on what the device holds, so that no such value counts twice.
+            all = [twins::round_f16(&before), got].concat();
+        } else {
+            compare("row", bytemuck::cast_slice(&held[first..end]), &new, key_dim, 1e-7)?;
+        }
+        let want = twins::latent_attention(&q, &all, &twin, &turns[position * pairs..], position, &|_, _| true);
+        compare("values", &rig.floats("values", want.len())?, &want, value_dim, 1e-7)
+    }
+}
