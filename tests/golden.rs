@@ -16,6 +16,9 @@ const BOUND: f64 = 1e-6;
 const MODELS: &[&str] = &[
     "deepseek3",
     "gemma3",
+    "gemma4",
+    "gemma4-e",
+    "gemma4-moe",
     "glm4moe",
     "glm4moe-mtp",
     "gpt-oss",

@@ -29,6 +29,7 @@ shaders![
     "expert_group",
     "expert_lookup",
     "gate",
+    "glu",
     "heads",
     "latent",
     "matmul",
@@ -38,6 +39,7 @@ shaders![
     "router",
     "sample",
     "sample_slices",
+    "softcap",
     "stream",
 ];
 

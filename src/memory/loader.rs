@@ -122,9 +122,9 @@ impl<'a> Weights<'a> {
         Ok(self.gpu.upload(name, &values)?)
     }
 
-    /// `f32 [len]` of one value on the device, of no tensor.
-    pub fn constant(&mut self, name: &str, value: f32, len: usize) -> Result<View> {
-        Ok(self.gpu.upload(name, &vec![value; len])?)
+    /// Values that no tensor holds as they are, on the device.
+    pub fn upload(&self, name: &str, values: &[f32]) -> Result<View> {
+        Ok(self.gpu.upload(name, values)?)
     }
 
     /// Vectors [rows, len] as f32 values on the host.

@@ -5,11 +5,9 @@ use crate::gguf::{Gguf, Value};
 use crate::gpu::View;
 use crate::memory::{KvWidth, Weights};
 use crate::ops::{
-    Activation, Attention, ExpertMlp, GateUp, Heads, Joint, KvLayer, Matrix, Norm, RopePairs, Step, Temperature, Tensor,
+    Activation, Attention, ExpertGateUp, ExpertMlp, GateUp, Heads, Joint, KvLayer, MAX_HEAD_DIM, Matrix, Norm,
+    RopePairs, Step, Temperature, Tensor,
 };
-
-/// The attention kernel keeps a tile of heads in 16 KiB of workgroup memory, which WebGPU guarantees.
-const MAX_HEAD_DIM: usize = 256;
 
 /// Hyperparameters that every transformer here has.
 pub struct Transformer {
@@ -83,7 +81,7 @@ impl Transformer {
 
     /// A norm without weights.
     pub fn unit_norm(&self, weights: &mut Weights, columns: usize) -> Result<Norm> {
-        Ok(Norm { weight: weights.constant("unit norm", 1.0, columns)?, columns, eps: self.eps })
+        Ok(Norm { weight: weights.upload("unit norm", &vec![1.0; columns])?, columns, eps: self.eps })
     }
 
     /// The model's sizes; `ff` are the floats of the feed-forward that live at once for each token.
@@ -258,6 +256,7 @@ impl SelfAttention {
             head_dim: self.geometry.head_dim,
             at: self.at,
             qk_norm: self.qk_norm.as_ref().map(|(q, k)| (q, k)),
+            v_norm: false,
             pairs: self.pairs,
             rope,
             rope_dim: self.rope_dim,
@@ -320,6 +319,11 @@ impl GatedMlp {
         Ok(step.norm_gate_up(x, &self.norm, &self.gate_up, self.activation)?)
     }
 
+    /// down(h): [tokens, hidden].
+    pub fn outer(&self, step: &mut Step, h: &Tensor) -> Result<Tensor> {
+        Ok(step.project("dense", h, &self.down)?)
+    }
+
     /// x += down(h).
     pub fn add_outer(&self, step: &mut Step, x: &Tensor, h: &Tensor) -> Result<()> {
         add_branch(step, x, h, &self.down, self.post_norm.as_ref())
@@ -361,12 +365,15 @@ impl Mixture {
 
     /// As [`Mixture::mlp`], with the layer's shared expert behind the others if `shared`.
     pub fn joined_mlp(&self, weights: &mut Weights, t: &Transformer, layer: usize, shared: bool) -> Result<ExpertMlp> {
-        let [gate, up, down] = expert_names(layer, "exps");
+        let ([gate, up, down], fused) = (expert_names(layer, "exps"), fused_name(layer));
         let [shared_gate, shared_up, shared_down] = expert_names(layer, "shexp");
         let inner = shared.then_some([shared_gate.as_str(), &shared_up]);
         let outer = shared.then_some(shared_down.as_str());
         Ok(ExpertMlp {
-            gate_up: weights.expert_gate_up([&gate, &up], inner, self.experts, self.ff, t.hidden)?,
+            gate_up: match weights.has(&fused) {
+                true => ExpertGateUp::Joined(weights.stack(&fused, None, self.experts, 2 * self.ff, t.hidden)?),
+                false => weights.expert_gate_up([&gate, &up], inner, self.experts, self.ff, t.hidden)?,
+            },
             down: weights.stack(&down, outer, self.experts, t.hidden, self.ff)?,
             bias: None,
             activation: Activation::Silu,
@@ -385,6 +392,11 @@ impl Mixture {
 /// Gate, up and down of a layer's `exps` or `shexp`.
 fn expert_names(layer: usize, kind: &str) -> [String; 3] {
     ["gate", "up", "down"].map(|what| format!("blk.{layer}.ffn_{what}_{kind}.weight"))
+}
+
+/// Gate and up of a layer's experts in one tensor, gate rows first.
+fn fused_name(layer: usize) -> String {
+    format!("blk.{layer}.ffn_gate_up_exps.weight")
 }
 
 /// A mixture of gated MLPs, of which a softmax router picks some for each token.

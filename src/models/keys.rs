@@ -91,6 +91,15 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// As [`Keys::width`], where the key may hold one number for each layer.
+    pub fn width_of_layer(&self, key: &str, layer: usize) -> Result<usize> {
+        let value = self.size_of_layer(key, layer)?;
+        if value.is_multiple_of(4) {
+            return Ok(value);
+        }
+        Err(self.error(key, value, "a multiple of 4 is needed"))
+    }
+
     /// Fails if the key holds an array of another length than the number of layers.
     pub fn one_a_layer(&self, key: &str, layers: usize) -> Result<()> {
         match self.metadata.get(&self.name(key)) {

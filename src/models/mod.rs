@@ -4,6 +4,8 @@ mod blocks;
 mod decoder;
 mod deepseek2;
 mod gemma3;
+mod gemma4;
+mod gemma4_attention;
 mod glm4moe;
 mod gpt_oss;
 mod keys;
@@ -96,6 +98,11 @@ pub trait Architecture: Send + Sync {
 
     /// The final norm and the output matrix [vocabulary, hidden].
     fn head(&self) -> (&Norm, &Matrix);
+
+    /// What logits stay within: cap * tanh(logit / cap).
+    fn logit_cap(&self) -> Option<f32> {
+        None
+    }
 }
 
 /// What halogen knows of an architecture.
@@ -109,6 +116,7 @@ struct Known {
 const ARCHITECTURES: &[Known] = &[
     Known { name: "deepseek2", shape: deepseek2::shape, load: deepseek2::load },
     Known { name: "gemma3", shape: gemma3::shape, load: gemma3::load },
+    Known { name: "gemma4", shape: gemma4::shape, load: gemma4::load },
     Known { name: "glm4moe", shape: glm4moe::shape, load: glm4moe::load },
     Known { name: "gpt-oss", shape: blocks::mixture_shape, load: gpt_oss::load },
     Known { name: "llama", shape: blocks::dense_shape, load: llama::load },

@@ -55,6 +55,8 @@ pub(super) struct Rows<'t> {
     pub out: &'t Tensor,
 }
 
+/// Largest heads of attention that is not latent.
+pub const MAX_HEAD_DIM: usize = 512;
 /// Quads of a query that are in workgroup memory at once where not all are: see shaders/attention.wgsl.
 const MOST_STAGED: u32 = 16;
 /// Bytes of queries that fit there.
@@ -93,8 +95,8 @@ impl Step<'_> {
     /// softmax(scale q k^T) v per head, each token over the positions up to its own. q and the result are
     /// [tokens, heads * head_dim].
     pub fn attention(&mut self, q: &Tensor, a: &Attention, cache: &KvLayer) -> Result<Tensor> {
-        ensure(a.head_dim.is_multiple_of(4) && a.head_dim <= 256, "attention", || {
-            format!("head size {}: a multiple of 4 up to 256 is needed", a.head_dim)
+        ensure(a.head_dim.is_multiple_of(4) && a.head_dim <= MAX_HEAD_DIM, "attention", || {
+            format!("head size {}: a multiple of 4 up to {MAX_HEAD_DIM} is needed", a.head_dim)
         })?;
         ensure(cache.v.is_some(), "attention", || "a cache without values of its own".into())?;
         ensure(q.rows == self.tokens, "attention", || format!("{} queries of {} tokens", q.rows, self.tokens))?;

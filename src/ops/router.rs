@@ -42,12 +42,31 @@ pub struct SigmoidRouter {
     pub shared: usize,
 }
 
+/// A choice by softmax whose weights, brought to a sum of 1, an expert's own factor multiplies.
+pub struct ExpertRouter {
+    /// Experts of each token.
+    pub ranks: usize,
+    /// f32 [experts].
+    pub scales: View,
+}
+
 impl Step<'_> {
     /// Softmax over the logits [tokens, experts], the best `ranks` of each token, their weights renormalised to 1 if
     /// asked.
     pub fn route_softmax(&mut self, logits: &Tensor, ranks: usize, renormalise: bool) -> Result<Routing> {
         let spec = self.router_spec(logits).flag("RENORMALISE", renormalise);
         self.route(logits, spec, None, RouterParams { ranks: ranks as u32, ..Default::default() })
+    }
+
+    /// The choice of `router` from logits [tokens, experts].
+    pub fn route_scaled(&mut self, logits: &Tensor, router: &ExpertRouter) -> Result<Routing> {
+        let ExpertRouter { ranks, scales } = router;
+        ensure(scales.size >= logits.columns as u64 * 4, "router", || {
+            format!("scales of {} bytes for {} experts", scales.size, logits.columns)
+        })?;
+        let spec = self.router_spec(logits).flag("RENORMALISE", true).flag("SCALED", true);
+        let params = RouterParams { ranks: *ranks as u32, ..Default::default() };
+        self.route(logits, spec, Some(("scales", scales)), params)
     }
 
     /// The choice of `router` from logits [tokens, experts].
@@ -72,7 +91,7 @@ impl Step<'_> {
             groups_used: *groups_used as u32,
             ..Default::default()
         };
-        self.route(logits, spec, bias, params)
+        self.route(logits, spec, bias.map(|bias| ("bias", bias)), params)
     }
 
     fn router_spec(&self, logits: &Tensor) -> KernelSpec {
@@ -84,7 +103,7 @@ impl Step<'_> {
         &mut self,
         logits: &Tensor,
         spec: KernelSpec,
-        bias: Option<&View>,
+        more: Option<(&'static str, &View)>,
         params: RouterParams,
     ) -> Result<Routing> {
         let (experts, ranks) = (logits.columns, params.ranks as usize);
@@ -96,7 +115,7 @@ impl Step<'_> {
         let routed = self.tensor("routed", ranks)?.view;
         let gates = self.tensor("gates", ranks)?.view;
         let mut bind = vec![("logits", &logits.view), ("routed", &routed), ("gates", &gates)];
-        bind.extend(bias.map(|bias| ("bias", bias)));
+        bind.extend(more);
         self.recorder.call(Call {
             spec,
             bind: &bind,

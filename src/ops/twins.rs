@@ -192,6 +192,18 @@ pub fn router(logits: &[f32], experts: usize, ranks: usize, renormalise: bool) -
     (routed, gates)
 }
 
+/// As [`router`], renormalised, each weight times its expert's factor.
+pub fn router_scaled(logits: &[f32], scales: &[f32], ranks: usize) -> (Vec<u32>, Vec<f32>) {
+    let (routed, mut gates) = router(logits, scales.len(), ranks, true);
+    gates.iter_mut().zip(&routed).for_each(|(gate, e)| *gate *= scales[*e as usize]);
+    (routed, gates)
+}
+
+/// cap * tanh(x / cap)
+pub fn softcap(x: &[f32], cap: f32) -> Vec<f32> {
+    x.iter().map(|x| (f64::from(cap) * (f64::from(*x) / f64::from(cap)).tanh()) as f32).collect()
+}
+
 /// What [`router_sigmoid`] goes by, as in [`SigmoidRouter`](super::SigmoidRouter).
 #[derive(Clone, Copy)]
 pub struct Sigmoids<'a> {

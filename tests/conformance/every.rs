@@ -65,6 +65,7 @@ const OPERATORS: &[(&str, Record)] = &[
             head_dim,
             at: [0, 256, 384],
             qk_norm,
+            v_norm: false,
             pairs,
             rope: &rope,
             rope_dim: head_dim,
