@@ -4,7 +4,8 @@
 // UNBIASED: no bias; the largest logits are chosen, whose sigmoids may round to the same.
 // GROUPS: only the experts of the `groups_used` groups whose two best score most together can be chosen.
 // SCALED: an expert's weight is multiplied by its own factor, last.
-// After the `ranks` chosen ones come `shared_experts` that all tokens use, with weight 1.
+// After the `ranks` chosen ones come `shared_experts` that all tokens use, with weight 1; SHARED_GATE: with the sigmoid of
+// the logit behind those of the experts.
 // Grid: one workgroup a token, folded.   Bound: launch.   EXPERTS sizes workgroup memory: 1,024 at most.
 #import lib/state
 
@@ -16,20 +17,23 @@ struct Params {
     shared_experts: u32,
     groups: u32,     // of GROUPS: of experts / groups experts each
     groups_used: u32,
+    stride: u32,     // of a row of logits
 }
 @group(0) @binding(1) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> logits: array<f32>;            // [tokens, experts]
+@group(0) @binding(2) var<storage, read> logits: array<f32>;            // [tokens, stride], experts first
 @group(0) @binding(3) var<storage, read_write> routed: array<u32>;      // [tokens, ranks + shared_experts]
 @group(0) @binding(4) var<storage, read_write> gates: array<f32>;       // [tokens, ranks + shared_experts]
 #if SIGMOID
 #if !UNBIASED
 @group(0) @binding(5) var<storage, read> bias: array<f32>;              // [experts]
 #endif
+#endif
 
 fn sigmoid(x: f32) -> f32 {
     return 1.0 / (1.0 + exp(min(-x, 80.0)));
 }
 
+#if SIGMOID
 fn score_of(e: u32, logit: f32) -> f32 {
 #if UNBIASED
     return logit;
@@ -65,9 +69,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     for (var e = tid; e < params.experts; e += WG) {
 #if SIGMOID
-        scores[e] = score_of(e, logits[token * params.experts + e]);
+        scores[e] = score_of(e, logits[token * params.stride + e]);
 #else
-        scores[e] = logits[token * params.experts + e];
+        scores[e] = logits[token * params.stride + e];
 #endif
     }
     workgroupBarrier();
@@ -107,7 +111,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             chosen_scale[before] = scales[e];
 #endif
 #if SIGMOID
-            chosen[before] = sigmoid(logits[token * params.experts + e]);
+            chosen[before] = sigmoid(logits[token * params.stride + e]);
 #else
             chosen[before] = score;
 #endif
@@ -115,7 +119,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     for (var r = tid; r < params.shared_experts; r += WG) {
         routed[first + params.ranks + r] = params.experts + r;
+#if SHARED_GATE
+        gates[first + params.ranks + r] = sigmoid(logits[token * params.stride + params.experts]);
+#else
         gates[first + params.ranks + r] = 1.0;
+#endif
     }
     workgroupBarrier();
 #if SIGMOID

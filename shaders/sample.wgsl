@@ -4,6 +4,7 @@
 // search in its sorted keys. The draw hashes (seed, position), so a seed reproduces a text whatever was sampled before.
 // Grid: one workgroup.   Bound: launch; top-k and top-p cost 32 rounds each where they are on.
 #import lib/state
+#import lib/keys
 
 struct Params {
     vocabulary: u32,
@@ -18,15 +19,6 @@ const SLICE: u32 = 1024u;
 var<workgroup> lane: array<vec2<f32>, WG>;
 var<workgroup> lane_pair: array<vec2<u32>, WG>;
 var<workgroup> shared_high: f32;
-
-fn key_of(value: f32) -> u32 {
-    let bits = bitcast<u32>(value);
-    return bits ^ select(0x80000000u, 0xffffffffu, (bits >> 31u) == 1u);
-}
-
-fn value_of(key: u32) -> f32 {
-    return bitcast<f32>(key ^ select(0xffffffffu, 0x80000000u, (key >> 31u) == 1u));
-}
 
 // How many keys of a slice are at least `key`.
 fn count_from(slice: u32, key: u32) -> u32 {
@@ -49,7 +41,7 @@ fn mass_from(slice: u32, key: u32, temperature: f32) -> vec2<f32> {
     if count == 0u {
         return vec2(0.0);
     }
-    let l = value_of(sorted[slice * SLICE].x) - shared_high;
+    let l = below(sorted[slice * SLICE].x, shared_high);
     return mass[slice * SLICE + count - 1u] * vec2(exp(l), exp(l / temperature));
 }
 
@@ -176,7 +168,7 @@ fn main(@builtin(local_invocation_index) tid: u32) {
         for (var s = 0u; s < slices; s++) {
             let here = mass_from(s, floor, temperature).y;
             if left < here {
-                let l = value_of(sorted[s * SLICE].x) - shared_high;
+                let l = below(sorted[s * SLICE].x, shared_high);
                 let target_mass = left / exp(l / temperature);
                 var low = 0u;
                 var high = count_from(s, floor) - 1u;

@@ -3,6 +3,7 @@
 // temperature asked for: what `sample` needs to find any count or mass by binary search.
 // Grid: vocabulary / SLICE.   Bound: launch and 55 barriers of the bitonic sort.
 #import lib/state
+#import lib/keys
 
 struct Params {
     vocabulary: u32,
@@ -18,16 +19,6 @@ struct Params {
 const SLICE: u32 = 1024u;
 var<workgroup> pairs: array<vec2<u32>, SLICE>;
 var<workgroup> sums: array<vec2<f32>, WG>;
-
-// Rises with the value: negative floats have their bits turned round.
-fn key_of(value: f32) -> u32 {
-    let bits = bitcast<u32>(value);
-    return bits ^ select(0x80000000u, 0xffffffffu, (bits >> 31u) == 1u);
-}
-
-fn value_of(key: u32) -> f32 {
-    return bitcast<f32>(key ^ select(0xffffffffu, 0x80000000u, (key >> 31u) == 1u));
-}
 
 fn before(a: vec2<u32>, b: vec2<u32>) -> bool {
     return a.x > b.x || (a.x == b.x && a.y < b.y);
@@ -96,7 +87,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var sum = vec2(0.0);
     for (var i = tid * STRETCH; i < (tid + 1u) * STRETCH; i++) {
         if pairs[i].x != 0u {
-            let l = value_of(pairs[i].x) - high;
+            let l = below(pairs[i].x, high);
             sum += vec2(exp(l), exp(l / state.temperature));
         }
     }
@@ -108,7 +99,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     for (var i = tid * STRETCH; i < (tid + 1u) * STRETCH; i++) {
         if pairs[i].x != 0u {
-            let l = value_of(pairs[i].x) - high;
+            let l = below(pairs[i].x, high);
             sum += vec2(exp(l), exp(l / state.temperature));
         }
         sorted[start + i] = pairs[i];

@@ -1,5 +1,6 @@
 //! The command line, from outside: what it prints where, and how it exits.
 
+use halogen::gguf::{Metadata, Writer};
 use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -297,6 +298,22 @@ fn show_counts_bytes() {
 }
 
 #[test]
+fn show_notes_blocks_that_are_passed_over() {
+    let mut metadata = Metadata::new();
+    metadata.insert("general.architecture", "glm4moe".into());
+    metadata.insert("glm4moe.block_count", 2u32.into());
+    metadata.insert("glm4moe.nextn_predict_layers", 1u32.into());
+    let mut writer = Writer::new(&metadata).expect("an alignment");
+    writer.tensor("blk.0.attn_norm.weight", &[8], 0, &[0; 32]).expect("a tensor");
+    writer.tensor("blk.1.nextn.enorm.weight", &[4], 0, &[0; 16]).expect("a tensor");
+    let path = file("prediction.gguf");
+    writer.write(&mut std::fs::File::create(&path).expect("a file")).expect("written");
+    assert!(succeeds(&["show", &path]).contains("16 B  in blocks that predict further tokens, which are passed over"));
+    let shown = json(&["show", &path, "--json"]);
+    assert_eq!((&shown["total_bytes"], &shown["active_bytes_per_token"]), (&48.into(), &32.into()));
+}
+
+#[test]
 fn devices_tell_tiers_and_what_they_reach() {
     let devices = json(&["devices", "--json"]);
     let device = &devices[0];
@@ -401,4 +418,56 @@ fn experts_that_do_not_fit_come_and_go() {
     );
     fails(halogen(&[&args[..], &["--gpu-memory", "6.5MB"]].concat()), &["at least", "1409024"]);
     fails(halogen(&[&args[..], &["--gpu-memory", "5MB"]].concat()), &["does not fit", "5000000"]);
+}
+
+#[test]
+fn fit_says_where_a_model_would_lie() {
+    let text = succeeds(&["fit", "--like", "qwen3-235b-a22b:q2_k", "--machine", "rtx-3060"]);
+    for part in ["235 B parameters", "fits in part", "routed experts, cached", "host memory", "t/s", "hits from"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let strix = json(&["fit", "--like", "gpt-oss-120b", "--machine", "strix-halo-128", "--json"]);
+    assert_eq!(strix["plan"]["fit"], "resident");
+    assert_eq!(strix["machine"]["name"], "strix-halo-128");
+    assert!(strix["plan"]["decode"]["tokens_per_second"].as_f64() > Some(10.0));
+    let here = json(&["fit", "demo", "--json", "-c", "64"]);
+    assert_eq!((here["plan"]["fit"].as_str(), here["demand"]["context"].as_u64()), (Some("resident"), Some(64)));
+    let skewed = ["fit", "--like", "glm-4.5-air", "--machine", "rtx-3060", "--routing", "zipf:1", "--json"];
+    assert!(json(&skewed)["plan"]["hit_rate"].as_f64() > json(&skewed)["plan"]["cached_share"].as_f64());
+}
+
+#[test]
+fn fit_knows_all_presets_on_all_machines() {
+    let text = succeeds(&["fit", "--matrix"]);
+    assert!(text.contains("A  strix-halo-128") && text.contains("deepseek-r1:q4_k_m"), "{text}");
+    let cells = json(&["fit", "--matrix", "--json", "--ram", "256"]);
+    let cells = cells.as_array().expect("cells");
+    assert_eq!(cells.len(), 26 * 13);
+    let of = |model: &str, machine: &str| {
+        let cell = cells.iter().find(|c| c["model"] == model && c["machine"] == machine).expect("a cell");
+        (cell["plan"]["fit"].clone(), cell["plan_after_setting"]["fit"].clone())
+    };
+    assert_eq!(of("llama-3.3-70b", "rtx-4090").0, "streamed");
+    assert_eq!(of("deepseek-r1", "m3-ultra-512"), ("resident".into(), "resident".into()));
+    assert_eq!(of("step-3.5-flash", "strix-halo-128"), ("cached".into(), "resident".into()));
+}
+
+#[test]
+fn fit_draws_writes_and_refuses() {
+    let (svg, gguf) = (file("plan.svg"), file("made.gguf"));
+    let like = ["--like", "gemma-3-4b:tq1_0", "--layers", "1"];
+    let args = [&["fit", "--machine", "rtx-4090", "--plot", &svg, "--write", &gguf, "--json"][..], &like].concat();
+    let made = json(&args);
+    let drawn = std::fs::read_to_string(&svg).expect("a drawing");
+    assert!(drawn.starts_with("<svg") && drawn.contains("dense weights") && drawn.ends_with("</svg>\n"));
+    let written = json(&["fit", &gguf, "--machine", "rtx-4090", "--json"]);
+    std::fs::remove_file(&gguf).expect("a file");
+    assert_eq!(made["demand"], written["demand"]);
+    fails(halogen(&["fit", "--like", "gpt-3"]), &["gpt-3", "qwen3-30b-a3b"]);
+    fails(halogen(&["fit", "--like", "qwen3-14b:q9"]), &["q9", "q4_k_m"]);
+    fails(halogen(&["fit", "--like", "qwen3-14b", "--layers", "41"]), &["41", "40"]);
+    fails(halogen(&["fit", "--like", "qwen3-14b", "--machine", "abacus"]), &["abacus", "rtx-4090"]);
+    fails(halogen(&["fit", "demo", "--machine", "gb10-128", "--ram", "64"]), &["--ram"]);
+    assert_eq!(halogen(&["fit", "demo", "--routing", "zipf:x"]).status.code(), Some(2));
+    assert_eq!(halogen(&["fit", "demo", "--like", "qwen3-14b"]).status.code(), Some(2));
 }

@@ -3,10 +3,10 @@
 use halogen::formats::Format;
 use halogen::gguf::Gguf;
 use halogen::gpu::{Gpu, Selector, Tier};
-use halogen::memory::KvFormat;
+use halogen::memory::{ExpertMemory, KvFormat, expert_bytes};
 use halogen::models::{self, Keys};
 use halogen::presets::{self, Kind, Untold};
-use halogen::session::{Model, Session, SessionOptions};
+use halogen::session::{LoadOptions, Model, Session, SessionOptions};
 use libtest_mimic::{Arguments, Failed, Trial};
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,11 @@ const MODELS: &[&str] = &[
     "mistral3",
     "qwen2",
     "qwen3",
+    "qwen35",
+    "qwen35moe",
+    "qwen35moe-mtp",
     "qwen3moe",
+    "qwen3next",
     "step35",
 ];
 
@@ -54,6 +58,9 @@ const HEADERS: &[&str] = &[
     "qwen3next",
     "step35",
 ];
+
+/// Models with experts, whose logits do not depend on how many of them fit.
+const MIXTURES: &[&str] = &["deepseek3", "glm4moe", "gpt-oss", "llama4", "qwen35moe", "qwen3moe", "qwen3next"];
 
 fn main() {
     let mut arguments = Arguments::from_args();
@@ -90,6 +97,15 @@ fn main() {
     for name in HEADERS {
         let file = golden.as_ref().map(|g| g.join("models").join(name));
         let trial = Trial::test(format!("tensors/{name}"), move || check_tensors(file.as_deref().ok_or("no folder")?));
+        trials.push(match golden {
+            Some(_) => trial,
+            None => trial.with_kind("HALOGEN_GOLDEN is not set").with_ignored_flag(true),
+        });
+    }
+    for name in MIXTURES {
+        let (gpu, file) = (gpu.clone(), golden.as_ref().map(|g| g.join("models").join(name)));
+        let trial =
+            Trial::test(format!("budgets/{name}"), move || check_budgets(&gpu, file.as_deref().ok_or("no folder")?));
         trials.push(match golden {
             Some(_) => trial,
             None => trial.with_kind("HALOGEN_GOLDEN is not set").with_ignored_flag(true),
@@ -165,4 +181,33 @@ fn nmse(x: &[f32], y: &[f32]) -> f64 {
     let mean = x.iter().map(|v| f64::from(*v)).sum::<f64>() / x.len() as f64;
     let error: f64 = x.iter().zip(y).map(|(a, b)| f64::from(a - b).powi(2)).sum();
     error / x.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>()
+}
+
+/// With a part of the experts on the device, down to those of one token, the logits have the bits that they have with all.
+fn check_budgets(gpu: &Gpu, file: &Path) -> Result<(), Failed> {
+    let bytes = std::fs::read(file.with_extension("safetensors"))?;
+    let tokens: Vec<i32> = bytemuck::pod_collect_to_vec(SafeTensors::deserialize(&bytes)?.tensor("tokens")?.data());
+    let tokens: Vec<u32> = tokens.iter().map(|t| *t as u32).collect();
+    let gguf = Gguf::open(&file.with_extension("gguf"))?;
+    let all = expert_bytes(&gguf);
+    let least =
+        (1..=100).find(|share| ExpertMemory::within(&gguf, all * share / 100).is_ok()).ok_or("no share is enough")?;
+    let mut resident: Vec<Vec<f32>> = Vec::new();
+    for share in [100, 50.max(least), least] {
+        let expert_memory = ExpertMemory::within(&gguf, all * share / 100)?;
+        let model = pollster::block_on(Model::load_with(gpu, &gguf, &LoadOptions { expert_memory }, |_| true))?;
+        let mut session = Session::new(&model, &SessionOptions { kv: KvFormat::F32, ..SessionOptions::default() })?;
+        for (i, chunk) in [512, 7, 1].into_iter().enumerate() {
+            let logits = session.blocking_logits(&tokens, chunk)?;
+            if share == 100 {
+                resident.push(logits);
+            } else if !logits.iter().zip(&resident[i]).all(|(a, b)| a.to_bits() == b.to_bits()) {
+                return Err(format!("{share} % of the experts, chunks of {chunk}: other bits").into());
+            }
+        }
+        if share < 100 && model.store_stats().is_none_or(|stats| stats.misses == 0) {
+            return Err(format!("{share} % of the experts, and none was missed").into());
+        }
+    }
+    Ok(())
 }

@@ -15,6 +15,11 @@ pub fn si(value: f64) -> String {
     scaled(value, "")
 }
 
+/// A count of parameters: `235 B`, `1.57 T`.
+pub fn billions(count: u64) -> String {
+    scaled(count as f64, "").trim_end().replace('G', "B")
+}
+
 /// Bytes in binary units: `128 MiB`. Limits of devices are powers of two.
 pub fn binary(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -86,5 +91,6 @@ mod tests {
         assert_eq!(seconds(0.0121), "12.1 ms");
         assert_eq!(count(1_048_576), "1,048,576");
         assert_eq!(count(999), "999");
+        assert_eq!(billions(235_000_000_000), "235 B");
     }
 }

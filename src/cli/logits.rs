@@ -1,6 +1,7 @@
 //! `halogen logits`: what a model makes of given tokens, for whoever checks numerics.
 
 use super::device::DeviceArgs;
+use super::like::LikeArgs;
 use super::{human, model, output, success};
 use anyhow::{Result, anyhow};
 use halogen::gpu::Tier;
@@ -20,11 +21,15 @@ use std::process::ExitCode;
 The file holds one tensor, logits: f32 [tokens, vocabulary]. The tokens are taken as they are, no BOS is added.
 Without --tier, halogen computes in f32, the KV cache included.
 
-Example:
-  halogen logits model.gguf --tokens 3,14,15 --out logits.safetensors")]
+Examples:
+  halogen logits model.gguf --tokens 3,14,15 --out logits.safetensors
+  halogen logits --like qwen3-30b-a3b --layers 2 --tokens 3,14,15 --out logits.safetensors")]
 pub struct Args {
     /// A .gguf file, or `demo`: the embedded model (also where none is named)
     model: Option<String>,
+
+    #[command(flatten)]
+    like: LikeArgs,
 
     /// Token ids, with commas between
     #[arg(long, value_name = "IDS", value_delimiter = ',', required = true)]
@@ -39,7 +44,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
-    let gguf = model::open(args.model.as_deref())?;
+    let gguf = args.like.open(args.model.as_deref())?;
     // Before the work, so that none is lost to a file that cannot be written.
     let out = Output::create(&args.out)?;
     let gpu = args.device.open()?;

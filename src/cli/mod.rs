@@ -4,7 +4,9 @@ mod bench;
 mod completions;
 mod device;
 mod devices;
+mod fit;
 mod human;
+mod like;
 mod logits;
 mod model;
 mod output;
@@ -26,6 +28,7 @@ Examples:
   git diff | halogen run model.gguf \"Review this:\"
   halogen devices                              the adapters of this machine, and what they reach
   halogen bench model model.gguf               tokens a second, beside the limit of the machine
+  halogen fit --like gpt-oss-120b              whether a model fits, before its download
   halogen show model.gguf                      what is in a file
 
 MODEL is the path of a .gguf file (of a split model: any of its files), or `demo`:
@@ -51,6 +54,7 @@ enum Command {
     Run(run::Args),
     Devices(devices::Args),
     Bench(bench::Args),
+    Fit(fit::Args),
     Show(show::Args),
     Logits(logits::Args),
     Shaders(shaders::Args),
@@ -71,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args, cli.verbose),
         Command::Devices(args) => devices::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Fit(args) => fit::run(args),
         Command::Show(args) => show::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Shaders(args) => shaders::run(args),

@@ -39,8 +39,19 @@ fn experts(gguf: &Gguf) -> Option<(u64, u64)> {
     (count > 0 && used <= count).then_some((count, used))
 }
 
+/// Whether a tensor is of a block after the trunk, which predicts further tokens and is not run.
+fn passed_over(gguf: &Gguf, tensor: &TensorInfo) -> bool {
+    let read = |key: &str| gguf.metadata().u64(&format!("{}.{key}", gguf.architecture().ok()?)).ok()?;
+    let block = || tensor.name.strip_prefix("blk.")?.split('.').next()?.parse::<u64>().ok();
+    let trunk = || Some(read("block_count")?.saturating_sub(read("nextn_predict_layers")?));
+    block().zip(trunk()).is_some_and(|(block, trunk)| block >= trunk)
+}
+
 /// Bytes of a tensor that one token reads.
 fn active_bytes(gguf: &Gguf, tensor: &TensorInfo) -> u64 {
+    if passed_over(gguf, tensor) {
+        return 0;
+    }
     if tensor.name.ends_with("_exps.weight") || tensor.name.ends_with("_exps.bias") {
         let (count, used) = experts(gguf).unwrap_or((1, 1));
         return (u128::from(tensor.bytes) * u128::from(used) / u128::from(count)) as u64;
@@ -216,6 +227,15 @@ fn sizes(gguf: &Gguf, out: &mut String) -> std::fmt::Result {
         writeln!(out, "  {format:<8}  {:>9}  in {count} {tensors}", human::bytes(bytes))?;
     }
     writeln!(out, "  {:<8}  {:>9}", "total", human::bytes(gguf.data_bytes()))?;
+    let over: u64 = gguf.tensors().iter().filter(|t| passed_over(gguf, t)).map(|t| t.bytes).sum();
+    if over > 0 {
+        writeln!(
+            out,
+            "  {:<8}  {:>9}  in blocks that predict further tokens, which are passed over",
+            "unused",
+            human::bytes(over)
+        )?;
+    }
     let active: u64 = gguf.tensors().iter().map(|t| active_bytes(gguf, t)).sum();
     let of = experts(gguf).map_or(String::new(), |(count, used)| format!(", with {used} of {count} experts"));
     writeln!(out, "  {:<8}  {:>9}  read for each token{of}", "active", human::bytes(active))

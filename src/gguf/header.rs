@@ -30,8 +30,8 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Reads the header of the file that `bytes` are the whole of. `file` is its name, for messages.
-    pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<Header, Error> {
+    /// Reads the header of a file of `len` bytes, of which `bytes` are the first. `file` is its name, for messages.
+    pub(super) fn parse(file: &str, bytes: &[u8], len: u64) -> Result<Header, Error> {
         if !bytes.starts_with(MAGIC) {
             return Err(Error::NotGguf { file: file.into(), found: what_is(bytes) });
         }
@@ -46,7 +46,7 @@ impl Header {
         let metadata = metadata(&mut cursor, pair_count)?;
         let alignment = alignment(&metadata)?;
         let mut tensors = tensor_table(&mut cursor, tensor_count)?;
-        place(file, &mut tensors, cursor.at().next_multiple_of(alignment), alignment, bytes.len() as u64)?;
+        place(file, &mut tensors, cursor.at().next_multiple_of(alignment), alignment, len)?;
         Ok(Header { version, metadata, tensors })
     }
 }

@@ -33,7 +33,7 @@ pub use error::{Error, KeyProblem, ShardProblem, TensorProblem};
 pub use metadata::Metadata;
 pub use source::{FileSource, ReadAt};
 pub use value::{Array, Strings, Value};
-pub use write::Writer;
+pub use write::{Writer, header};
 
 use shard::Shard;
 
@@ -97,6 +97,11 @@ impl Gguf {
     /// A model in memory. `name` stands for its file name in messages.
     pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Gguf, Error> {
         Gguf::from_shards(vec![Shard::in_memory(name, bytes)?])
+    }
+
+    /// A model of one file whose bytes come from anywhere; `header` is how it begins, as [`header`] makes it.
+    pub fn from_source(name: &str, header: &[u8], source: Box<dyn ReadAt>) -> Result<Gguf, Error> {
+        Gguf::from_shards(vec![Shard::of_source(name, header, source)?])
     }
 
     /// The first shard comes first, and there is one.

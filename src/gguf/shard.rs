@@ -28,19 +28,30 @@ impl Shard {
         // truncates in these milliseconds ends this one with SIGBUS; one that it overwrites yields garbage, which the
         // parser expects of any file.
         let map = unsafe { Mmap::map(source.file()) }.map_err(error)?;
-        let header = Header::parse(&file, &map)?;
+        let header = Header::parse(&file, &map, map.len() as u64)?;
         Ok(Shard { file, header, source: Box::new(source) })
     }
 
-    /// A model in memory, which must be whole.
-    pub(super) fn in_memory(file: &str, bytes: impl AsRef<[u8]> + ReadAt + 'static) -> Result<Shard, Error> {
-        let header = Header::parse(file, bytes.as_ref())?;
+    /// A model of one file, which begins with `header`: that much of it, at least.
+    pub(super) fn of_source(file: &str, header: &[u8], source: Box<dyn ReadAt>) -> Result<Shard, Error> {
+        let header = Header::parse(file, header, source.len())?;
+        Shard::whole(file, header, source)
+    }
+
+    fn whole(file: &str, header: Header, source: Box<dyn ReadAt>) -> Result<Shard, Error> {
         match header.metadata.u64("split.count")? {
             Some(count) if count > 1 => {
                 Err(Error::Shard { file: file.into(), problem: ShardProblem::InMemory { count } })
             }
-            _ => Ok(Shard { file: file.into(), header, source: Box::new(bytes) }),
+            _ => Ok(Shard { file: file.into(), header, source }),
         }
+    }
+
+    /// A model in memory, which must be whole.
+    pub(super) fn in_memory(file: &str, bytes: impl AsRef<[u8]> + ReadAt + 'static) -> Result<Shard, Error> {
+        // Parsed where it lies, before it is moved.
+        let header = Header::parse(file, bytes.as_ref(), bytes.as_ref().len() as u64)?;
+        Shard::whole(file, header, Box::new(bytes))
     }
 
     fn error(&self, problem: ShardProblem) -> Error {

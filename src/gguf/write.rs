@@ -1,9 +1,10 @@
 //! Writing GGUF: synthetic models for tests, and converted ones.
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 
 use super::header::{MAGIC, alignment};
-use super::{Array, Error, Metadata, TensorProblem, Value, types};
+use super::{Array, Error, Metadata, TensorInfo, TensorProblem, Value, types};
 
 /// The version that is written.
 const VERSION: u32 = 3;
@@ -67,43 +68,65 @@ impl<'a> Writer<'a> {
 
     /// Writes the whole file.
     pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        let header = self.header();
-        out.write_all(&header)?;
-        self.pad(out, header.len())?;
+        let tensors = self.tensors.iter().map(|t| (t.name, t.dims, t.ggml_type, t.bytes.len() as u64));
+        out.write_all(&encode(self.metadata, self.alignment, tensors))?;
         for tensor in &self.tensors {
             out.write_all(tensor.bytes)?;
-            self.pad(out, tensor.bytes.len())?;
+            let len = tensor.bytes.len() as u64;
+            let padding = len.next_multiple_of(self.alignment) - len;
+            io::copy(&mut io::Read::take(io::repeat(0), padding), out)?;
         }
         Ok(())
     }
+}
 
-    fn header(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&VERSION.to_le_bytes());
-        put_len(&mut out, self.tensors.len());
-        put_len(&mut out, self.metadata.len());
-        for (key, value) in self.metadata.iter() {
-            put_string(&mut out, key.as_bytes());
-            put_value(&mut out, value);
+/// The header of a file whose tensors follow it in this order, each from a multiple of `general.alignment`: for files whose
+/// bytes are made where they are read ([`Gguf::from_source`](super::Gguf::from_source)).
+///
+/// # Errors
+/// As of [`Writer::new`] and [`Writer::tensor`].
+pub fn header(metadata: &Metadata, tensors: &[TensorInfo]) -> Result<Vec<u8>, Error> {
+    let mut names = HashSet::new();
+    for TensorInfo { name, dims, ggml_type, bytes, .. } in tensors {
+        let error = |problem| Error::tensor(FILE, name, problem);
+        if !names.insert(name) {
+            return Err(error(TensorProblem::Duplicate { first: FILE.into() }));
         }
-        let mut offset = 0u64;
-        for tensor in &self.tensors {
-            put_string(&mut out, tensor.name.as_bytes());
-            out.extend_from_slice(&(tensor.dims.len() as u32).to_le_bytes());
-            out.extend(tensor.dims.iter().flat_map(|dim| dim.to_le_bytes()));
-            out.extend_from_slice(&tensor.ggml_type.to_le_bytes());
-            out.extend_from_slice(&offset.to_le_bytes());
-            offset += (tensor.bytes.len() as u64).next_multiple_of(self.alignment);
+        let expected = types::tensor_bytes(*ggml_type, dims).map_err(error)?;
+        if *bytes != expected {
+            return Err(error(TensorProblem::WrongBytes { found: *bytes, expected }));
         }
-        out
     }
+    let tensors = tensors.iter().map(|t| (t.name.as_str(), &t.dims[..], t.ggml_type, t.bytes));
+    Ok(encode(metadata, alignment(metadata)?, tensors))
+}
 
-    /// Zeros after `len` bytes, up to the alignment.
-    fn pad(&self, out: &mut impl Write, len: usize) -> io::Result<()> {
-        let padding = (len as u64).next_multiple_of(self.alignment) - len as u64;
-        io::copy(&mut io::Read::take(io::repeat(0), padding), out).map(drop)
+/// Magic, metadata and the table of tensors (name, dimensions, type, bytes), padded to where the first one starts.
+fn encode<'t>(
+    metadata: &Metadata,
+    alignment: u64,
+    tensors: impl ExactSizeIterator<Item = (&'t str, &'t [u64], u32, u64)>,
+) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    put_len(&mut out, tensors.len());
+    put_len(&mut out, metadata.len());
+    for (key, value) in metadata.iter() {
+        put_string(&mut out, key.as_bytes());
+        put_value(&mut out, value);
     }
+    let mut offset = 0u64;
+    for (name, dims, ggml_type, bytes) in tensors {
+        put_string(&mut out, name.as_bytes());
+        out.extend_from_slice(&(dims.len() as u32).to_le_bytes());
+        out.extend(dims.iter().flat_map(|dim| dim.to_le_bytes()));
+        out.extend_from_slice(&ggml_type.to_le_bytes());
+        out.extend_from_slice(&offset.to_le_bytes());
+        offset += bytes.next_multiple_of(alignment);
+    }
+    out.resize(out.len().next_multiple_of(alignment as usize), 0);
+    out
 }
 
 fn put_len(out: &mut Vec<u8>, len: usize) {

@@ -25,6 +25,33 @@ pub struct Weights<'a> {
     experts: Option<(ExpertMemory, ExpertStore)>,
 }
 
+/// Rows of a tensor, in runs: all of them, or the same part of every group, where a file interleaves two matrices.
+pub struct Take<'n> {
+    pub name: &'n str,
+    /// Of the tensor: a multiple of `group`.
+    pub rows: usize,
+    /// Rows from one run to the next.
+    pub group: usize,
+    /// The first of a group that is taken, and how many.
+    pub first: usize,
+    pub run: usize,
+}
+
+impl<'n> Take<'n> {
+    pub fn all(name: &'n str, rows: usize) -> Self {
+        Take { name, rows, group: rows, first: 0, run: rows }
+    }
+
+    fn taken(&self) -> usize {
+        self.rows / self.group * self.run
+    }
+
+    /// The first row of each run.
+    fn runs(&self) -> impl Iterator<Item = usize> {
+        (self.first..self.rows).step_by(self.group)
+    }
+}
+
 /// The experts of a stack's tensor one by one, and the shared one behind them.
 fn expert_rows(tensors: &[Arc<TensorInfo>], experts: usize, rows: usize) -> Vec<Rows> {
     let routed = (0..experts).map(|e| Rows { tensor: tensors[0].clone(), first: e * rows, count: rows });
@@ -122,8 +149,8 @@ impl<'a> Weights<'a> {
         Ok(self.gpu.upload(name, &values)?)
     }
 
-    /// Values that no tensor holds as they are, on the device.
-    pub fn upload(&self, name: &str, values: &[f32]) -> Result<View> {
+    /// What a model made of values that it read on the host.
+    pub fn upload<T: bytemuck::NoUninit>(&self, name: &str, values: &[T]) -> Result<View> {
         Ok(self.gpu.upload(name, values)?)
     }
 
@@ -162,28 +189,34 @@ impl<'a> Weights<'a> {
     /// Matrices [rows, columns] of one input, with a bias each if `bias` names them; rows of one format are joined.
     /// Also gives each matrix's first output.
     pub fn joint(&mut self, names: &[(&str, usize)], bias: &[&str], columns: usize) -> Result<(Joint, Vec<usize>)> {
+        let takes: Vec<Take> = names.iter().map(|(name, rows)| Take::all(name, *rows)).collect();
+        self.joint_of(&takes, bias, columns)
+    }
+
+    /// As [`Weights::joint`], of the rows of each tensor that are taken.
+    pub fn joint_of(&mut self, takes: &[Take], bias: &[&str], columns: usize) -> Result<(Joint, Vec<usize>)> {
         let mut tensors = Vec::new();
-        for (name, rows) in names {
-            let tensor = self.tensor(name, &[columns, *rows])?;
-            tensors.push((self.format(&tensor)?, tensor, *rows));
+        for take in takes {
+            let tensor = self.tensor(take.name, &[columns, take.rows])?;
+            tensors.push((self.format(&tensor)?, tensor, take));
         }
-        let (mut parts, mut at, mut outputs) = (Vec::new(), vec![0; names.len()], 0);
+        let (mut parts, mut at, mut outputs) = (Vec::new(), vec![0; takes.len()], 0);
         for i in 0..tensors.len() {
             let format = tensors[i].0;
             if tensors[..i].iter().any(|t| t.0 == format) {
                 continue;
             }
             let (first, mut rows, mut biases) = (outputs, Vec::new(), Vec::new());
-            for (j, (_, tensor, count)) in tensors.iter().enumerate().filter(|(_, t)| t.0 == format) {
+            for (j, (_, tensor, take)) in tensors.iter().enumerate().filter(|(_, t)| t.0 == format) {
                 at[j] = outputs;
-                outputs += count;
-                rows.push(Rows { tensor: tensor.clone(), first: 0, count: *count });
+                outputs += take.taken();
+                rows.extend(take.runs().map(|first| Rows { tensor: tensor.clone(), first, count: take.run }));
                 if let Some(bias) = bias.get(j) {
-                    biases.extend(self.host_vector(bias, *count)?);
+                    biases.extend(self.host_vector(bias, take.taken())?);
                 }
             }
             let bias = if bias.is_empty() { None } else { Some(self.gpu.upload("bias", &biases)?) };
-            parts.push(Part { matrix: self.place_matrix(names[i].0, columns, &rows)?, bias, at: first });
+            parts.push(Part { matrix: self.place_matrix(takes[i].name, columns, &rows)?, bias, at: first });
         }
         Ok((Joint { parts, outputs }, at))
     }
@@ -254,6 +287,24 @@ impl<'a> Weights<'a> {
         }
         let parts: Vec<Rows> = gates.into_iter().zip(ups).flat_map(|(gate, up)| [gate, up]).collect();
         Ok(ExpertGateUp::Joined(self.place_stack(gate, columns, &parts, 2 * ff)?))
+    }
+
+    /// As [`Weights::expert_gate_up`], of a file that holds gate and up as one stack [experts, 2 * ff, columns], gate rows
+    /// first.
+    pub fn fused_gate_up(
+        &mut self,
+        name: &str,
+        shared: Option<[&str; 2]>,
+        experts: usize,
+        ff: usize,
+        columns: usize,
+    ) -> Result<ExpertGateUp> {
+        let fused = self.tensor(name, &[columns, 2 * ff, experts])?;
+        let shared = shared.map(|names| names.map(|name| self.tensor(name, &[columns, ff])));
+        let shared: Vec<_> = shared.into_iter().flatten().collect::<Result<_>>()?;
+        let mut parts = vec![Rows { tensor: fused, first: 0, count: experts * 2 * ff }];
+        parts.extend(shared.into_iter().map(|tensor| Rows { tensor, first: 0, count: ff }));
+        Ok(ExpertGateUp::Joined(self.place_stack(name, columns, &parts, 2 * ff)?))
     }
 
     fn place_stack(&mut self, name: &str, columns: usize, parts: &[Rows], rows: usize) -> Result<Stack> {

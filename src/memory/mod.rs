@@ -1,14 +1,16 @@
 //! What lies where: weights from the file into buffers, the KV cache, and the sum of it all before anything is allocated.
 
 mod filling;
+mod fit;
 mod kv;
 mod loader;
 mod plan;
 mod store;
 
 pub use filling::Progress;
-pub use kv::{KvCache, KvFormat, KvWidth};
-pub use loader::Weights;
+pub use fit::{Bound, CHUNK, Demand, ExpertLayer, Fit, Machine, Place, Plan, Routing, System, plan};
+pub use kv::{Keeps, KvCache, KvFormat, KvWidth, LayerCache};
+pub use loader::{Take, Weights};
 pub use plan::{Needs, available_bytes};
 pub use store::{ExpertMemory, ExpertStore, StoreStats, expert_bytes, random_read_rate};
 

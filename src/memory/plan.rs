@@ -1,11 +1,11 @@
 //! Whether a model fits, before anything is allocated.
 
-use super::{Error, ExpertMemory, Result, expert_bytes};
+use super::{Error, ExpertMemory, Result, System, expert_bytes};
 use crate::gguf::Gguf;
 use crate::gpu::{Gpu, Heap};
 
 /// The share of a device that is left to others where experts take all else: a sixteenth.
-const MARGIN: u64 = 16;
+pub(super) const MARGIN: u64 = 16;
 
 /// Bytes that a model and one session take on the device.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,25 +61,10 @@ impl Needs {
 /// Bytes of memory that a device of this kind can use: what is free of the host's for devices that share it, where the system
 /// tells (Linux does); else the largest heap of its own. Drivers of integrated devices there count a part of what they may use.
 pub fn available_bytes(kind: wgpu::DeviceType, heaps: &[Heap]) -> Option<u64> {
-    let shared = matches!(kind, wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu);
-    let free = || mem_available(&std::fs::read_to_string("/proc/meminfo").ok()?);
     let own = || heaps.iter().filter(|heap| heap.device_local).map(|heap| heap.bytes).max();
-    if shared { free().or_else(own) } else { own() }
-}
-
-/// `MemAvailable` of /proc/meminfo, in bytes.
-fn mem_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn available_memory_is_read_from_meminfo() {
-        let text = "MemTotal:       24000 kB\nMemAvailable:   12345 kB\n";
-        assert_eq!(super::mem_available(text), Some(12345 * 1024));
-        assert_eq!(super::mem_available("MemTotal: 1 kB"), None);
+    match kind {
+        wgpu::DeviceType::Cpu => System::read().available.or_else(own),
+        wgpu::DeviceType::IntegratedGpu => System::read().shared().or_else(own),
+        _ => own(),
     }
 }

@@ -114,6 +114,9 @@ impl ExpertMemory {
         let memory = ExpertMemory { bytes, all };
         let used = gguf.metadata().u64(&format!("{}.expert_used_count", gguf.architecture()?))?.unwrap_or(0);
         let experts = stacks(gguf).filter_map(|tensor| tensor.dims.get(2)).max().copied().unwrap_or(1);
+        // A shared expert may lie in a slot of its own.
+        let shared = u64::from(gguf.tensors().iter().any(|tensor| tensor.name.ends_with("_shexp.weight")));
+        let (used, experts) = (used + shared, experts + shared);
         if (memory.slots(experts as usize) as u64) < used {
             // The last byte of a share is lost to rounding.
             let least = (u128::from(all) * u128::from(used)).div_ceil(u128::from(experts)) as u64;

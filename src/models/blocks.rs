@@ -3,10 +3,10 @@
 use super::{Error, Keys, Result, Sliced};
 use crate::gguf::{Gguf, Value};
 use crate::gpu::View;
-use crate::memory::{KvWidth, Weights};
+use crate::memory::{Keeps, KvWidth, Weights};
 use crate::ops::{
-    Activation, Attention, ExpertGateUp, ExpertMlp, GateUp, Heads, Joint, KvLayer, MAX_HEAD_DIM, Matrix, Norm,
-    RopePairs, Step, Temperature, Tensor,
+    Activation, Attention, ExpertMlp, GateUp, Heads, Joint, KvLayer, MAX_HEAD_DIM, Matrix, Norm, RopePairs, Step,
+    Temperature, Tensor,
 };
 
 /// Hyperparameters that every transformer here has.
@@ -91,7 +91,7 @@ impl Transformer {
         super::Shape {
             hidden: self.hidden,
             vocabulary: self.vocabulary,
-            kv_widths: vec![KvWidth::both(self.kv_heads * self.head_dim); self.layers],
+            keeps: vec![Keeps::Kv(KvWidth::both(self.kv_heads * self.head_dim)); self.layers],
             context: self.context,
             rope_pairs: self.rope_dim / 2,
             scratch_per_token: 4 * floats as u64,
@@ -180,6 +180,18 @@ fn add_branch(step: &mut Step, x: &Tensor, h: &Tensor, matrix: &Matrix, norm: Op
     Ok(())
 }
 
+/// Attention over all positions, scaled by the head size.
+pub fn full_attention(t: &Transformer) -> Attention {
+    Attention {
+        heads: t.heads,
+        kv_heads: t.kv_heads,
+        head_dim: t.head_dim,
+        scale: 1.0 / (t.head_dim as f32).sqrt(),
+        window: None,
+        sinks: None,
+    }
+}
+
 /// Grouped-query attention with rotary positions.
 pub struct SelfAttention {
     norm: Norm,
@@ -231,14 +243,7 @@ impl SelfAttention {
             gate_at: at.get(3).copied(),
             qk_norm,
             output: weights.matrix(&name("attn_output.weight"), t.hidden, q_rows)?,
-            geometry: Attention {
-                heads: t.heads,
-                kv_heads: t.kv_heads,
-                head_dim: t.head_dim,
-                scale: 1.0 / (t.head_dim as f32).sqrt(),
-                window: None,
-                sinks: None,
-            },
+            geometry: full_attention(t),
             pairs,
             rope_dim: t.rope_dim,
             temperature: None,
@@ -358,7 +363,7 @@ impl Mixture {
         self.used * (self.ff + t.hidden) + self.experts
     }
 
-    /// The experts of a layer, with silu and no bias.
+    /// The experts of a layer, with silu and no bias. A file may hold gate and up as one stack, gate rows first.
     pub fn mlp(&self, weights: &mut Weights, t: &Transformer, layer: usize) -> Result<ExpertMlp> {
         self.joined_mlp(weights, t, layer, false)
     }
@@ -371,7 +376,7 @@ impl Mixture {
         let outer = shared.then_some(shared_down.as_str());
         Ok(ExpertMlp {
             gate_up: match weights.has(&fused) {
-                true => ExpertGateUp::Joined(weights.stack(&fused, None, self.experts, 2 * self.ff, t.hidden)?),
+                true => weights.fused_gate_up(&fused, inner, self.experts, self.ff, t.hidden)?,
                 false => weights.expert_gate_up([&gate, &up], inner, self.experts, self.ff, t.hidden)?,
             },
             down: weights.stack(&down, outer, self.experts, t.hidden, self.ff)?,
@@ -383,7 +388,11 @@ impl Mixture {
     /// Whether a shared expert of `ff` columns can be one more of a layer's stacks: of the size of the others, each of
     /// its matrices of their type.
     pub fn can_join(&self, weights: &Weights, layer: usize, ff: usize) -> bool {
-        let (routed, shared) = (expert_names(layer, "exps"), expert_names(layer, "shexp"));
+        let (mut routed, shared) = (expert_names(layer, "exps"), expert_names(layer, "shexp"));
+        let fused = fused_name(layer);
+        if weights.has(&fused) {
+            routed[..2].fill(fused);
+        }
         let room = ff == self.ff && self.experts < MAX_EXPERTS;
         room && routed.iter().zip(&shared).all(|(a, b)| weights.of_one_type(a, b))
     }
@@ -394,7 +403,7 @@ fn expert_names(layer: usize, kind: &str) -> [String; 3] {
     ["gate", "up", "down"].map(|what| format!("blk.{layer}.ffn_{what}_{kind}.weight"))
 }
 
-/// Gate and up of a layer's experts in one tensor, gate rows first.
+/// Gate and up of a layer's experts in one tensor.
 fn fused_name(layer: usize) -> String {
     format!("blk.{layer}.ffn_gate_up_exps.weight")
 }

@@ -45,7 +45,7 @@ impl<F: FeedForward> Architecture for Decoder<F> {
         let x = step.embed(&self.ends.embedding, 1.0)?; // [tokens, hidden]
         for (i, (attention, feed_forward)) in self.layers.iter().enumerate() {
             step.enter_layer(i);
-            attention.record(step, &x, &cache.layers[i], &ropes[0])?; // norm, q k v, q/k norm and rope, attention, output
+            attention.record(step, &x, cache.kv(i), &ropes[0])?; // norm, q k v, q/k norm and rope, attention, output
             feed_forward.record(step, &x)?; // norm, (router,) gate and up, down
         }
         Ok(x)

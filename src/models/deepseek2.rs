@@ -97,7 +97,7 @@ impl Architecture for DeepSeek2 {
         let x = step.embed(&self.ends.embedding, 1.0)?; // [tokens, hidden]
         for (i, (attention, feed_forward)) in self.layers.iter().enumerate() {
             step.enter_layer(i);
-            attention.record(step, &x, &cache.layers[i], &ropes[0])?; // norm, latents, q, attention, values, output
+            attention.record(step, &x, cache.kv(i), &ropes[0])?; // norm, latents, q, attention, values, output
             feed_forward.record(step, &x)?; // norm, (router,) gate and up, down
         }
         Ok(x)

@@ -73,7 +73,7 @@ impl Architecture for Gemma3 {
         for (i, (attention, mlp)) in self.layers.iter().enumerate() {
             step.enter_layer(i);
             let rope = &ropes[usize::from(windowed(i))];
-            attention.record(step, &x, &cache.layers[i], rope)?; // norm, q k v, q/k norm, rope, attention, output, norm
+            attention.record(step, &x, cache.kv(i), rope)?; // norm, q k v, q/k norm, rope, attention, output, norm
             mlp.record(step, &x)?; // norm, gate and up, GELU, down, norm
         }
         Ok(x)

@@ -8,7 +8,7 @@ use super::gemma4_attention::Gemma4Attention;
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gguf::Gguf;
 use crate::gpu::View;
-use crate::memory::{KvCache, KvWidth, Weights};
+use crate::memory::{Keeps, KvCache, KvWidth, Weights};
 use crate::ops::{Activation, ExpertMlp, ExpertRouter, Matrix, Norm, Step, Tensor};
 
 struct Gemma4 {
@@ -98,6 +98,11 @@ impl Sizes {
         })
     }
 
+    /// Keys and values of a layer, if they are its own.
+    fn width(&self, t: &Transformer, layer: usize) -> KvWidth {
+        if self.source[layer] == layer { KvWidth::both(t.kv_heads * t.head_dim) } else { KvWidth::default() }
+    }
+
     fn shape(&self) -> Shape {
         let size = |t: &Transformer| (t.heads + t.kv_heads) * t.head_dim;
         let widest = self.t.iter().max_by_key(|t| size(t)).expect("a layer");
@@ -108,13 +113,7 @@ impl Sizes {
         let shape = widest.shape(ff + widest.hidden + mixture + inputs);
         let of_kind = |windowed| self.windowed.iter().position(|w| *w == windowed).map_or(0, |i| self.t[i].rope_dim);
         Shape {
-            kv_widths: (self.t.iter().enumerate())
-                .map(
-                    |(i, t)| {
-                        if self.source[i] == i { KvWidth::both(t.kv_heads * t.head_dim) } else { KvWidth::default() }
-                    },
-                )
-                .collect(),
+            keeps: self.t.iter().zip(0..).map(|(t, i)| Keeps::Kv(self.width(t, i))).collect(),
             rope_pairs: (of_kind(false) + of_kind(true)) / 2,
             ..shape
         }
@@ -286,7 +285,7 @@ impl Architecture for Gemma4 {
         for (i, layer) in self.layers.iter().enumerate() {
             step.enter_layer(i);
             let rope = &ropes[usize::from(layer.windowed)];
-            layer.attention.record(step, &x, &cache.layers[layer.source], rope)?; // norm, q k v, norms, rope, attention, output, norm
+            layer.attention.record(step, &x, cache.kv(layer.source), rope)?; // norm, q k v, norms, rope, attention, output, norm
             let input = inputs.as_ref().map(|(inputs, columns)| (inputs, i * columns));
             layer.feed_forward(step, &x, input)?; // norm, gate and up, GELU, down, (experts,) norm, (input,) scale
         }

@@ -78,7 +78,7 @@ impl Architecture for GptOss {
         let x = step.embed(&self.ends.embedding, 1.0)?; // [tokens, hidden]
         for (i, layer) in self.layers.iter().enumerate() {
             step.enter_layer(i);
-            layer.record(step, &x, &cache.layers[i], &ropes[0])?;
+            layer.record(step, &x, cache.kv(i), &ropes[0])?;
         }
         Ok(x)
     }

@@ -175,6 +175,15 @@ impl<'a> Keys<'a> {
         Ok(self.metadata.str(&self.name(key))?)
     }
 
+    /// A flag for each of `count` things, if the key is present.
+    pub fn flags(&self, key: &str, count: usize) -> Result<Option<Vec<bool>>> {
+        let flags = self.metadata.bools(&self.name(key))?;
+        match flags.as_ref().map(Vec::len) {
+            Some(len) if len != count => Err(self.error(key, format!("{len} flags"), format!("{count} are needed"))),
+            _ => Ok(flags),
+        }
+    }
+
     /// Whether a flag is set, if the key is present.
     pub fn flag(&self, key: &str) -> Result<Option<bool>> {
         Ok(self.metadata.bool(&self.name(key))?)

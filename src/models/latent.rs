@@ -4,7 +4,7 @@ use super::blocks::{Transformer, vocabulary};
 use super::{Keys, Result, Shape, Sliced};
 use crate::gguf::Gguf;
 use crate::gpu::View;
-use crate::memory::{KvWidth, Weights};
+use crate::memory::{Keeps, KvWidth, Weights};
 use crate::ops::{Joint, KvLayer, LatentAttention, Matrix, Norm, Step, Tensor};
 
 /// Hyperparameters of a model with latent attention.
@@ -67,7 +67,7 @@ impl LatentSizes {
         Shape {
             hidden: t.hidden,
             vocabulary: t.vocabulary,
-            kv_widths: vec![KvWidth { k: key_dim, v: 0 }; t.layers],
+            keeps: vec![Keeps::Kv(KvWidth { k: key_dim, v: 0 }); t.layers],
             context: t.context,
             rope_pairs: t.rope_dim / 2,
             scratch_per_token: 4 * floats as u64,

@@ -3,6 +3,8 @@
 mod blocks;
 mod decoder;
 mod deepseek2;
+mod delta_net;
+mod gated_attention;
 mod gemma3;
 mod gemma4;
 mod gemma4_attention;
@@ -15,8 +17,12 @@ mod llama4;
 mod mistral3;
 mod qwen2;
 mod qwen3;
+mod qwen35;
+mod qwen35moe;
 mod qwen3moe;
+mod qwen3next;
 mod rope;
+mod shared_expert;
 mod sigmoid_experts;
 mod step35;
 
@@ -25,7 +31,7 @@ pub use rope::Rope;
 
 use crate::gguf::Gguf;
 use crate::gpu::View;
-use crate::memory::{self, KvCache, KvWidth, Weights};
+use crate::memory::{self, Keeps, KvCache, Weights};
 use crate::ops::{self, Matrix, Norm, Step, Tensor};
 use crate::{gguf, gpu};
 
@@ -46,6 +52,8 @@ pub enum Error {
     Vocabulary { file: String, tokens: usize, rows: usize },
     #[error("{file}: rope_freqs.weight holds {factor}: positive numbers are needed")]
     RopeFactor { file: String, factor: f32 },
+    #[error("{file}: {name} holds {value}: numbers below zero are needed, by which a state decays")]
+    Decay { file: String, name: String, value: f32 },
     #[error("{file}: {key} = {value}: {problem}")]
     Key { file: String, key: String, value: String, problem: String },
 }
@@ -58,8 +66,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub struct Shape {
     pub hidden: usize,
     pub vocabulary: usize,
-    /// Of each layer.
-    pub kv_widths: Vec<KvWidth>,
+    /// What each layer keeps from one token to the next.
+    pub keeps: Vec<Keeps>,
     /// Positions that the model was made for.
     pub context: usize,
     /// Pairs of a head that turn: the columns of the rope tables, all together.
@@ -124,7 +132,10 @@ const ARCHITECTURES: &[Known] = &[
     Known { name: "mistral3", shape: blocks::dense_shape, load: mistral3::load },
     Known { name: "qwen2", shape: blocks::dense_shape, load: qwen2::load },
     Known { name: "qwen3", shape: blocks::dense_shape, load: qwen3::load },
+    Known { name: "qwen35", shape: qwen35::shape, load: qwen35::load },
+    Known { name: "qwen35moe", shape: qwen35moe::shape, load: qwen35moe::load },
     Known { name: "qwen3moe", shape: blocks::mixture_shape, load: qwen3moe::load },
+    Known { name: "qwen3next", shape: qwen3next::shape, load: qwen3next::load },
     Known { name: "step35", shape: step35::shape, load: step35::load },
 ];
 

@@ -8,7 +8,7 @@ use super::sigmoid_experts::{FeedForward, SigmoidMixture};
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gguf::Gguf;
 use crate::gpu::View;
-use crate::memory::{KvCache, KvWidth, Weights};
+use crate::memory::{Keeps, KvCache, KvWidth, Weights};
 use crate::ops::{Activation, Matrix, Norm, RopePairs, Step, Tensor, Window};
 
 struct Step35 {
@@ -71,7 +71,7 @@ impl Sizes {
         let dense = if self.dense > 0 { self.ff } else { 0 };
         let shape = widest.shape(widest.heads + dense + self.mixture.floats_per_token(widest));
         Shape {
-            kv_widths: self.t.iter().map(|t| KvWidth::both(t.kv_heads * t.head_dim)).collect(),
+            keeps: self.t.iter().map(|t| Keeps::Kv(KvWidth::both(t.kv_heads * t.head_dim))).collect(),
             rope_pairs: widest.rope_dim / 4 + widest.rope_dim / 2,
             ..shape
         }
@@ -142,7 +142,7 @@ impl Architecture for Step35 {
         for (i, (attention, feed_forward)) in self.layers.iter().enumerate() {
             step.enter_layer(i);
             let rope = &ropes[usize::from(self.windowed[i])];
-            attention.record(step, &x, &cache.layers[i], rope)?; // norm, q k v and gates, q/k norm and rope, attention, gate, output
+            attention.record(step, &x, cache.kv(i), rope)?; // norm, q k v and gates, q/k norm and rope, attention, gate, output
             feed_forward.record(step, &x)?; // norm, (router,) gate and up, down
         }
         Ok(x)

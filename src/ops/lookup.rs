@@ -42,10 +42,10 @@ impl Step<'_> {
             return Err(super::Error::Shape { op: "lookup", message: "no record for misses".into() });
         };
         let slots = stack.slots();
-        ensure(stack.experts <= MAX_EXPERTS && routing.ranks <= slots, "lookup", || {
-            let (ranks, experts) = (routing.ranks, stack.experts);
-            format!("{ranks} experts a token in {slots} slots for {experts}; at most {MAX_EXPERTS} are supported")
+        ensure(stack.experts <= MAX_EXPERTS, "lookup", || {
+            format!("{} experts that come and go; at most {MAX_EXPERTS} are supported", stack.experts)
         })?;
+        ensure(routing.ranks <= slots, "lookup", || format!("{} experts of a token in {slots} slots", routing.ranks))?;
         let rows = self.tokens * routing.ranks;
         Ok(self.recorder.call(Call {
             spec: KernelSpec::new("expert_lookup")

@@ -2,6 +2,7 @@
 
 mod arithmetic;
 mod attention;
+mod delta_net;
 mod embed;
 mod experts;
 mod gate;
@@ -20,6 +21,7 @@ mod variants;
 
 pub use arithmetic::{Arithmetic, Choice, Ground, Product};
 pub use attention::{Attention, MAX_HEAD_DIM, Window};
+pub use delta_net::{DeltaHeads, DeltaNet, KeySharing, RecurrentLayer};
 pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
 pub use latent::LatentAttention;

@@ -10,7 +10,8 @@ params!(RouterParams {
     scale: f32,
     shared_experts: u32,
     groups: u32,
-    groups_used: u32
+    groups_used: u32,
+    stride: u32
 });
 
 /// The experts that tokens chose.
@@ -54,8 +55,25 @@ impl Step<'_> {
     /// Softmax over the logits [tokens, experts], the best `ranks` of each token, their weights renormalised to 1 if
     /// asked.
     pub fn route_softmax(&mut self, logits: &Tensor, ranks: usize, renormalise: bool) -> Result<Routing> {
-        let spec = self.router_spec(logits).flag("RENORMALISE", renormalise);
-        self.route(logits, spec, None, RouterParams { ranks: ranks as u32, ..Default::default() })
+        let experts = logits.columns;
+        let spec = self.router_spec(experts).flag("RENORMALISE", renormalise);
+        self.route(logits, experts, spec, None, RouterParams { ranks: ranks as u32, ..Default::default() })
+    }
+
+    /// As [`Step::route_softmax`], of all but the last column of the logits [tokens, experts + 1]. If `joined`, one more
+    /// expert follows the chosen ones, which every token uses, with the sigmoid of the last column as its weight.
+    pub fn route_softmax_beside(
+        &mut self,
+        logits: &Tensor,
+        ranks: usize,
+        renormalise: bool,
+        joined: bool,
+    ) -> Result<Routing> {
+        ensure(logits.columns >= 2, "router", || format!("{} logits of experts and a gate", logits.columns))?;
+        let experts = logits.columns - 1;
+        let spec = self.router_spec(experts).flag("RENORMALISE", renormalise).flag("SHARED_GATE", joined);
+        let params = RouterParams { ranks: ranks as u32, shared_experts: u32::from(joined), ..Default::default() };
+        self.route(logits, experts, spec, None, params)
     }
 
     /// The choice of `router` from logits [tokens, experts].
@@ -64,9 +82,9 @@ impl Step<'_> {
         ensure(scales.size >= logits.columns as u64 * 4, "router", || {
             format!("scales of {} bytes for {} experts", scales.size, logits.columns)
         })?;
-        let spec = self.router_spec(logits).flag("RENORMALISE", true).flag("SCALED", true);
+        let spec = self.router_spec(logits.columns).flag("RENORMALISE", true).flag("SCALED", true);
         let params = RouterParams { ranks: *ranks as u32, ..Default::default() };
-        self.route(logits, spec, Some(("scales", scales)), params)
+        self.route(logits, logits.columns, spec, Some(("scales", scales)), params)
     }
 
     /// The choice of `router` from logits [tokens, experts].
@@ -81,7 +99,7 @@ impl Step<'_> {
         ensure(whole && (*groups == 1 || size >= 2), "router", || {
             format!("{} of {} experts in {groups_used} of {groups} groups", router.ranks, logits.columns)
         })?;
-        let spec = self.router_spec(logits).flag("SIGMOID", true).flag("RENORMALISE", router.renormalise);
+        let spec = self.router_spec(logits.columns).flag("SIGMOID", true).flag("RENORMALISE", router.renormalise);
         let spec = spec.flag("GROUPS", groups_used < groups).flag("UNBIASED", bias.is_none());
         let params = RouterParams {
             ranks: router.ranks as u32,
@@ -91,27 +109,29 @@ impl Step<'_> {
             groups_used: *groups_used as u32,
             ..Default::default()
         };
-        self.route(logits, spec, bias.map(|bias| ("bias", bias)), params)
+        self.route(logits, logits.columns, spec, bias.map(|bias| ("bias", bias)), params)
     }
 
-    fn router_spec(&self, logits: &Tensor) -> KernelSpec {
-        let experts = logits.columns.next_power_of_two() as u32;
+    fn router_spec(&self, experts: usize) -> KernelSpec {
+        let experts = experts.next_power_of_two() as u32;
         KernelSpec::new("router").size("WG", self.tuning.wide.min(experts)).size("EXPERTS", experts)
     }
 
     fn route(
         &mut self,
         logits: &Tensor,
+        experts: usize,
         spec: KernelSpec,
         more: Option<(&'static str, &View)>,
         params: RouterParams,
     ) -> Result<Routing> {
-        let (experts, ranks) = (logits.columns, params.ranks as usize);
+        let ranks = params.ranks as usize;
         ensure(ranks >= 1 && ranks <= experts && experts <= MAX_EXPERTS, "router", || {
             format!("{ranks} of {experts} experts: at least 1 of at most {MAX_EXPERTS} are supported")
         })?;
         ensure(logits.rows == self.tokens, "router", || format!("{} rows of {} tokens", logits.rows, self.tokens))?;
-        let (experts, ranks) = (experts + params.shared_experts as usize, ranks + params.shared_experts as usize);
+        let shared = params.shared_experts as usize;
+        let ranks = ranks + shared;
         let routed = self.tensor("routed", ranks)?.view;
         let gates = self.tensor("gates", ranks)?.view;
         let mut bind = vec![("logits", &logits.view), ("routed", &routed), ("gates", &gates)];
@@ -119,10 +139,15 @@ impl Step<'_> {
         self.recorder.call(Call {
             spec,
             bind: &bind,
-            params: RouterParams { tokens: self.tokens as u32, experts: logits.columns as u32, ..params },
+            params: RouterParams {
+                tokens: self.tokens as u32,
+                experts: experts as u32,
+                stride: logits.columns as u32,
+                ..params
+            },
             grid: Grid::linear(self.tokens as u64, 1),
             cost: Cost { other_bytes: (self.tokens * (logits.columns + 2 * ranks) * 4) as u64, ..Cost::default() },
         })?;
-        Ok(Routing { routed, gates, experts, ranks })
+        Ok(Routing { routed, gates, experts: experts + shared, ranks })
     }
 }

@@ -3,8 +3,10 @@
 //!
 //! Weights come in decoded, all arrays are row-major, and shapes stand as in the kernels' own declarations.
 
+mod delta_net;
 mod latent;
 
+pub use delta_net::{DeltaGates, delta_net, gate, short_conv};
 pub use latent::{Latent, latent_attention, latent_row};
 
 use super::{Activation, RopePairs, Temperature, Window};

@@ -116,12 +116,18 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
     for experts in [2, 8, 64, 128, 512, 1024] {
         let router = new("router").size("WG", t.wide.min(experts)).size("EXPERTS", experts);
         let grouped = all_of(router.clone(), &["SIGMOID", "GROUPS"]);
+        all.push(all_of(router.clone(), &["RENORMALISE", "SHARED_GATE"]));
         all.push(all_of(router.clone(), &["SIGMOID", "UNBIASED"]));
         all.extend(each(vec![router], &["SIGMOID", "RENORMALISE"]));
         all.extend(each(vec![grouped], &["RENORMALISE"]));
         all.push(new("expert_group").size("WG", t.wide).size("BN", t.matmul.bn).size("EXPERTS", experts - 1));
         let lookup = new("expert_lookup").size("WG", t.wide).size("EXPERTS", experts);
         all.push(lookup.flag("STATE_WRITE", true));
+    }
+    for dim in [4, 16, 64, 128] {
+        let dims = |spec: KernelSpec| spec.size("KEY_DIM", dim).size("VALUE_DIM", dim).size("TAPS", 4);
+        all.extend(each(vec![dims(new("short_conv").size("WG", t.row))], &["SUBGROUP"]));
+        all.extend(each(vec![dims(new("delta_net")).size("TILE", 8.min(dim))], &["TILED"]));
     }
     all.push(new("gate").size("WG", t.wide));
     all.extend(each(vec![new("rms_norm").size("WG", t.row)], &["RESIDUAL", "SUBGROUP"]));

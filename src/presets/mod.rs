@@ -1,24 +1,35 @@
-//! Models by name: published hyperparameters and the tensors that they make, in every format.
+//! Models and machines by name: published hyperparameters, the tensors that they make, models made up in their shape.
 
+mod blocks;
 mod cache;
+mod demand;
+mod machine;
 mod mixture;
 mod model;
+mod synthetic;
 mod tensors;
 
 pub use cache::{Cache, cache};
+pub use demand::{Asked, asked};
+pub use machine::{MachinePreset, machines};
 pub use mixture::Mixture;
 pub use model::{ModelPreset, Published, models};
+pub use synthetic::Synthetic;
 pub use tensors::{Heads, Kind, Shaped, Untold, is_expert, tensors};
 
-use crate::models;
+use crate::{gguf, models};
 
 /// What can go wrong with a name or with what it stands for.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
+    Gguf(#[from] gguf::Error),
+    #[error(transparent)]
     Model(#[from] models::Error),
     #[error("no preset `{name}`; there are {known}")]
     UnknownModel { name: String, known: String },
+    #[error("no machine `{name}`; there are {known}")]
+    UnknownMachine { name: String, known: String },
     #[error("no format `{name}`; there are {known}")]
     UnknownFormat { name: String, known: String },
     #[error("{file}: the tensors of architecture `{architecture}` are not known")]

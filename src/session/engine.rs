@@ -1,5 +1,6 @@
 //! The engine of a session: buffers, recordings by length, and what runs on them.
 
+use super::history::History;
 use super::state::State;
 use super::{Error, MAX_CONTEXT, Model, Result, SessionOptions};
 use crate::gpu::{DeviceProfile, Gpu, Recording, Tier, View};
@@ -53,8 +54,7 @@ pub struct Session {
     pub(super) recordings: HashMap<(usize, Ending), Recorded>,
     /// How often a recording was asked for.
     asked: u64,
-    /// Tokens whose keys and values are in the cache, as far as the host knows.
-    pub(super) history: Vec<u32>,
+    pub(super) history: History,
 }
 
 /// Where the record of misses lies in a report: bindings start at multiples of 256.
@@ -76,7 +76,7 @@ impl Session {
         let sampling = 4 * shape.vocabulary as u64 + sample_bytes(shape.vocabulary);
         Needs {
             weights: 0,
-            kv: KvCache::bytes(&shape.kv_widths, context, options.kv),
+            kv: KvCache::bytes(&shape.keeps, context, options.kv),
             scratch: shape
                 .scratch_per_token
                 .saturating_mul(chunk)
@@ -129,7 +129,7 @@ impl Session {
             measured: options.limits,
             force: options.force,
             run_ahead: options.run_ahead,
-            cache: KvCache::new(gpu, &shape.kv_widths, context, options.kv)?,
+            cache: KvCache::new(gpu, &shape.keeps, context, options.kv)?,
             scratch: Scratch::new(chunk),
             state: report.slice(0, size_of::<State>() as u64),
             report,
@@ -146,7 +146,7 @@ impl Session {
             rope_filled: 0,
             recordings: HashMap::new(),
             asked: 0,
-            history: Vec::new(),
+            history: History::default(),
         };
         // All kernels of a conversation are those of one token and those of several, and so are its scratch buffers.
         session.warm_up()?;
@@ -174,9 +174,8 @@ impl Session {
 
     /// Bytes of the buffers that the session has made on the device, the recordings' parameters apart.
     pub fn bytes(&self) -> u64 {
-        let cache: u64 = self.cache.layers.iter().map(|l| l.k.size + l.v.as_ref().map_or(0, |v| v.size)).sum();
         let sampling = sample_bytes(self.model.shape().vocabulary);
-        cache
+        self.cache.total_bytes()
             + self.scratch.total_bytes()
             + self.ropes.iter().map(|r| r.size).sum::<u64>()
             + self.token_ids.size
@@ -200,7 +199,7 @@ impl Session {
 
     /// Tokens whose keys and values are cached.
     pub fn history(&self) -> &[u32] {
-        &self.history
+        self.history.tokens()
     }
 
     /// Forgets everything.

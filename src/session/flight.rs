@@ -61,10 +61,8 @@ impl Session {
             return Err(Error::ContextOverflow { prompt: prompt.len(), context });
         }
         self.check_tokens(prompt)?;
-        // The last token is always processed: its logits give the next.
-        let common = self.history.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
         // Until the new keys and values are known to be there, only the common ones are.
-        self.history.truncate(common);
+        let common = self.history.resume(prompt, self.cache.states().next().is_some());
         self.fill_rope(prompt.len() + 1)?;
         self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(prompt))?;
         Ok(common)
@@ -163,11 +161,6 @@ impl Session {
         Ok(())
     }
 
-    /// Tokens `tokens` are now in the cache.
-    pub(super) fn extend_history(&mut self, tokens: impl IntoIterator<Item = u32>) {
-        self.history.extend(tokens);
-    }
-
     /// Logits of every token, f32 [tokens, vocabulary], from an empty cache, `chunk` tokens a step.
     ///
     /// # Errors
@@ -193,7 +186,8 @@ impl Session {
             let view = self.recordings[&(count, Ending::Logits)].logits.as_ref().expect("recorded with logits");
             logits.extend_from_slice(&self.gpu().blocking_read::<f32>(view)?[..count * vocabulary]);
         }
-        self.extend_history(tokens.iter().copied());
+        self.history.extend(tokens.iter().copied());
+        self.history.settle();
         Ok(logits)
     }
 }

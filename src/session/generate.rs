@@ -181,12 +181,12 @@ impl Generation<'_> {
         let total = self.prompt.len();
         if flight.positions <= total {
             let known = self.session.history().len();
-            self.session.extend_history(self.prompt[known..flight.positions].iter().copied());
+            self.session.history.extend(self.prompt[known..flight.positions].iter().copied());
         }
         if flight.positions < total {
             return Ok(None);
         }
-        self.session.extend_history(self.last.replace(state.last));
+        self.session.history.extend(self.last.replace(state.last));
         let now = Instant::now();
         let first = *self.first.get_or_insert(now);
         self.stats.prefill = first - self.start;
@@ -197,6 +197,7 @@ impl Generation<'_> {
             // Steps queued behind the halt are no-ops; their states repeat this one.
             self.done = true;
             self.queued.clear();
+            self.session.history.settle();
         }
         Ok(Some(Token { id: state.last, stop }))
     }

@@ -3,6 +3,7 @@
 mod engine;
 mod flight;
 mod generate;
+mod history;
 mod measure;
 mod model;
 mod options;

@@ -53,6 +53,12 @@ fn missing_tensors() {
         ("qwen3", "blk.1.attn_k_norm.weight"),
         ("qwen3moe", "blk.1.ffn_gate_inp.weight"),
         ("qwen3moe", "blk.0.ffn_down_exps.weight"),
+        ("qwen3next", "blk.0.ssm_ba.weight"),
+        ("qwen35", "blk.0.ssm_alpha.weight"),
+        ("qwen35", "blk.0.ssm_dt.bias"),
+        ("qwen35", "blk.1.attn_q_norm.weight"),
+        ("qwen35moe", "blk.1.ffn_gate_inp_shexp.weight"),
+        ("qwen35moe", "blk.0.ffn_up_shexp.weight"),
         ("deepseek2", "blk.0.attn_k_b.weight"),
         ("deepseek2", "blk.1.attn_kv_a_norm.weight"),
         ("llama4", "blk.1.ffn_gate_shexp.weight"),
@@ -208,6 +214,36 @@ fn routers_that_no_model_has() {
         made.set("expert_group_used_count", 1u32.into());
     };
     check("glm4moe", few, &["glm4moe.expert_group_used_count = 1", "2 groups of 3 experts", "uses 4"]);
+}
+
+#[test]
+fn delta_nets_that_no_kernel_takes() {
+    for key in ["ssm.conv_kernel", "ssm.state_size", "ssm.group_count", "ssm.time_step_rank", "ssm.inner_size"] {
+        check_key("qwen3next", key, 0u32, &["= 0: a number from 1 to 16777216"]);
+        check_key("qwen35", key, 1u64 << 40, &["= 1099511627776"]);
+    }
+    check_key("qwen35", "full_attention_interval", 0u32, &["= 0: a number from 1 to"]);
+    check_key("qwen3next", "ssm.conv_kernel", 17u32, &["= 17", "at most 16"]);
+    check_key("qwen3next", "ssm.state_size", 10u32, &["= 10", "heads of 10: a multiple of 4 up to 128"]);
+    check_key("qwen3next", "ssm.state_size", 256u32, &["= 256", "heads of 256: a multiple of 4 up to 128"]);
+    check_key("qwen35moe", "ssm.inner_size", 30u32, &["= 30", "4 value heads cannot share it"]);
+    check_key("qwen35moe", "ssm.inner_size", 1024u32, &["= 1024", "heads of 256: a multiple of 4 up to 128"]);
+    check_key("qwen35moe", "ssm.group_count", 3u32, &["= 3", "4 value heads cannot share them"]);
+    check_key("qwen35moe", "nextn_predict_layers", 2u32, &["= 2", "there are 2 blocks"]);
+    check_key("qwen35", "attention.recurrent_layers", vec![true], &["1 flags", "2 are needed"]);
+    check_key("qwen35", "attention.recurrent_layers", 3u32, &["array of bool"]);
+    // Tensors that say otherwise.
+    let short = |made: &mut Made| made.set("ssm.conv_kernel", 3u32.into());
+    check("qwen35", short, &["blk.0.ssm_conv1d.weight", "[4, 64]", "[3, 64]"]);
+    let all = |made: &mut Made| made.set("attention.recurrent_layers", vec![true, true].into());
+    check("qwen35", all, &["tensor blk.1.attn_qkv.weight is missing"]);
+    let more = |made: &mut Made| made.set("ssm.time_step_rank", 8u32.into());
+    check("qwen3next", more, &["blk.0.ssm_ba.weight", "[32, 8]", "[32, 16]"]);
+    let grows = |made: &mut Made| {
+        let bytes = [-0.5f32, -1.0, 0.25, -1.0].iter().flat_map(|a| a.to_le_bytes()).collect();
+        made.put(Tensor { name: "blk.0.ssm_a".into(), dims: vec![4], ggml_type: 0, bytes });
+    };
+    check("qwen35", grows, &["blk.0.ssm_a holds 0.25", "below zero"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Made-up models of architectures that differ from llama's in more than a line: what [`Made::new`] makes, changed.
 
-use super::{Made, Sizes};
+use super::{HYBRIDS, Made, Sizes};
 use halogen::formats::Format;
 use halogen::gguf::{Array, Value};
 
@@ -10,6 +10,7 @@ impl Made {
         match self.architecture().as_str() {
             "llama4" => self.llama4(format, s),
             "step35" => self.step35(format, s),
+            hybrid if HYBRIDS.contains(&hybrid) => self.hybrid(hybrid, format, s),
             _ => {}
         }
     }
@@ -73,5 +74,60 @@ impl Made {
         for layer in (1..s.layers).step_by(2) {
             self.experts_with_shared(layer, format, s);
         }
+    }
+
+    /// Delta nets of two key heads and four value heads of 8 in the layers of even number, gated attention in the others;
+    /// a shared expert beside the mixtures.
+    fn hybrid(&mut self, architecture: &str, format: Format, s: &Sizes) {
+        for (key, value) in [
+            ("full_attention_interval", 2u32),
+            ("ssm.conv_kernel", 4),
+            ("ssm.state_size", 8),
+            ("ssm.group_count", 2),
+            ("ssm.time_step_rank", 4),
+            ("ssm.inner_size", 32),
+        ] {
+            self.set(key, value.into());
+        }
+        for layer in 0..s.layers {
+            if architecture != "qwen35" {
+                self.experts_with_shared(layer, format, s);
+                self.layer_matrix(layer, "ffn_gate_inp_shexp", &[s.hidden, 1], Format::F32);
+            }
+            if layer % 2 == 0 {
+                self.delta_net(architecture, layer, format, s);
+            } else {
+                self.layer_matrix(layer, "attn_q", &[s.hidden, 2 * s.heads * s.head_dim], format);
+                for name in ["attn_q_norm", "attn_k_norm"] {
+                    self.vector(&format!("blk.{layer}.{name}.weight"), s.head_dim, 1.0);
+                }
+            }
+        }
+        if architecture != "qwen35" {
+            self.mixture_keys(s);
+            self.set("expert_shared_feed_forward_length", (s.ff as u32).into());
+        }
+    }
+
+    /// A delta net in place of the layer's attention.
+    fn delta_net(&mut self, architecture: &str, layer: usize, format: Format, s: &Sizes) {
+        for what in ["q", "k", "v", "output", "q_norm", "k_norm"] {
+            self.remove(&format!("blk.{layer}.attn_{what}.weight"));
+        }
+        let [heads, inner, channels] = [4, 32, 64];
+        self.layer_matrix(layer, "attn_qkv", &[s.hidden, channels], format);
+        self.layer_matrix(layer, "attn_gate", &[s.hidden, inner], format);
+        if architecture == "qwen3next" {
+            self.layer_matrix(layer, "ssm_ba", &[s.hidden, 2 * heads], format);
+        } else {
+            self.layer_matrix(layer, "ssm_beta", &[s.hidden, heads], format);
+            self.layer_matrix(layer, "ssm_alpha", &[s.hidden, heads], format);
+        }
+        self.layer_matrix(layer, "ssm_out", &[inner, s.hidden], format);
+        self.layer_matrix(layer, "ssm_conv1d", &[4, channels], Format::F32);
+        let name = |what: &str| format!("blk.{layer}.{what}");
+        self.vector(&name("ssm_a"), heads, -0.5);
+        self.vector(&name("ssm_dt.bias"), heads, 0.0);
+        self.vector(&name("ssm_norm.weight"), inner / heads, 1.0);
     }
 }

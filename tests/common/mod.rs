@@ -65,6 +65,8 @@ pub const TINY: Sizes = Sizes {
     context: 128,
 };
 
+/// Architectures whose layers are delta nets, here every other one.
+pub const HYBRIDS: [&str; 3] = ["qwen3next", "qwen35", "qwen35moe"];
 /// The sizes of made-up latent attention.
 struct Latent {
     q_rank: usize,
@@ -118,7 +120,7 @@ fn encode(format: Format, values: impl Iterator<Item = f32>) -> Vec<u8> {
 }
 
 impl Made {
-    /// llama, llama4, qwen2, qwen3, qwen3moe, glm4moe or deepseek2 with weights in `format`.
+    /// llama, llama4, qwen2, qwen3, qwen3moe, glm4moe, deepseek2 or one of [`HYBRIDS`] with weights in `format`.
     pub fn new(architecture: &str, format: Format, s: &Sizes) -> Made {
         let mut made = Made { metadata: Metadata::new(), tensors: Vec::new() };
         made.metadata.insert("general.architecture", architecture.into());
@@ -140,7 +142,11 @@ impl Made {
         let moe = ["qwen3moe", "glm4moe", "deepseek2"].contains(&architecture);
         let latent = architecture == "deepseek2";
         let shared = moe && architecture != "qwen3moe";
-        let ffn_norm = if architecture == "glm4moe" { "post_attention_norm.weight" } else { "ffn_norm.weight" };
+        let ffn_norm = if architecture == "glm4moe" || HYBRIDS.contains(&architecture) {
+            "post_attention_norm.weight"
+        } else {
+            "ffn_norm.weight"
+        };
         if moe {
             made.set("expert_count", (s.experts as u32).into());
             made.set("expert_used_count", (s.used as u32).into());

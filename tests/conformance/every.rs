@@ -5,8 +5,8 @@ use crate::rig::*;
 use halogen::formats::Format;
 use halogen::gpu::View;
 use halogen::ops::{
-    Activation, Attention, ExpertGateUp, ExpertMlp, GateUp, Heads, KvLayer, LatentAttention, RopePairs, Routing,
-    SampleBuffers, SigmoidRouter, Tensor,
+    Activation, Attention, DeltaHeads, DeltaNet, ExpertGateUp, ExpertMlp, GateUp, Heads, KeySharing, KvLayer,
+    LatentAttention, RecurrentLayer, RopePairs, Routing, SampleBuffers, SigmoidRouter, Tensor,
 };
 
 type Record = fn(&mut Rig, &mut Random, usize) -> Outcome;
@@ -84,6 +84,29 @@ const OPERATORS: &[(&str, Record)] = &[
         let kv =
             cache(rig, &(0..32 * 64).map(|_| 0x3c00_3800 ^ random.word() as u32 & 0x83ff_83ff).collect::<Vec<_>>());
         rig.run(|step| step.attention(&q, &a, &kv).map(drop))
+    }),
+    ("delta_net", |rig, random, tokens| {
+        let heads = DeltaHeads {
+            key_heads: 2,
+            value_heads: 4,
+            key_dim: 16,
+            value_dim: 16,
+            taps: 4,
+            sharing: KeySharing::Tiled,
+        };
+        let (net, state) = delta_net(rig, random, heads);
+        rig.poison("delta q k v", tokens * heads.channels());
+        rig.poison("delta", tokens * heads.inner());
+        rig.watch(&state.conv);
+        rig.watch(&state.delta);
+        let x = tensor(rig.gpu(), &random.floats(tokens * 200), 200);
+        rig.run(|step| step.delta_net(&x, &net, &state).map(drop))
+    }),
+    ("gate", |rig, random, tokens| {
+        let (y, g) =
+            (tensor(rig.gpu(), &random.floats(tokens * 64), 64), tensor(rig.gpu(), &random.floats(tokens * 16), 16));
+        rig.watch(&y.view);
+        rig.run(|step| step.gate(&y, &g, 8, 8))
     }),
     ("latent_attention", |rig, random, tokens| {
         let (q, a, rope, l, kv) = latent(rig, random, tokens);
@@ -195,6 +218,15 @@ fn latent(rig: &mut Rig, random: &mut Random, tokens: usize) -> (Tensor, Tensor,
     (q, a, rope, l, KvLayer { k, v: None, f16: true })
 }
 
+/// A delta net whose z, b and a lie behind its 128 channels, and its state.
+fn delta_net(rig: &Rig, random: &mut Random, heads: DeltaHeads) -> (DeltaNet, RecurrentLayer) {
+    let mut floats = |len: usize| rig.gpu().upload("floats", &random.floats(len)).unwrap();
+    let [conv, delta] = heads.state().map(&mut floats);
+    let (taps, gates) = (floats(heads.taps * heads.channels()), floats(2 * heads.value_heads));
+    let norm = norm(rig.gpu(), random, heads.value_dim).0;
+    (DeltaNet { heads, at: [128, 192, 196], taps, gates, norm }, RecurrentLayer { conv, delta })
+}
+
 /// Wrong shapes, which no shader may see.
 const REFUSED: &[(&str, Record)] = &[
     ("linear/columns", |rig, random, tokens| {
@@ -225,6 +257,38 @@ const REFUSED: &[(&str, Record)] = &[
         let q = tensor(rig.gpu(), &random.floats(tokens * 192), 192);
         let kv = cache(rig, &[0; 4096]);
         rig.run(|step| step.attention(&q, &a, &kv).map(drop))
+    }),
+    ("delta_net/columns", |rig, random, tokens| {
+        let heads = DeltaHeads {
+            key_heads: 2,
+            value_heads: 4,
+            key_dim: 16,
+            value_dim: 16,
+            taps: 4,
+            sharing: KeySharing::Tiled,
+        };
+        let (net, state) = delta_net(rig, random, heads);
+        let x = tensor(rig.gpu(), &random.floats(tokens * 199), 199);
+        rig.run(|step| step.delta_net(&x, &net, &state).map(drop))
+    }),
+    ("delta_net/state", |rig, random, tokens| {
+        let heads = DeltaHeads {
+            key_heads: 2,
+            value_heads: 4,
+            key_dim: 16,
+            value_dim: 16,
+            taps: 4,
+            sharing: KeySharing::Tiled,
+        };
+        let (net, mut state) = delta_net(rig, random, heads);
+        state.delta = state.delta.slice(0, state.delta.size - 16);
+        let x = tensor(rig.gpu(), &random.floats(tokens * 200), 200);
+        rig.run(|step| step.delta_net(&x, &net, &state).map(drop))
+    }),
+    ("gate/columns", |rig, random, tokens| {
+        let (y, g) =
+            (tensor(rig.gpu(), &random.floats(tokens * 64), 64), tensor(rig.gpu(), &random.floats(tokens * 16), 16));
+        rig.run(|step| step.gate(&y, &g, 9, 8))
     }),
     ("latent_attention/row", |rig, random, tokens| {
         let (q, a, rope, l, kv) = latent(rig, random, tokens);

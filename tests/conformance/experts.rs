@@ -82,6 +82,9 @@ pub fn cases(cases: &mut Vec<Case>) {
             add(cases, Mixture { formats: [format; 3], hidden: 256, ff: 256, experts: 4, tokens, ..small });
         }
     }
+    for choice in [Spread, Same, Crowd] {
+        add(cases, Mixture { experts: 16, ranks: 4, tokens: 512, choice, ..small });
+    }
     for (experts, ranks, tokens) in [(2, 1, 1), (2, 1, 3), (60, 4, 7), (128, 8, 1), (128, 8, 33), (512, 10, 5)] {
         add(cases, Mixture { experts, ranks, tokens, ff: 64, ..small });
     }

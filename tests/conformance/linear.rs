@@ -36,6 +36,12 @@ pub fn cases(cases: &mut Vec<Case>) {
         add(cases, format, 9, columns, 2, Bias, 1);
         add(cases, format, 9, columns, 1, Bias, 1);
     }
+    // Every format at every small batch, and at those that fill no tile.
+    for &format in Format::ALL {
+        for tokens in [2, 3, 4, 5, 6, 7, 8, 9, 16, 33, 129] {
+            add(cases, format, 37, 256, tokens, Residual, 1);
+        }
+    }
     // Columns that are no multiple of a run.
     for format in [Format::F32, Format::F16, Format::BF16] {
         for columns in [4, 12, 36, 100, 1028] {

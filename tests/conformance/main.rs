@@ -5,10 +5,12 @@
 //! device by number or name; HALOGEN_FULL=1 runs every case in every setup.
 
 mod attention;
+mod delta_net;
 mod every;
 mod experts;
 mod heads;
 mod latent;
+mod leak;
 mod linear;
 mod lookup;
 mod rig;
@@ -37,9 +39,11 @@ fn main() {
         rows::cases,
         heads::cases,
         attention::cases,
+        delta_net::cases,
         latent::cases,
         experts::cases,
         lookup::cases,
+        leak::cases,
         sampling::cases,
         every::cases,
     ] {

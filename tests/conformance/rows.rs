@@ -40,6 +40,7 @@ pub fn cases(cases: &mut Vec<Case>) {
             for logits in [Logits::Spread, Logits::Ties, Logits::Extremes] {
                 router(cases, tokens, experts, ranks, renormalise, logits);
             }
+            router_beside(cases, tokens, experts, ranks, renormalise);
             let plain = Sigmoid { experts, ranks, groups: (1, 1), shared: 0, biased: true, ties: false };
             router_sigmoid(cases, tokens, plain, renormalise);
             router_sigmoid(cases, tokens, Sigmoid { biased: false, ..plain }, renormalise);
@@ -104,12 +105,23 @@ fn rms_norm(cases: &mut Vec<Case>, rows: usize, columns: usize) {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Logits {
+pub enum Logits {
     Spread,
     /// Few values, each many times, zeros of both signs among them.
     Ties,
     /// The largest floats and zeros.
     Extremes,
+}
+
+impl Logits {
+    pub fn draw(self, random: &mut Random, count: usize) -> Vec<f32> {
+        let one = |random: &mut Random| match self {
+            Logits::Spread => 3.0 * random.float(),
+            Logits::Ties => [0.0, -0.0, 1.0, -2.5][random.below(4)],
+            Logits::Extremes => [0.0, 3e38, -3e38, 1e-38][random.below(4)],
+        };
+        (0..count).map(|_| one(random)).collect()
+    }
 }
 
 fn router(cases: &mut Vec<Case>, tokens: usize, experts: usize, ranks: usize, renormalise: bool, logits: Logits) {
@@ -118,13 +130,7 @@ fn router(cases: &mut Vec<Case>, tokens: usize, experts: usize, ranks: usize, re
     let name = format!("router/experts={experts}/ranks={ranks}/tokens={tokens}/{all}/{kind}");
     cases.push(Case::new(name, move |setup| {
         let random = &mut Random::new((tokens * experts + ranks) as u64);
-        let x: Vec<f32> = (0..tokens * experts)
-            .map(|_| match logits {
-                Logits::Spread => 3.0 * random.float(),
-                Logits::Ties => [0.0, -0.0, 1.0, -2.5][random.below(4)],
-                Logits::Extremes => [0.0, 3e38, -3e38, 1e-38][random.below(4)],
-            })
-            .collect();
+        let x = logits.draw(random, tokens * experts);
         let mut rig = Rig::new(setup, tokens, State::at(0), &[]);
         rig.poison("routed", tokens * ranks);
         rig.poison("gates", tokens * ranks);
@@ -141,6 +147,36 @@ fn router(cases: &mut Vec<Case>, tokens: usize, experts: usize, ranks: usize, re
             let near = (got - want).abs() <= 1e-6 * want.abs() + 1e-7;
             if near { Ok(()) } else { Err(format!("gate {i}: {got} instead of {want}")) }
         })
+    }));
+}
+
+/// The softmax router beside a shared expert with a gate of its own, one of the stacks or not.
+fn router_beside(cases: &mut Vec<Case>, tokens: usize, experts: usize, ranks: usize, joined: bool) {
+    let name = format!("router/beside/experts={experts}/ranks={ranks}/tokens={tokens}/joined={joined}");
+    cases.push(Case::new(name, move |setup| {
+        let random = &mut Random::new((tokens * experts + ranks) as u64);
+        let x: Vec<f32> = (0..tokens * (experts + 1)).map(|_| 5.0 * random.float()).collect();
+        let mut rig = Rig::new(setup, tokens, State::at(0), &[]);
+        let wide = ranks + usize::from(joined);
+        rig.poison("routed", tokens * wide);
+        rig.poison("gates", tokens * wide);
+        let xs = tensor(rig.gpu(), &x, experts + 1);
+        rig.run(|step| step.route_softmax_beside(&xs, ranks, true, joined).map(drop))?;
+        let logits: Vec<f32> = x.chunks_exact(experts + 1).flat_map(|row| row[..experts].to_vec()).collect();
+        let (routed, gates) = twins::router(&logits, experts, ranks, true);
+        let (found, weights) = (rig.words("routed", tokens * wide)?, rig.floats("gates", tokens * wide)?);
+        for t in 0..tokens {
+            let (mut chosen, mut by) = (routed[t * ranks..][..ranks].to_vec(), gates[t * ranks..][..ranks].to_vec());
+            if joined {
+                chosen.push(experts as u32);
+                by.extend(twins::gate(&[1.0], &[x[t * (experts + 1) + experts]], 1));
+            }
+            let got = &weights[t * wide..][..wide];
+            if found[t * wide..][..wide] != chosen || got.iter().zip(&by).any(|(a, b)| (a - b).abs() > 1e-6) {
+                return Err(format!("token {t}: {got:?} instead of {by:?}, of {chosen:?}"));
+            }
+        }
+        Ok(())
     }));
 }
 

@@ -1,6 +1,7 @@
 //! Sampling: the token that is drawn, what the filters leave, and how the state goes on.
 
 use crate::rig::*;
+use crate::rows::Logits;
 use halogen::ops::{SampleBuffers, twins};
 use std::collections::HashMap;
 use twins::Sampling;
@@ -28,17 +29,21 @@ pub fn cases(cases: &mut Vec<Case>) {
                 Sampling { temperature: 1.3, top_k: 50, top_p: 0.95, min_p: 0.02, repeat_penalty: 1.1, repeat_last: 8 },
             ),
         ] {
-            for ties in [false, true] {
-                let kind = if ties { "ties" } else { "spread" };
+            for logits in [Logits::Spread, Logits::Ties, Logits::Extremes] {
+                // A penalty takes the largest floats beyond what is finite.
+                if matches!(logits, Logits::Extremes) && sampling.repeat_penalty != 1.0 {
+                    continue;
+                }
+                let kind = format!("{logits:?}").to_lowercase();
                 cases.push(Case::new(format!("sample/{name}/vocabulary={vocabulary}/{kind}"), move |setup| {
-                    draws(setup, vocabulary, &sampling, ties)
+                    draws(setup, vocabulary, &sampling, logits)
                 }));
             }
         }
     }
     for s in [OFF, Sampling { top_k: 40, top_p: 0.9, repeat_penalty: 1.1, repeat_last: 2048, ..OFF }] {
         let name = format!("sample/large/top_k={}", s.top_k);
-        cases.push(Case::new(name, move |setup| draws(setup, 262_144, &s, false)));
+        cases.push(Case::new(name, move |setup| draws(setup, 262_144, &s, Logits::Spread)));
     }
     cases.push(Case::new("sample/distribution", distribution));
     cases.push(Case::new("sample/last-row", last_row));
@@ -68,11 +73,9 @@ fn sample(rig: &mut Rig, logits: &[f32], vocabulary: usize) -> Result<State, Str
 }
 
 /// Draws with several seeds, each against the twin's token for the same number.
-fn draws(setup: &Setup, vocabulary: usize, s: &Sampling, ties: bool) -> Outcome {
+fn draws(setup: &Setup, vocabulary: usize, s: &Sampling, kind: Logits) -> Outcome {
     let random = &mut Random::new(vocabulary as u64);
-    let logits: Vec<f32> = (0..vocabulary)
-        .map(|_| if ties { [-1.0, 0.0, -0.0, 2.0, 3.0][random.below(5)] } else { 3.0 * random.float() })
-        .collect();
+    let logits = kind.draw(random, vocabulary);
     let (position, tokens) = (20.max(s.repeat_last), 3);
     let history: Vec<u32> = (0..position + tokens).map(|_| random.below(vocabulary) as u32).collect();
     let penalised = twins::penalise(&logits, &history, s);

@@ -19,7 +19,7 @@ pub(super) fn some_tokens(count: usize) -> Vec<u32> {
 #[test]
 fn prefill_in_one_chunk_in_sevens_and_by_token_agree() {
     let mut models: Vec<(String, Arc<Model>, Vec<u32>)> = vec![("demo".into(), demo(), prompt().repeat(3))];
-    for name in ["llama", "llama4", "step35", "qwen2", "qwen3", "qwen3moe"] {
+    for name in ["llama", "llama4", "step35", "qwen2", "qwen3", "qwen3moe"].into_iter().chain(HYBRIDS) {
         models.push((name.into(), made(name), some_tokens(40)));
     }
     for (name, model, tokens) in models {
@@ -35,7 +35,8 @@ fn prefill_in_one_chunk_in_sevens_and_by_token_agree() {
 
 #[test]
 fn the_smallest_submits_give_the_same_bits() {
-    for (model, tokens) in [(demo(), prompt()), (made("llama"), some_tokens(20)), (made("qwen3moe"), some_tokens(20))] {
+    let made = ["llama", "qwen3moe", "qwen3next"].map(|name| (made(name), some_tokens(20)));
+    for (model, tokens) in std::iter::once((demo(), prompt())).chain(made) {
         let mut whole = session(&model, f32_cache());
         let mut cut = session(&model, SessionOptions { submit: Some(Duration::from_micros(1)), ..f32_cache() });
         for chunk in [512, 1] {
@@ -100,6 +101,36 @@ fn a_second_turn_reuses_the_common_prefix() {
     let mut generation = kept.generate(&other, &Sampling::greedy(), &[], 1).expect("a generation");
     collect(&mut generation);
     assert_eq!(generation.stats().cached_tokens, other.len() - 1);
+}
+
+/// Recurrent states cannot be cut back: they go on from their end, or all over.
+#[test]
+fn a_recurrent_state_goes_on_only_from_where_it_is() {
+    let model = made("qwen35moe");
+    let mut kept = session(&model, SessionOptions { run_ahead: Some(8), ..SessionOptions::default() });
+    let mut fresh = session(&model, SessionOptions::default());
+    let mut check = |kept: &mut Session, prompt: &[u32], cached: usize| {
+        let mut generation = kept.generate(prompt, &Sampling::greedy(), &[], 6).expect("a generation");
+        assert_eq!(generation.stats().cached_tokens, cached);
+        let said: Vec<u32> = collect(&mut generation).iter().map(|t| t.id).collect();
+        drop(generation);
+        fresh.clear();
+        assert_eq!(answer(&mut fresh, prompt, &Sampling::greedy(), 6), said);
+        said
+    };
+    let first = some_tokens(20);
+    let said = check(&mut kept, &first, 0);
+    // The token sampled last was not processed; all before it were.
+    let second = [first.clone(), said, vec![5, 6, 7]].concat();
+    check(&mut kept, &second, first.len() + 5);
+    // Another ending, and the same prompt again.
+    check(&mut kept, &second[..second.len() - 4], 0);
+    check(&mut kept, &second[..second.len() - 4], 0);
+    // An answer that nobody waited for ran on.
+    let mut generation = kept.generate(&first, &Sampling::greedy(), &[], 40).expect("a generation");
+    let token = generation.blocking_next().expect("a token").expect("a token");
+    drop(generation);
+    check(&mut kept, &[first, vec![token.id, 9]].concat(), 0);
 }
 
 #[test]

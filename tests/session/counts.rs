@@ -41,6 +41,15 @@ fn dense_layers_take_7_dispatches_and_mixtures_9() {
 }
 
 #[test]
+fn delta_nets_take_4_dispatches_and_gated_attention_6() {
+    // Layer 0 is a delta net, layer 1 attends; then come 2 of an MLP, or 4 of a mixture with a shared expert in its stacks.
+    for (name, most) in [("qwen35", [6, 8]), ("qwen35moe", [8, 10]), ("qwen3next", [8, 10])] {
+        let counts = dispatches(&Made::new(name, Format::F16, &TINY));
+        assert!(counts[0] <= most[0] + 1 && counts[1] <= most[1] && counts[2] <= 3, "{name}: {counts:?}");
+    }
+}
+
+#[test]
 fn a_further_format_takes_one_dispatch_more() {
     for (name, tensor, dims) in [
         ("qwen3moe", "attn_v.weight", [TINY.hidden, TINY.kv_heads * TINY.head_dim, 1]),
@@ -88,7 +97,7 @@ fn a_recording_can_be_entered_at_any_layer() {
 #[test]
 fn no_prompt_compiles_a_kernel() {
     let gpu = own_gpu();
-    for name in ["llama", "llama4", "qwen3moe", "deepseek2"] {
+    for name in ["llama", "llama4", "qwen3moe", "qwen35moe", "deepseek2"] {
         let model = load(&gpu, &Made::new(name, Format::F16, &TINY).gguf()).expect("a model");
         let mut session = session(&model, SessionOptions { chunk: 16, ..SessionOptions::default() });
         let compiled = gpu.kernels_compiled();
@@ -106,7 +115,9 @@ fn no_prompt_compiles_a_kernel() {
 fn a_session_takes_the_memory_that_it_says() {
     let wide = Sizes { hidden: 256, heads: 8, head_dim: 32, ff: 512, vocabulary: 2000, ..TINY };
     let mut models: Vec<Arc<Model>> = vec![demo()];
-    for name in ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe", "llama4", "deepseek2", "step35"] {
+    for name in
+        ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe", "llama4", "deepseek2", "step35"].into_iter().chain(HYBRIDS)
+    {
         models.push(Made::new(name, Format::F16, &wide).load().expect("a model"));
     }
     for model in models {

@@ -1,6 +1,7 @@
 //! Whatever the host queued behind the end of an answer leaves no trace.
 
 use super::*;
+use halogen::formats::Format;
 use halogen::session::{Sampling, StopReason, Token};
 
 /// All that a session keeps on the device.
@@ -20,7 +21,7 @@ fn kept(session: &Session) -> Kept {
     let (state, tokens) = session.state_and_tokens();
     let state = read(state);
     Kept {
-        cache: session.cache().layers.iter().flat_map(|l| std::iter::once(&l.k).chain(&l.v).map(read)).collect(),
+        cache: session.cache().layers.iter().flat_map(|l| l.views()).map(read).collect(),
         halt: state[0],
         position: state[2],
         generated: state[4],
@@ -94,6 +95,25 @@ fn a_full_context_leaves_what_no_run_ahead_leaves() {
     // The last token is sampled from the last position, and not cached.
     check(prompt().len() + 2, &[], 40, StopReason::ContextFull, 3);
     check(prompt().len(), &[], 40, StopReason::ContextFull, 1);
+}
+
+/// A state has no positions whose rest could be looked at: it must be that of the same steps without others behind them.
+#[test]
+fn recurrent_states_are_those_at_the_end_of_the_answer() {
+    let model = Made::new("qwen3next", Format::F16, &TINY).load().expect("a model");
+    let left = |run_ahead, limit| {
+        let options = SessionOptions { context: Some(24), run_ahead: Some(run_ahead), ..SessionOptions::default() };
+        let mut session = session(&model, options);
+        let said = answer(&mut session, &[1, 2, 3, 4, 5], &Sampling::greedy(), limit);
+        (said, kept(&session))
+    };
+    // The limit ends one answer, the context's end the other.
+    for limit in [4, 40] {
+        let ((plain_ids, plain), (ids, ahead)) = (left(0, limit), left(8, limit));
+        assert_eq!(plain_ids, ids);
+        assert!(plain == ahead, "run-ahead 8 leaves another state than run-ahead 0");
+        assert!(plain.cache.iter().all(|half| half.iter().any(|word| *word != 0)), "a layer kept nothing");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod counts;
 mod device;
 mod halting;
 mod store;
+mod synthetic;
 mod waiting;
 
 use common::*;

@@ -3,13 +3,17 @@
 use super::table::Table;
 use super::{origin, timing_note};
 use crate::cli::device::DeviceArgs;
+use crate::cli::like::{Cut, LikeArgs};
 use crate::cli::{human, model, output, pipelines, profile};
 use anyhow::Result;
 use halogen::bench::{KernelTime, ModelBench, ModelReport, ModelRow};
+use halogen::gguf::Gguf;
 use halogen::gpu::{DeviceProfile, Gpu};
+use halogen::memory::Needs;
 use halogen::models;
 use halogen::session::{Session, SessionOptions};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// A model's tokens a second, and what its kernels take of them
@@ -17,6 +21,9 @@ use std::fmt::Write;
 pub struct Args {
     /// The path of a .gguf file, or demo: the embedded model
     model: Option<String>,
+
+    #[command(flatten)]
+    like: LikeArgs,
 
     /// Tokens of a prompt; 0: none is measured; several by commas
     #[arg(short = 'p', long, value_name = "N", default_value = "512", value_delimiter = ',')]
@@ -101,10 +108,21 @@ impl Test {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let gguf = model::open(args.model.as_deref())?;
+    let gpu = args.device.open()?;
+    let fits = |gguf: &Gguf| -> Result<bool> {
+        let shape = models::shape(gguf)?;
+        let most = |counts: &[u32]| counts.iter().max().copied().unwrap_or(0) as usize;
+        let asked = most(&args.n_depth).max(1) + most(&args.n_prompt).max(most(&args.n_gen));
+        let context = Some(asked.min(shape.context));
+        let needs = Session::needs(&shape, &SessionOptions { context, ..SessionOptions::default() });
+        let needs = Needs { weights: gguf.data_bytes(), ..needs };
+        // Experts that come and go would be made, not read: they do only where a budget is asked for.
+        let placed = needs.experts_within(gguf, &gpu, args.device.gpu_memory);
+        Ok(matches!(placed, Ok(None)) || (args.device.gpu_memory.is_some() && placed.is_ok()))
+    };
+    let (gguf, cut) = args.like.open_fitting(args.model.as_deref(), fits)?;
     let shape = models::shape(&gguf)?;
     let tests = Test::all(&args, shape.context);
-    let gpu = args.device.open()?;
     let limits = profile::of(&gpu, true)?;
     let context = tests.iter().map(|t| t.positions()).max().unwrap_or(1);
     let tier = args.device.tier;
@@ -119,6 +137,10 @@ pub fn run(args: Args) -> Result<()> {
             let more = json!({
                 "kind": "model", "model": gguf.name(), "model_bytes": gguf.data_bytes(), "tier": session.tier().to_string(),
                 "limits": limits, "rows": report.rows, "timing": report.timing, "kernels": report.kernels,
+                "cut": cut.as_ref().map(|cut| json!({
+                    "layers": cut.layers, "of": cut.all,
+                    "tokens_per_second": scaled(&report.rows, cut).into_iter().collect::<BTreeMap<_, _>>(),
+                })),
             });
             all.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
             output::print_json(&all)
@@ -131,7 +153,8 @@ pub fn run(args: Args) -> Result<()> {
                 gpu.info().name,
                 session.tier()
             );
-            Ok(output::print(format_args!("{head}{}", markdown(&report, limits, &args)))?)
+            let cut = cut.map(|cut| all_layers(&report.rows, &cut)).unwrap_or_default();
+            Ok(output::print(format_args!("{head}{}{cut}", markdown(&report, limits, &args)))?)
         }
     }
 }
@@ -160,6 +183,23 @@ fn measure(
     let timing = gpu.timing();
     let kernels = last.map_or(Ok(Vec::new()), |positions| bench.kernels(positions, timing))?;
     Ok(ModelReport { rows, kernels, timing })
+}
+
+/// What tests would reach on all layers, by name: in proportion to the bytes of a step, or to the operations of a prompt.
+fn scaled(rows: &[ModelRow], cut: &Cut) -> Vec<(String, f64)> {
+    let rate = |r: &ModelRow| r.row.figure.mean / if r.bound == "flops" { cut.prompt } else { cut.decode };
+    rows.iter().map(|r| (r.row.name.clone(), rate(r))).collect()
+}
+
+fn all_layers(rows: &[ModelRow], cut: &Cut) -> String {
+    let rates: Vec<String> =
+        scaled(rows, cut).into_iter().map(|(name, rate)| format!("{name} {} t/s", human::short(rate))).collect();
+    format!(
+        "\nMade up, {} of {} layers, experts routed nearly uniformly. Scaled to all layers: {}.\n",
+        cut.layers,
+        cut.all,
+        rates.join(", ")
+    )
 }
 
 fn percent(fraction: f64) -> String {

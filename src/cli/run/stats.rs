@@ -68,7 +68,7 @@ impl Stats {
             host_microseconds_per_token: per_step(stats.decode_host.as_secs_f64() * 1e6),
             weight_bytes_per_token: decode.cost().weight_bytes,
             experts: runner.model.store_stats(),
-            kv_bytes_per_token: KvCache::bytes(&runner.model.shape().kv_widths, mean_position, KvFormat::F16),
+            kv_bytes_per_token: KvCache::bytes(&runner.model.shape().keeps, mean_position, KvFormat::F16),
             stream_bytes_per_second: None,
             dispatch_seconds: None,
             fraction_of_bandwidth: None,

@@ -1,0 +1,106 @@
+//! Where a model would lie on a machine, and the speed that the bytes bound. Pure arithmetic: nothing is asked of a device.
+
+mod plan;
+mod system;
+
+pub use plan::{Bound, CHUNK, Fit, Place, Plan, plan};
+pub use system::System;
+
+use serde::Serialize;
+
+/// What a model asks for.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Demand {
+    /// Bytes of the tensors that are read whole for each token: layer by layer, then the output matrix with the final norm.
+    pub dense: Vec<u64>,
+    /// Bytes of tables of which a token reads a row.
+    pub tables: u64,
+    /// Layers with routed experts.
+    pub experts: Vec<ExpertLayer>,
+    /// Of a session at its full context.
+    pub kv: u64,
+    pub scratch: u64,
+    /// Positions of that context.
+    pub context: usize,
+    /// Parameters that a token meets: each costs a multiply-add.
+    pub active_parameters: u64,
+    pub parameters: u64,
+}
+
+/// The routed experts of one layer.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ExpertLayer {
+    pub count: u64,
+    /// Of each token.
+    pub used: u64,
+    /// Of one expert, all its matrices.
+    pub bytes: u64,
+}
+
+impl Demand {
+    pub fn dense_bytes(&self) -> u64 {
+        self.dense.iter().sum::<u64>() + self.tables
+    }
+
+    pub fn expert_bytes(&self) -> u64 {
+        self.experts.iter().map(|l| l.count * l.bytes).sum()
+    }
+
+    /// Of all routed experts that one token uses.
+    pub fn used_bytes(&self) -> u64 {
+        self.experts.iter().map(|l| l.used * l.bytes).sum()
+    }
+
+    pub fn total(&self) -> u64 {
+        self.dense_bytes() + self.expert_bytes() + self.kv + self.scratch
+    }
+
+    /// The smallest budget: two slots for dense layers, the cache and scratch, and one token's experts of one layer.
+    pub fn least(&self) -> u64 {
+        let layer = self.dense.iter().max().copied().unwrap_or(0);
+        let experts = self.experts.iter().map(|l| l.used * l.bytes).max().unwrap_or(0);
+        2 * layer + self.kv + self.scratch + experts
+    }
+}
+
+/// What a machine has: bytes, and bytes a second.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Machine {
+    /// The device computes on the host's memory: what is on the device is not beside it.
+    pub unified: bool,
+    /// Memory that the device may use. Where not all fits, a sixteenth of it is left to others.
+    pub device: u64,
+    /// Rate at which it is read.
+    pub stream: f64,
+    /// Memory of the host beside it, and its rate.
+    pub ram: u64,
+    pub ram_stream: f64,
+    /// From the host's memory to the device.
+    pub link: f64,
+    pub disk: f64,
+    /// Operations a second of matrix products, where known.
+    pub flops: Option<f64>,
+}
+
+/// How often tokens use which experts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Routing {
+    /// All alike: a cache hits as often as its share of the experts, the worst case.
+    #[default]
+    Uniform,
+    /// The expert of rank r as 1 / r^s; the cache holds the most used.
+    Zipf(f64),
+}
+
+impl Routing {
+    /// The share of uses that a cache of `share` of `count` experts serves.
+    pub fn hit_rate(self, count: u64, share: f64) -> f64 {
+        let Routing::Zipf(s) = self else { return share.min(1.0) };
+        let weight = |rank: u64| (rank as f64).powf(-s);
+        let held = share.clamp(0.0, 1.0) * count as f64;
+        let whole = held as u64;
+        let part = if whole < count { weight(whole + 1) * held.fract() } else { 0.0 };
+        ((1..=whole).map(weight).sum::<f64>() + part) / (1..=count).map(weight).sum::<f64>()
+    }
+}

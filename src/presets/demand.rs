@@ -1,0 +1,122 @@
+//! What a file, or a preset made into one, asks of a machine.
+
+use super::tensors::{Heads, is_expert, layers};
+use super::{Result, cache};
+use crate::gguf::{Gguf, TensorInfo};
+use crate::memory::{Demand, ExpertLayer, KvFormat};
+use crate::models::{self, Keys};
+use crate::session::{Session, SessionOptions};
+
+/// A model's demand.
+pub struct Asked {
+    pub demand: Demand,
+    /// halogen runs the architecture; else cache and scratch are estimates.
+    pub runs: bool,
+}
+
+/// What `gguf` asks for with a context of `context` tokens, or the usual one. Blocks that predict further tokens are not read.
+///
+/// # Errors
+/// A hyperparameter that is missing or absurd.
+pub fn asked(gguf: &Gguf, context: Option<usize>) -> Result<Asked> {
+    let keys = Keys::new(gguf, gguf.architecture()?);
+    let trunk = layers(&keys)?;
+    if trunk > gguf.tensors().len() {
+        let problem = format!("there are {} tensors", gguf.tensors().len());
+        return Err(keys.error("block_count", trunk, problem).into());
+    }
+    let (count, used) = (keys.count_or("expert_count", 0)?, keys.count_or("expert_used_count", 0)?);
+    let mut demand = Demand { dense: vec![0; trunk + 1], ..Demand::default() };
+    let mut experts = vec![0; trunk];
+    let tied = gguf.tensor("output.weight").is_none();
+    for t in gguf.tensors() {
+        let values = t.dims.iter().product::<u64>();
+        let layer = layer_of(t);
+        match layer {
+            Some(layer) if layer >= trunk => continue,
+            Some(layer) if is_expert(&t.name) && count > 0 => {
+                experts[layer] += t.bytes;
+                demand.active_parameters += (u128::from(values) * used as u128 / count as u128) as u64;
+            }
+            _ if is_table(t) && !(tied && t.name == "token_embd.weight") => demand.tables += t.bytes,
+            _ => {
+                demand.dense[layer.unwrap_or(trunk)] += t.bytes;
+                demand.active_parameters += values;
+            }
+        }
+        demand.parameters += values;
+    }
+    let layer = |bytes: &u64| ExpertLayer { count: count as u64, used: used as u64, bytes: bytes / count as u64 };
+    demand.experts = experts.iter().filter(|bytes| **bytes > 0).map(layer).collect();
+    let options = SessionOptions { context, ..SessionOptions::default() };
+    let runs = match models::shape(gguf) {
+        Ok(shape) => {
+            let needs = Session::needs(&shape, &options);
+            (demand.kv, demand.scratch, demand.context) = (needs.kv, needs.scratch, needs.context);
+            true
+        }
+        Err(models::Error::UnknownArchitecture { .. }) => {
+            demand.context = context.unwrap_or(keys.size("context_length")?.min(8192));
+            demand.kv = cache(&keys)?.bytes(demand.context, KvFormat::F16.bytes());
+            demand.scratch = scratch(&keys, demand.context.min(options.chunk))?;
+            false
+        }
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Asked { demand, runs })
+}
+
+/// N of `blk.N.`.
+fn layer_of(t: &TensorInfo) -> Option<usize> {
+    t.name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
+}
+
+/// Whether a token reads one row of a tensor.
+fn is_table(t: &TensorInfo) -> bool {
+    matches!(t.name.as_str(), "token_embd.weight" | "per_layer_token_embd.weight")
+        || t.name.ends_with("_tid2eid.weight")
+}
+
+/// About what activations of a chunk take: the stream and its norm, q, k, v and the result, the feed-forward.
+fn scratch(keys: &Keys, chunk: usize) -> Result<u64> {
+    let heads = Heads::of(keys, 0)?;
+    let dense = keys.count_or("feed_forward_length", 0)?;
+    let experts = keys.count_or("expert_used_count", 0)?
+        * (keys.count_or("expert_feed_forward_length", 0)? + heads.hidden)
+        + keys.count_or("expert_count", 0)?;
+    let floats = 2 * heads.hidden + 3 * heads.q + 2 * heads.kv + dense.max(experts);
+    Ok(4 * (chunk * floats) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presets::{Mixture, ModelPreset, Synthetic, models};
+
+    fn of(name: &str, mixture: Mixture) -> Asked {
+        let preset = ModelPreset::named(name).unwrap();
+        asked(&Synthetic::new(preset, mixture, preset.layers(), 1).unwrap().gguf().unwrap(), Some(4096)).unwrap()
+    }
+
+    #[test]
+    fn all_bytes_and_parameters_of_a_file_are_asked_for() {
+        for preset in models() {
+            let tensors = preset.tensors(preset.layers(), preset.format()).unwrap();
+            let demand = of(&preset.name, preset.format()).demand;
+            let bytes: u64 = tensors.iter().map(|t| t.bytes).sum();
+            assert_eq!(demand.dense_bytes() + demand.expert_bytes(), bytes, "{}", preset.name);
+            assert!(demand.kv > 0 && demand.active_parameters <= demand.parameters, "{}", preset.name);
+        }
+    }
+
+    #[test]
+    fn caches_are_those_of_the_architecture() {
+        // 48 layers, 4 heads of 128, keys and values in f16.
+        assert_eq!(of("qwen3-30b-a3b", Mixture::Q4KM).demand.kv / 4096, 48 * 2 * 4 * 128 * 2);
+        // A latent of 512 and 64 rotated values in each of 61 layers.
+        let preset = ModelPreset::named("deepseek-r1").unwrap();
+        let metadata = preset.metadata(61);
+        let kept = cache(&Keys::of("r1", &metadata, "deepseek2")).unwrap();
+        assert_eq!((kept.per_position, kept.fixed), (61.0 * 576.0, 0));
+    }
+}

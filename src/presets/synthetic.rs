@@ -1,0 +1,202 @@
+//! Models without a file: a preset's shape with weights from a seed. The whole GGUF file exists, but only where it is read:
+//! the loader, a copy on a disk and every later part see the same bytes.
+
+use super::blocks::{Content, Maker};
+use super::{Mixture, ModelPreset, Result};
+use crate::formats::Format;
+use crate::gguf::{self, Gguf, Metadata, ReadAt, Strings, TensorInfo};
+use std::io::{self, Write};
+
+/// A made-up GGUF file.
+pub struct Synthetic {
+    name: String,
+    header: Vec<u8>,
+    /// In file order.
+    tensors: Vec<(TensorInfo, Maker)>,
+    len: u64,
+}
+
+/// Bytes that [`Synthetic::write`] makes at once.
+const CHUNK: u64 = 8 << 20;
+
+impl Synthetic {
+    /// The model of `preset` with its first `layers` layers.
+    ///
+    /// # Errors
+    /// A preset of which the tensors are not known.
+    pub fn new(preset: &ModelPreset, mixture: Mixture, layers: usize, seed: u64) -> Result<Synthetic> {
+        let mut metadata = preset.metadata(layers);
+        vocabulary(&mut metadata, preset.vocabulary());
+        let mut infos = preset.tensors(layers, mixture)?;
+        let header = gguf::header(&metadata, &infos)?;
+        infos.iter_mut().for_each(|t| t.offset += header.len() as u64);
+        let len = infos.last().map_or(0, |t| t.offset + t.bytes.next_multiple_of(32));
+        let tensors = infos.into_iter().map(|t| {
+            let maker = Maker::new(content(&t, preset), t.name.bytes().fold(seed, mix));
+            (t, maker)
+        });
+        Ok(Synthetic { name: format!("like {}:{mixture}", preset.name), header, tensors: tensors.collect(), len })
+    }
+
+    /// The model, as if its file had been opened.
+    pub fn gguf(self) -> Result<Gguf> {
+        let (name, header) = (self.name.clone(), self.header.clone());
+        Ok(Gguf::from_source(&name, &header, Box::new(self))?)
+    }
+
+    /// Writes the whole file.
+    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let mut bytes = vec![0; CHUNK as usize];
+        for offset in (0..self.len).step_by(CHUNK as usize) {
+            let bytes = &mut bytes[..CHUNK.min(self.len - offset) as usize];
+            self.read_at(offset, bytes)?;
+            out.write_all(bytes)?;
+        }
+        Ok(())
+    }
+}
+
+impl ReadAt for Synthetic {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let end = offset.checked_add(buf.len() as u64).filter(|end| *end <= self.len);
+        let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
+        // What belongs to no tensor is padding.
+        buf.fill(0);
+        let header = self.header.get(offset as usize..).unwrap_or(&[]);
+        let from_header = header.len().min(buf.len());
+        buf[..from_header].copy_from_slice(&header[..from_header]);
+        let first = self.tensors.partition_point(|(t, _)| t.offset + t.bytes <= offset);
+        for (t, maker) in self.tensors[first..].iter().take_while(|(t, _)| t.offset < end) {
+            let (from, to) = (offset.max(t.offset), end.min(t.offset + t.bytes));
+            let part = &mut buf[(from - offset) as usize..(to - offset) as usize];
+            fill(maker, from - t.offset, part);
+        }
+        Ok(())
+    }
+}
+
+/// The bytes of a tensor from `at`.
+fn fill(maker: &Maker, at: u64, mut out: &mut [u8]) {
+    let size = maker.block_bytes();
+    let mut block = vec![0; size];
+    let (mut index, mut skip) = (at / size as u64, (at % size as u64) as usize);
+    while !out.is_empty() {
+        let count = (size - skip).min(out.len());
+        let (part, rest) = out.split_at_mut(count);
+        if count == size {
+            maker.block(index, part);
+        } else {
+            maker.block(index, &mut block);
+            part.copy_from_slice(&block[skip..skip + count]);
+        }
+        (out, index, skip) = (rest, index + 1, 0);
+    }
+}
+
+/// FNV-1a, a step.
+fn mix(hash: u64, byte: u8) -> u64 {
+    (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+}
+
+/// Tokens of which none is part of another.
+fn vocabulary(metadata: &mut Metadata, count: usize) {
+    let tokens = Strings::from_iter((0..count).map(|i| format!("<{i}>")));
+    metadata.insert("tokenizer.ggml.model", "llama".into());
+    metadata.insert("tokenizer.ggml.tokens", tokens.into());
+    metadata.insert("tokenizer.ggml.scores", vec![0f32; count].into());
+    metadata.insert("tokenizer.ggml.eos_token_id", 0u32.into());
+}
+
+/// What a tensor of this name holds, so that activations stay near 1 through all layers.
+fn content(t: &TensorInfo, preset: &ModelPreset) -> Content {
+    let name = t.name.as_str();
+    let what = name.rsplit_once("blk.").map_or(name, |(_, n)| n.split_once('.').map_or(n, |(_, what)| what));
+    let Some(format) = Format::from_ggml(t.ggml_type) else {
+        let count = preset.experts().map_or(1, |(count, _)| count as u32);
+        return Content::Ids { used: t.dims[0] as u32, count };
+    };
+    if what == "ssm_a" {
+        // Minus the rates at which states decay.
+        return Content::Values { around: -1.0, spread: 0.5 };
+    }
+    if what == "rope_freqs.weight" {
+        return Content::Values { around: 1.0, spread: 0.0 };
+    }
+    if what.contains("norm") && what.ends_with(".weight") || what.contains("scale") && !what.contains("hc_") {
+        return Content::Values { around: 1.0, spread: 0.1 };
+    }
+    if format == Format::F32 && (t.dims.len() == 1 || what.ends_with(".bias") || what.contains("_ape")) {
+        return Content::Values { around: 0.0, spread: 0.02 };
+    }
+    let rms = 1.0 / (t.dims[0] as f32).sqrt();
+    // Two branches a layer are added up.
+    let branch = ["attn_output", "ffn_down", "ssm_out"].iter().any(|end| what.starts_with(end));
+    let rms = if branch { rms / (2.0 * preset.layers() as f32).sqrt() } else { rms };
+    Content::Weights { format, rms }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model() -> Synthetic {
+        Synthetic::new(ModelPreset::named("qwen3-30b-a3b").unwrap(), Mixture::Q4KM, 2, 1).unwrap()
+    }
+
+    #[test]
+    fn bytes_do_not_depend_on_how_they_are_read() {
+        let model = model();
+        let (t, _) = &model.tensors[model.tensors.len() - 2];
+        let mut whole = vec![0; 10_000];
+        let start = t.offset - 5000;
+        model.read_at(start, &mut whole).unwrap();
+        for (from, len) in [(0, 1), (4990, 33), (5000, 144), (5077, 1000), (9999, 1)] {
+            let mut part = vec![0; len];
+            model.read_at(start + from as u64, &mut part).unwrap();
+            assert_eq!(part, whole[from..from + len], "{len} bytes from {from}");
+        }
+        assert!(model.read_at(model.len() - 1, &mut [0; 2]).is_err());
+        let other = Synthetic::new(ModelPreset::named("qwen3-30b-a3b").unwrap(), Mixture::Q4KM, 2, 2).unwrap();
+        let mut others = vec![0; 10_000];
+        other.read_at(start, &mut others).unwrap();
+        assert_ne!(others, whole);
+    }
+
+    #[test]
+    fn a_written_file_holds_what_is_read_without_one() {
+        let tiny = r#"{ "name": "tiny", "source": "none", "architecture": "deepseek4", "vocabulary": 40, "format": "mxfp4",
+            "keys": { "block_count": 2, "embedding_length": 256, "attention.head_count": 2, "attention.head_count_kv": 1,
+                "attention.key_length": 64, "attention.q_lora_rank": 32, "attention.output_group_count": 2,
+                "attention.output_lora_rank": 32, "attention.compress_ratios": { "cycle": [0, 4] }, "hash_layer_count": 1,
+                "attention.indexer.head_count": 2, "attention.indexer.key_length": 32, "attention.sliding_window": 8,
+                "expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 64, "hyper_connection.count": 4 },
+            "published": { "total": "1B" } }"#;
+        let tiny: ModelPreset = serde_json::from_str(tiny).unwrap();
+        let made = || Synthetic::new(&tiny, tiny.format(), 2, 1).unwrap();
+        let mut file = Vec::new();
+        made().write(&mut file).unwrap();
+        let (file, virtual_one) = (Gguf::from_bytes("tiny", file).unwrap(), made().gguf().unwrap());
+        assert_eq!(file.tensors(), virtual_one.tensors());
+        for t in file.tensors() {
+            let (mut a, mut b) = (vec![0; t.bytes as usize], vec![0; t.bytes as usize]);
+            file.read(t, 0, &mut a).unwrap();
+            virtual_one.read(t, 0, &mut b).unwrap();
+            assert!(a == b && a.iter().any(|byte| *byte != 0), "{}", t.name);
+        }
+    }
+
+    #[test]
+    fn the_header_is_that_of_the_file() {
+        let model = model();
+        let (len, tensors) = (model.len(), model.tensors.len());
+        let gguf = model.gguf().unwrap();
+        assert_eq!(gguf.tensors().len(), tensors);
+        let last = gguf.tensors().last().unwrap();
+        assert_eq!((last.offset + last.bytes).next_multiple_of(32), len);
+        assert_eq!(gguf.metadata().require_strings("tokenizer.ggml.tokens").unwrap().len(), 151_936);
+    }
+}

@@ -1,0 +1,65 @@
+//! Made-up models: what their headers say is what the loader wants, and activations stay finite through all layers.
+
+use crate::common::{gpu, load};
+use halogen::presets::{Mixture, ModelPreset, Synthetic};
+use halogen::session::{Session, SessionOptions};
+
+const COMMON: &str = r#""block_count": 6, "context_length": 128, "embedding_length": 256, "feed_forward_length": 512,
+    "attention.head_count": 4, "attention.head_count_kv": 2, "attention.key_length": 64, "attention.value_length": 64,
+    "attention.sliding_window": 16, "rope.freq_base": 10000.0, "attention.layer_norm_rms_epsilon": 1e-6"#;
+const EXPERTS: &str = r#", "expert_count": 8, "expert_used_count": 2, "expert_feed_forward_length": 256"#;
+const GLM: &str = r#", "leading_dense_block_count": 1, "expert_shared_count": 1, "rope.dimension_count": 32"#;
+
+fn preset(architecture: &str, more: &str) -> ModelPreset {
+    let text = format!(
+        r#"{{ "name": "tiny {architecture}", "source": "none", "architecture": "{architecture}", "vocabulary": 96,
+            "keys": {{ {COMMON}{more} }}, "published": {{ "total": "1B" }} }}"#
+    );
+    serde_json::from_str(&text).expect("a preset")
+}
+
+/// Logits [tokens, 96] of a made-up model.
+fn logits(preset: &ModelPreset, mixture: Mixture, seed: u64) -> Vec<f32> {
+    let gguf = Synthetic::new(preset, mixture, 6, seed).and_then(Synthetic::gguf).expect("a header");
+    let model = load(gpu(), &gguf).expect("it loads");
+    let mut session = Session::new(&model, &SessionOptions::default()).expect("a session");
+    session.blocking_logits(&[1, 2, 3, 4, 5, 6, 7, 8], 8).expect("logits")
+}
+
+fn check(name: &str, logits: &[f32]) {
+    assert!(logits.iter().all(|v| v.is_finite()), "{name}");
+    for row in logits.chunks(96) {
+        let mean = row.iter().sum::<f32>() / 96.0;
+        let spread = (row.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / 96.0).sqrt();
+        assert!((0.1..10.0).contains(&spread), "{name}: logits spread by {spread}");
+    }
+}
+
+#[test]
+fn every_architecture_runs_on_made_up_weights() {
+    let glm = EXPERTS.to_string() + GLM;
+    let architectures = [
+        ("gemma3", ""),
+        ("glm4moe", &glm),
+        ("gpt-oss", EXPERTS),
+        ("llama", ""),
+        ("mistral3", ""),
+        ("qwen2", ""),
+        ("qwen3", ""),
+        ("qwen3moe", EXPERTS),
+    ];
+    for (architecture, more) in architectures {
+        check(architecture, &logits(&preset(architecture, more), Mixture::Q4KM, 1));
+    }
+}
+
+#[test]
+fn every_format_runs_on_made_up_weights_and_a_seed_says_which() {
+    let preset = preset("qwen3moe", EXPERTS);
+    for format in ["q2_k", "iq1_s", "mxfp4", "f16", "q8_0", "iq1_m", "nvfp4", "tq1_0"] {
+        check(format, &logits(&preset, format.parse().expect("a format"), 1));
+    }
+    let first = logits(&preset, Mixture::Q4KM, 1);
+    assert_eq!(first, logits(&preset, Mixture::Q4KM, 1));
+    assert_ne!(first, logits(&preset, Mixture::Q4KM, 2));
+}
