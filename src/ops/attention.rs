@@ -134,10 +134,10 @@ impl Step<'_> {
         let spec = KernelSpec::new("attention").size("WG", wg).size("ROWS", tile_rows);
         let key_dim = a.head_dim as u32;
         let spec = match latent {
-            true => staged(spec.size("KEY_DIM", key_dim).size("VALUE_DIM", value_dim as u32), tile_rows, key_dim),
+            true => spec.size("KEY_DIM", key_dim).size("VALUE_DIM", value_dim as u32),
             false => spec.size("HEAD_DIM", key_dim),
         };
-        let spec = spec
+        let spec = staged(spec, tile_rows, key_dim)
             .flag("LATENT", latent)
             .flag("KV_F16", cache.f16)
             .flag("WINDOW", matches!(a.window, Some(Window::Last(_))))

@@ -63,6 +63,9 @@ fn missing_tensors() {
         ("deepseek2", "blk.1.attn_kv_a_norm.weight"),
         ("llama4", "blk.1.ffn_gate_shexp.weight"),
         ("step35", "blk.1.attn_gate.weight"),
+        ("gemma4", "blk.1.ffn_down_exps.scale"),
+        ("gemma4", "blk.0.pre_ffw_norm_2.weight"),
+        ("gemma4", "blk.1.attn_k_norm.weight"),
         ("step35", "blk.1.exp_probs_b.bias"),
         ("step35", "blk.0.attn_q_norm.weight"),
         ("llama4", "blk.0.ffn_up.weight"),
@@ -193,6 +196,28 @@ fn what_step35_does_not_know() {
     check("step35", |made| made.set("attention.head_count", heads), &["blk.1.attn_q.weight", "[32, 64]", "[32, 32]"]);
     let none = Value::Array(Array::U32(vec![4, 0]));
     check_key("step35", "attention.head_count", none, &["= 0: a number from 1 to"]);
+}
+
+#[test]
+fn what_gemma4_does_not_know() {
+    let three = Value::Array(Array::U32(vec![2, 2, 2]));
+    for key in ["attention.head_count", "attention.head_count_kv", "feed_forward_length"] {
+        check_key("gemma4", key, three.clone(), &["an array of 3", "there are 2 layers"]);
+    }
+    let pattern = Value::Array(Array::Bool(vec![true; 3]));
+    check_key("gemma4", "attention.sliding_window_pattern", pattern, &["an array of 3", "there are 2 layers"]);
+    check_key("gemma4", "attention.sliding_window", 0u32, &["= 0: a number from 1 to"]);
+    check_key("gemma4", "attention.key_length_swa", 516u32, &["= 516", "up to 512"]);
+    check_key("gemma4", "attention.value_length_swa", 4u32, &["= 4", "keys of 8"]);
+    check_key("gemma4", "attention.shared_kv_layers", 2u32, &["= 2", "there are 2 layers"]);
+    check_key("gemma4", "attention.shared_kv_layers", 1u32, &["= 1", "layer 1's kind"]);
+    check_key("gemma4", "final_logit_softcapping", -30f32, &["a positive number"]);
+    check_key("gemma4", "embedding_length_per_layer_input", 6u32, &["= 6", "multiple of 4"]);
+    let inputs = |made: &mut Made| made.set("embedding_length_per_layer_input", 8u32.into());
+    check("gemma4", inputs, &["per_layer_proj_norm.weight is missing"]);
+    // A window layer that the tensors hold as one that sees all.
+    let windows = Value::Array(Array::Bool(vec![true, true]));
+    check("gemma4", |made| made.set("attention.sliding_window_pattern", windows), &["blk.1.attn_q.weight", "[32, 64]"]);
 }
 
 #[test]

@@ -7,8 +7,19 @@ use halogen::gguf::Value;
 use halogen::session::{Result, Sampling, Session, SessionOptions};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-const ARCHITECTURES: [&str; 10] =
-    ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe", "deepseek2", "llama4", "step35", "qwen3next", "qwen35"];
+const ARCHITECTURES: [&str; 11] = [
+    "llama",
+    "qwen2",
+    "qwen3",
+    "qwen3moe",
+    "glm4moe",
+    "deepseek2",
+    "llama4",
+    "step35",
+    "gemma4",
+    "qwen3next",
+    "qwen35",
+];
 
 /// Loads a model and runs it a little.
 fn run(made: &Made) -> Result<()> {
@@ -96,6 +107,10 @@ fn wrong_values_are_refused_or_run() {
         "attention.value_length_mla",
         "interleave_moe_layer_step",
         "leading_dense_block_count",
+        "attention.shared_kv_layers",
+        "embedding_length_per_layer_input",
+        "attention.key_length_swa",
+        "final_logit_softcapping",
         "expert_shared_feed_forward_length",
         "attention.sliding_window",
         "expert_group_count",

@@ -32,6 +32,7 @@ struct Mixture {
     way: Way,
     /// Of Step-3.5's activation.
     limit: Option<f32>,
+    gelu: bool,
 }
 
 /// What becomes of the mixture's result.
@@ -59,6 +60,7 @@ pub fn cases(cases: &mut Vec<Case>) {
         clamped: false,
         way: Add,
         limit: None,
+        gelu: false,
     };
     for tokens in [1, 2, 7, 33, 129] {
         for joined in [true, false] {
@@ -67,7 +69,7 @@ pub fn cases(cases: &mut Vec<Case>) {
                 add(cases, Mixture { tokens, joined, choice, shards, clamped: true, ..small });
                 add(cases, Mixture { tokens, joined, choice, shards, limit: Some(0.3), ..small });
                 add(cases, Mixture { tokens, joined, choice, shards, way: Weighted, ..small });
-                add(cases, Mixture { tokens, joined, choice, shards, way: Store, ..small });
+                add(cases, Mixture { tokens, joined, choice, shards, way: Store, gelu: true, ..small });
             }
         }
         // Formats as files mix them.
@@ -175,7 +177,8 @@ impl Mixture {
         let routing = routing(&rig, &routed, &gates, experts, ranks);
         let (norm, weight) = norm(gpu, random, hidden);
         rig.poison("expert h", tokens * ranks * ff);
-        let plain = self.limit.map_or(Activation::Silu, Activation::SiluLimited);
+        let unlimited = if self.gelu { Activation::GeluTanh } else { Activation::Silu };
+        let plain = self.limit.map_or(unlimited, Activation::SiluLimited);
         let activation = if self.clamped { Activation::Clamped } else { plain };
         let biases = self.clamped.then(|| [experts * 2 * ff, experts * hidden].map(|len| random.floats(len)));
         let bias = biases.as_ref().map(|[gate_up, down]| ExpertBias {

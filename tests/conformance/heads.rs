@@ -15,6 +15,8 @@ pub fn cases(cases: &mut Vec<Case>) {
         (128, 32, 4, 1, 1000),
         (128, 16, 2, 129, 7),
         (256, 16, 1, 2, 63),
+        (512, 8, 1, 2, 9),
+        (64, 4, 0, 2, 3),
     ] {
         for (pairs, rope_dim) in [(Adjacent, head_dim), (HalfSplit, head_dim), (HalfSplit, head_dim / 2), (Adjacent, 0)]
         {
