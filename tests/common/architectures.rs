@@ -71,7 +71,7 @@ impl Made {
     /// values are their keys.
     fn gemma4(&mut self, format: Format, s: &Sizes) {
         self.mixture_keys(s);
-        let windowed = |layer: usize| layer % 2 == 0;
+        let windowed = |layer: usize| layer.is_multiple_of(2);
         self.set("attention.key_length", (2 * s.head_dim as u32).into());
         self.set("attention.value_length", (2 * s.head_dim as u32).into());
         self.set("rope.dimension_count", (2 * s.head_dim as u32).into());
