@@ -46,7 +46,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         for (var task = tid; task < BN * QUADS; task += WG) {
             let quad = task % QUADS;
             let n = task / QUADS;
-            x_tile[quad * BN + n] = x4(tile, n, 4u * run + quad);
+            var v = vec4(0.0);
+            if n < tile.count && 4u * run + quad < params.columns / 4u {
+                v = x_weight(tile, n) * x[x_row(tile, n) + 4u * run + quad];
+            }
+            x_tile[quad * BN + n] = v;
         }
         workgroupBarrier();
         for (var quad = 0u; quad < QUADS; quad++) {

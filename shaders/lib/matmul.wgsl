@@ -96,26 +96,26 @@ fn w16(tile: Tile, m: u32, run: u32) -> mat4x4<f32> {
     return w;
 }
 
-// Four inputs of a tile's token; zero past the last token and column.
-fn x4(tile: Tile, n: u32, quad: u32) -> vec4<f32> {
-    let quads = params.columns / 4u;
-    var v = vec4(0.0);
-    if n < tile.count && quad < quads {
-        var token = tile.first_token + n;
-        var weight = 1.0;
-#if WEIGHTED
-        weight = gates[order[token]];
-#endif
+// Where in x the inputs of a tile's token lie.
+fn x_row(tile: Tile, n: u32) -> u32 {
+    var token = tile.first_token + n;
 #if GATHER
-        token = order[token] / params.ranks;
+    token = order[token] / params.ranks;
 #endif
 #if HEADS
-        v = x[params.x_base + tile.expert * params.x_head + token * params.x_stride + quad];
+    return params.x_base + tile.expert * params.x_head + token * params.x_stride;
 #else
-        v = weight * x[token * quads + quad];
+    return token * (params.columns / 4u);
 #endif
-    }
-    return v;
+}
+
+// What the inputs of a tile's token are multiplied by.
+fn x_weight(tile: Tile, n: u32) -> f32 {
+#if WEIGHTED
+    return gates[order[tile.first_token + n]];
+#else
+    return 1.0;
+#endif
 }
 
 // Where in y the outputs of a tile's token lie.

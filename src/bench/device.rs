@@ -47,11 +47,17 @@ pub fn device(gpu: &Gpu, repetitions: usize) -> Result<Vec<DeviceRow>> {
             p.dispatch_seconds
         }),
     ];
-    let halves: Vec<f64> = profiles.iter().filter_map(|p| p.f16_flops_per_second).collect();
-    if !halves.is_empty() {
-        let how = "as f32's, in vectors of four f16, which hardware may pair";
-        rows.insert(2, row("f16 multiply-add", "FLOP/s", how, &halves));
-    }
+    // What not every device has.
+    let mut insert = |name, how, of: fn(&DeviceProfile) -> Option<f64>| {
+        let samples: Vec<f64> = profiles.iter().filter_map(of).collect();
+        if !samples.is_empty() {
+            rows.insert(2, row(name, "FLOP/s", how, &samples));
+        }
+    };
+    let how = "a kernel of products of square fragments, f16 with sums in f32, four at a time";
+    insert("cooperative matrices", how, |p| p.matrix_flops_per_second);
+    let how = "as f32's, in vectors of four f16, which hardware may pair";
+    insert("f16 multiply-add", how, |p| p.f16_flops_per_second);
     let bytes = match gpu.caps().class {
         DeviceClass::Gpu => 256 << 20,
         DeviceClass::Cpu => 32 << 20,

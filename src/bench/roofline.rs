@@ -208,6 +208,7 @@ mod tests {
             stream_bytes_per_second: 1e10,
             flops_per_second: 1e11,
             f16_flops_per_second: None,
+            matrix_flops_per_second: None,
             dot_ops_per_second: 1e11,
             dispatch_seconds: 1e-6,
         };

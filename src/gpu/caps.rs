@@ -65,6 +65,8 @@ pub struct Caps {
     pub class: DeviceClass,
     /// Invocations of a subgroup, smallest and largest; (0, 0) without subgroups.
     pub subgroup: (u32, u32),
+    /// Rows and columns of the cooperative matrices that kernels use, f16 with sums in f32: 16 or 8.
+    pub matrix: Option<u32>,
     /// Whether kernels may write timestamps between dispatches of one pass.
     pub timestamps_in_pass: bool,
     /// Bytes that one binding can span.
@@ -80,8 +82,16 @@ pub struct Caps {
 }
 
 impl Caps {
-    /// What kernels can rely on, from a device's features and limits and its adapter's description.
-    pub fn new(features: wgpu::Features, limits: &wgpu::Limits, info: &wgpu::AdapterInfo) -> Self {
+    /// What kernels can rely on, from a device's features and limits and its adapter's description. `matrices` are the
+    /// adapter's; without any that kernels use, the feature counts for nothing.
+    pub fn new(
+        mut features: wgpu::Features,
+        limits: &wgpu::Limits,
+        info: &wgpu::AdapterInfo,
+        matrices: &[wgpu::CooperativeMatrixProperties],
+    ) -> Self {
+        let matrix = matrix_side(matrices).filter(|_| features.contains(MATRIX));
+        features.set(MATRIX, matrix.is_some());
         let class = if info.device_type == wgpu::DeviceType::Cpu { DeviceClass::Cpu } else { DeviceClass::Gpu };
         let subgroup = if features.contains(wgpu::Features::SUBGROUP) {
             (info.subgroup_min_size, info.subgroup_max_size)
@@ -92,6 +102,7 @@ impl Caps {
             tier: Tier::ALL.into_iter().rev().find(|&t| missing(t, features).is_empty()).unwrap_or(Tier::Core),
             class,
             subgroup,
+            matrix,
             timestamps_in_pass: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
@@ -102,12 +113,23 @@ impl Caps {
     }
 }
 
+const MATRIX: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+
+/// The largest square of f16 with sums in f32 that kernels are written for.
+pub fn matrix_side(matrices: &[wgpu::CooperativeMatrixProperties]) -> Option<u32> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let fits = |m: &&wgpu::CooperativeMatrixProperties| {
+        [m.ab_type, m.cr_type] == [F16, F32] && [8, 16].contains(&m.k_size) && [m.m_size, m.n_size] == [m.k_size; 2]
+    };
+    matrices.iter().filter(fits).map(|m| m.k_size).max()
+}
+
 /// The features that `tier` needs and `features` does not hold, by name; empty when the tier can be had.
 pub fn missing(tier: Tier, features: wgpu::Features) -> Vec<&'static str> {
     let needs = [
         (Tier::Subgroup, wgpu::Features::SUBGROUP, "SUBGROUP"),
         (Tier::F16, wgpu::Features::SHADER_F16, "SHADER_F16"),
-        (Tier::Matrix, wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "EXPERIMENTAL_COOPERATIVE_MATRIX"),
+        (Tier::Matrix, MATRIX, "EXPERIMENTAL_COOPERATIVE_MATRIX of f16"),
     ];
     needs.into_iter().filter(|(t, f, _)| *t <= tier && !features.contains(*f)).map(|(_, _, name)| name).collect()
 }
@@ -115,6 +137,22 @@ pub fn missing(tier: Tier, features: wgpu::Features) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn matrices_are_square_f16_with_f32_sums() {
+        use wgpu::CooperativeScalarType::{F16, F32};
+        let of = |[m_size, n_size, k_size]: [u32; 3], ab_type, cr_type| wgpu::CooperativeMatrixProperties {
+            m_size,
+            n_size,
+            k_size,
+            ab_type,
+            cr_type,
+            saturating_accumulation: false,
+        };
+        assert_eq!(matrix_side(&[of([16; 3], F16, F16), of([8, 8, 16], F16, F32), of([8; 3], F32, F32)]), None);
+        assert_eq!(matrix_side(&[of([8; 3], F16, F32)]), Some(8));
+        assert_eq!(matrix_side(&[of([16; 3], F16, F32), of([8; 3], F16, F32)]), Some(16));
+    }
 
     #[test]
     fn tiers_round_trip_and_nest() {

@@ -21,6 +21,7 @@ shaders![
     "lib/kv",
     "lib/kv_write",
     "lib/activation",
+    "lib/fragments",
     "lib/matmul",
     "attention",
     "attention_combine",
@@ -35,8 +36,10 @@ shaders![
     "heads",
     "latent",
     "matmul",
+    "matmul_matrix",
     "matvec",
     "rate",
+    "rate_matrix",
     "rms_norm",
     "router",
     "sample",
@@ -99,8 +102,12 @@ pub struct Composed {
 pub fn compose(spec: &KernelSpec) -> Result<Composed> {
     let mut composer = Composer { spec, imported: BTreeSet::new(), out: String::new() };
     // Directives come before all declarations.
-    if spec.flags.contains("F16") {
+    let matrix = spec.flags.contains("MATRIX");
+    if matrix || spec.flags.contains("F16") {
         composer.out += "enable f16;\n";
+    }
+    if matrix {
+        composer.out += "enable wgpu_cooperative_matrix;\n";
     }
     for (name, value) in &spec.sizes {
         composer.out += &format!("const {name}: u32 = {value}u;\n");

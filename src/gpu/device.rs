@@ -1,6 +1,6 @@
 //! Opening a device, or taking the app's.
 
-use super::caps::missing;
+use super::caps::{matrix_side, missing};
 use super::heaps::{Heap, heaps};
 use super::kernel::KernelCache;
 use super::submit::Spares;
@@ -85,6 +85,9 @@ const WANTED: Features = Features::SUBGROUP
     .union(Features::TIMESTAMP_QUERY_INSIDE_PASSES)
     .union(Features::PIPELINE_CACHE);
 
+/// Also wanted, where who opens the device has agreed to wgpu's experiments.
+const MATRIX: Features = Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+
 /// Every adapter of this machine, the best first.
 pub async fn adapters() -> Vec<AdapterReport> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
@@ -108,11 +111,13 @@ fn rank(kind: wgpu::DeviceType) -> u32 {
 impl AdapterReport {
     fn new(adapter: wgpu::Adapter) -> Self {
         let (info, limits) = (adapter.get_info(), adapter.limits());
-        let features = adapter.features() & (WANTED | Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+        let matrices = adapter.cooperative_matrix_properties();
+        let mut features = adapter.features() & (WANTED | MATRIX);
+        features.set(MATRIX, features.contains(MATRIX) && matrix_side(&matrices).is_some());
         let missing_by_tier =
             Tier::ALL.map(|t| (t, missing(t, features))).into_iter().filter(|(_, m)| !m.is_empty()).collect();
         AdapterReport {
-            caps: Caps::new(features, &limits, &info),
+            caps: Caps::new(features, &limits, &info, &matrices),
             heaps: heaps(&adapter),
             unusable: unusable(&info, &limits).map(|e| e.to_string()),
             missing: missing_by_tier,
@@ -158,6 +163,8 @@ impl Gpu {
         let index = index.ok_or_else(|| Error::NoSuchAdapter { wanted: selector.to_string(), found: names })?;
         let adapter = reports.swap_remove(index).adapter;
         let mut descriptor = wgpu::DeviceDescriptor { label: Some("halogen"), ..Default::default() };
+        // SAFETY: of wgpu's experiments only cooperative matrices are used, by kernels whose indices the host has checked.
+        descriptor.experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
         Gpu::extend(&adapter, &mut descriptor);
         let opened = adapter.request_device(&descriptor).await;
         let (device, queue) = opened.map_err(|source| Error::Open { adapter: adapter.get_info().name, source })?;
@@ -165,9 +172,10 @@ impl Gpu {
     }
 
     /// Adds to a device's description the features and limits that halogen can use and `adapter` has. It never lowers
-    /// what is asked for already.
+    /// what is asked for already. Cooperative matrices are among them if `descriptor.experimental_features` is enabled.
     pub fn extend(adapter: &wgpu::Adapter, descriptor: &mut wgpu::DeviceDescriptor) {
-        descriptor.required_features |= adapter.features() & WANTED;
+        let experiments = if descriptor.experimental_features.is_enabled() { MATRIX } else { Features::empty() };
+        descriptor.required_features |= adapter.features() & (WANTED | experiments);
         let (has, want) = (adapter.limits(), &mut descriptor.required_limits);
         macro_rules! raise {
             ($($field:ident),*) => { $(want.$field = want.$field.max(has.$field);)* };
@@ -197,7 +205,7 @@ impl Gpu {
         if let Some(error) = unusable(&info, &limits) {
             return Err(error);
         }
-        let caps = Caps::new(device.features(), &limits, &info);
+        let caps = Caps::new(device.features(), &limits, &info, &adapter.cooperative_matrix_properties());
         Ok(Gpu {
             inner: Arc::new(Inner {
                 info,

@@ -15,6 +15,8 @@ pub struct DeviceProfile {
     pub flops_per_second: f64,
     /// The same in f16, four a vector; none without f16.
     pub f16_flops_per_second: Option<f64>,
+    /// The same of cooperative matrices, f16 with sums in f32; none without them.
+    pub matrix_flops_per_second: Option<f64>,
     /// Operations a second of a kernel of packed dot products of four i8, counted as eight. No feature says whether they
     /// are hardware: this against the rate of f32 does.
     pub dot_ops_per_second: f64,
@@ -52,6 +54,7 @@ impl Gpu {
                 Ok(()) => Some(self.measure_rate(Some("F16"))?),
                 Err(_) => None,
             },
+            matrix_flops_per_second: self.caps().matrix.map(|side| self.measure_matrices(side)).transpose()?,
             dot_ops_per_second: self.measure_rate(Some("DOT"))?,
             dispatch_seconds: self.measure_dispatch()?,
         })
@@ -67,6 +70,7 @@ impl Gpu {
             stream_bytes_per_second,
             flops_per_second,
             f16_flops_per_second: None,
+            matrix_flops_per_second: None,
             dot_ops_per_second: flops_per_second,
             dispatch_seconds,
         }
@@ -128,6 +132,32 @@ impl Gpu {
         let found = self.blocking_read::<u32>(&sums)?[0];
         self.expect("a sum of multiply-adds", found, lanes.wrapping_mul(wg))?;
         Ok(f64::from(ROUNDS) * 16.0 * operations * f64::from(wg) * groups as f64 / seconds)
+    }
+
+    /// Operations a second of cooperative matrices of `side` x `side`.
+    fn measure_matrices(&self, side: u32) -> Result<f64> {
+        let groups = if self.caps().class == DeviceClass::Cpu { 64 } else { 2048 };
+        let subgroups = 2;
+        let sums = self.buffer("rate", groups * 4)?;
+        let wg = subgroups * self.caps().subgroup.1;
+        let spec = KernelSpec::new("rate_matrix").size("WG", wg).flag("MATRIX", true).flag("SIDE_16", side == 16);
+        let params = RateParams { rounds: ROUNDS, start: 0, factor: 0 };
+        let record = |count| {
+            let mut recorder = Recorder::new(self, sums.clone());
+            for _ in 0..count {
+                let (spec, grid) = (spec.clone(), Grid::linear(groups, 1));
+                recorder.call(Call { spec, bind: &[("sums", &sums)], params, grid, cost: Cost::default() })?;
+            }
+            recorder.finish()
+        };
+        let seconds = self.slope(record)?;
+        // What a subgroup's four fragments of side * side sums are together; how many subgroups there were shows in it.
+        let each = 4 * side * side * (ROUNDS * side / 256);
+        let found = self.blocking_read::<u32>(&sums)?[0];
+        let ran = (found / each).clamp(subgroups, wg / self.caps().subgroup.0.max(1));
+        self.expect("a sum of products of matrices", found, ran * each)?;
+        let flops = f64::from(ROUNDS) * 4.0 * 2.0 * f64::from(side).powi(3);
+        Ok(flops * f64::from(ran) * groups as f64 / seconds)
     }
 
     fn measure_dispatch(&self) -> Result<f64> {

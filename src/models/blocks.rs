@@ -81,7 +81,7 @@ impl Transformer {
 
     /// A norm without weights.
     pub fn unit_norm(&self, weights: &mut Weights, columns: usize) -> Result<Norm> {
-        Ok(Norm { weight: weights.upload("unit norm", &vec![1.0; columns])?, columns, eps: self.eps })
+        Ok(Norm { weight: weights.upload("unit norm", &vec![1f32; columns])?, columns, eps: self.eps })
     }
 
     /// The model's sizes; `ff` are the floats of the feed-forward that live at once for each token.

@@ -58,8 +58,12 @@ impl Arithmetic {
     }
 
     /// Whether there are kernels.
-    fn has(self, _: Product, _: Format) -> bool {
-        self == Arithmetic::F32
+    fn has(self, product: Product, _: Format) -> bool {
+        match self {
+            Arithmetic::F32 => true,
+            Arithmetic::Matrix => [Product::Matmul, Product::Grouped].contains(&product),
+            Arithmetic::F16 | Arithmetic::Dot => false,
+        }
     }
 }
 
@@ -137,6 +141,8 @@ pub struct Choice {
 /// 1; packed halves reach 2, emulated ones less than 1.
 const PACKED_BYTES: f64 = 2.0;
 const PACKED_HALVES: f64 = 1.5;
+/// The same for cooperative matrices: those of hardware reach 4 and more.
+const MATRICES: f64 = 2.0;
 
 impl Ground {
     /// The arithmetic of a product with a matrix [rows, columns].
@@ -154,12 +160,13 @@ impl Ground {
         let Some(profile) = &self.profile else { return f32("the device's rates were not measured") };
         let has = |a: Arithmetic| a.tier() <= self.tier && a.has(product, format);
         for (arithmetic, rate, least, what) in [
+            (Arithmetic::Matrix, profile.matrix_flops_per_second.unwrap_or(0.0), MATRICES, "cooperative matrices"),
             (Arithmetic::Dot, profile.dot_ops_per_second, PACKED_BYTES, "packed integer dot product"),
             (Arithmetic::F16, profile.f16_flops_per_second.unwrap_or(0.0), PACKED_HALVES, "f16"),
         ] {
             let ratio = rate / profile.flops_per_second;
             if has(arithmetic) && ratio >= least {
-                return choice(arithmetic, format!("{what} runs at {ratio:.1} x the rate of f32"));
+                return choice(arithmetic, format!("{what}: {ratio:.1} x the rate of f32"));
             }
         }
         f32("no narrower arithmetic of it is faster here")
@@ -174,6 +181,7 @@ mod tests {
         stream_bytes_per_second: 250e9,
         flops_per_second: 14e12,
         f16_flops_per_second: Some(28e12),
+        matrix_flops_per_second: Some(56e12),
         dot_ops_per_second: 56e12,
         dispatch_seconds: 3e-6,
     };

@@ -2,7 +2,8 @@
 //! grouped by expert (count, scan, scatter) for a tiled matmul.
 
 use super::linear::{MatmulParams, MatvecParams};
-use super::{Activation, Norm, Result, Routing, Shard, Stack, Step, Tensor, ensure};
+use super::tiled::Tiled;
+use super::{Activation, Norm, Product, Result, Routing, Shard, Stack, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
 params!(GroupParams { rows: u32, tiles: u32 });
@@ -107,6 +108,7 @@ struct Groups {
     order: View,
     tiles: View,
     count: usize,
+    tiled: Tiled,
 }
 
 impl Step<'_> {
@@ -144,7 +146,7 @@ impl Step<'_> {
             self.expert_matvec(x, norm, mix, &h)?;
             return self.expert_down(y, &h, mix);
         }
-        let groups = self.group(routing)?;
+        let groups = self.group(routing, mlp.gate_up.stack())?;
         let x = self.rms_norm(x, norm)?;
         match &mlp.gate_up {
             ExpertGateUp::Joined(stack) => self.grouped(&x.view, &h, stack, mix, &groups, Grouped::GateUp)?,
@@ -252,9 +254,11 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn group(&mut self, routing: &Routing) -> Result<Groups> {
+    fn group(&mut self, routing: &Routing, stack: &Stack) -> Result<Groups> {
         let rows = self.tokens * routing.ranks;
-        let bn = self.tuning.matmul.bn as usize;
+        // The three products share the tiles, and so the kernel.
+        let tiled = self.tiled(Product::Grouped, stack.format, [stack.rows, stack.columns]);
+        let bn = tiled.bn as usize;
         // Every expert may end in a tile that is not full.
         let count = rows.div_ceil(bn) + routing.experts.min(rows);
         let most_rows = self.scratch.max_tokens * routing.ranks;
@@ -272,7 +276,7 @@ impl Step<'_> {
             grid: Grid([1, 1, 1]),
             cost: Cost { other_bytes: (rows * 8) as u64, ..Cost::default() },
         })?;
-        Ok(Groups { order, tiles, count })
+        Ok(Groups { order, tiles, count, tiled })
     }
 
     fn grouped(&mut self, x: &View, y: &View, stack: &Stack, mix: &Mix, g: &Groups, what: Grouped) -> Result<()> {
@@ -280,8 +284,10 @@ impl Step<'_> {
         let weighted = weigh == Weigh::Inputs && what != Grouped::Down;
         let swiglu = what == Grouped::GateUp;
         let outputs = if swiglu { stack.rows / 2 } else { stack.rows };
-        let spec = self
-            .matmul_spec()
+        let spec = g
+            .tiled
+            .spec
+            .clone()
             .format(stack.format)
             .flag("GROUPED", true)
             .flag("SWIGLU", swiglu)
@@ -326,7 +332,7 @@ impl Step<'_> {
                     limit: mlp.activation.limit(),
                     ..Default::default()
                 },
-                grid: self.matmul_grid(outputs, swiglu, g.count),
+                grid: g.tiled.grid(outputs, swiglu, g.count),
                 cost: expert_cost(
                     stack,
                     shard,

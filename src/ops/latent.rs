@@ -11,7 +11,7 @@
 use super::attention::{Attention, Rows};
 use super::heads::KvLayer;
 use super::linear::{MatmulParams, MatvecParams};
-use super::{Norm, Result, Shard, Stack, Step, Tensor, ensure};
+use super::{Norm, Product, Result, Shard, Stack, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, View, params};
 use std::ops::Range;
 
@@ -232,10 +232,11 @@ impl Step<'_> {
         [x_at, y_at]: [usize; 2],
         tokens: usize,
     ) -> Result<()> {
-        let tile = self.tuning.matmul;
-        let row_tiles = stack.rows.div_ceil(tile.bm as usize) * shard.count;
+        let tiled = self.tiled(Product::of(tokens), stack.format, [stack.rows, stack.columns]);
+        let row_tiles = stack.rows.div_ceil(tiled.bm as usize) * shard.count;
+        let grid = Grid::linear(row_tiles as u64, tokens.div_ceil(tiled.bn as usize) as u64);
         self.recorder.call(Call {
-            spec: self.matmul_spec().format(stack.format).flag("HEADS", true),
+            spec: tiled.spec.format(stack.format).flag("HEADS", true),
             bind: &[("weights", &shard.view), ("x", &x.view), ("y", &y.view)],
             params: MatmulParams {
                 outputs: stack.rows as u32,
@@ -253,7 +254,7 @@ impl Step<'_> {
                 y_head: strides.y as u32,
                 ..Default::default()
             },
-            grid: Grid::linear(row_tiles as u64, tokens.div_ceil(tile.bn as usize) as u64),
+            grid,
             cost: head_cost(stack, shard, tokens),
         })?;
         Ok(())

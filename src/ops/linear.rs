@@ -1,6 +1,6 @@
 //! Matrix products over any block format: a mat-vec for one token, a tiled matmul for more.
 
-use super::{GateUp, Joint, Matrix, Norm, Result, Shard, Step, Tensor, ensure};
+use super::{GateUp, Joint, Matrix, Norm, Product, Result, Shard, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
 params!(MatvecParams {
@@ -262,9 +262,10 @@ impl Step<'_> {
         let outputs = if swiglu { m.rows / 2 } else { shard.count };
         let mut bind = vec![("weights", &shard.view), ("x", &x.view), ("y", &y.view)];
         bind.extend(op.bias.map(|b| ("bias", b)));
-        let spec = op.epilogue.flags(self.matmul_spec().format(m.format)).flag("BIAS", op.bias.is_some());
+        let tiled = self.tiled(Product::of(x.rows), m.format, [m.rows, m.columns]);
+        let spec = op.epilogue.flags(tiled.spec.clone().format(m.format));
         self.recorder.call(Call {
-            spec,
+            spec: spec.flag("BIAS", op.bias.is_some()),
             bind: &bind,
             params: MatmulParams {
                 outputs: outputs as u32,
@@ -278,21 +279,10 @@ impl Step<'_> {
                 limit: op.epilogue.limit(),
                 ..Default::default()
             },
-            grid: self.matmul_grid(outputs, swiglu, x.rows.div_ceil(self.tuning.matmul.bn as usize)),
+            grid: tiled.grid(outputs, swiglu, x.rows.div_ceil(tiled.bn as usize)),
             cost: linear_cost(m, shard, x.rows),
         })?;
         Ok(())
-    }
-
-    pub(super) fn matmul_spec(&self) -> KernelSpec {
-        let t = self.tuning.matmul;
-        let spec = KernelSpec::new("matmul").size("BM", t.bm).size("BN", t.bn);
-        spec.size("TM", t.tm).size("TN", t.tn).size("RUNS", t.runs)
-    }
-
-    pub(super) fn matmul_grid(&self, outputs: usize, swiglu: bool, token_tiles: usize) -> Grid {
-        let bm = if swiglu { self.tuning.matmul.bm / 2 } else { self.tuning.matmul.bm };
-        Grid::linear(outputs.div_ceil(bm as usize) as u64, token_tiles as u64)
     }
 }
 

@@ -15,6 +15,7 @@ mod norm;
 mod router;
 mod sample;
 mod tensor;
+mod tiled;
 mod tuning;
 pub mod twins;
 mod variants;
@@ -31,7 +32,7 @@ pub use norm::Norm;
 pub use router::{ExpertRouter, Routing, SigmoidRouter};
 pub use sample::{SampleBuffers, sample_bytes};
 pub use tensor::{GateUp, Joint, Matrix, Part, Shard, Stack, Tensor};
-pub use tuning::{MatmulTile, Tuning};
+pub use tuning::{MatmulTile, MatrixTile, Tuning};
 pub use variants::variants;
 
 use crate::gpu::{self, DeviceProfile, Gpu, KernelSpec, Recorder, Recording, Tier, View};

@@ -18,6 +18,7 @@ pub struct Tuning {
     /// Parts into which decode cuts the keys at most, and positions that each part is worth.
     pub splits: (u32, u32),
     pub matmul: MatmulTile,
+    pub matrix: MatrixTile,
     /// Invocations of workgroups that sort, group or sample.
     pub wide: u32,
 }
@@ -31,6 +32,17 @@ pub struct MatmulTile {
     pub tn: u32,
     /// Runs of 16 columns a step.
     pub runs: u32,
+}
+
+/// The tile of a matmul workgroup of cooperative matrices, in fragments of one: rows by tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct MatrixTile {
+    pub strips: u32,
+    pub fragments: u32,
+    /// Runs of 16 columns a step.
+    pub runs: u32,
+    /// Of a workgroup, at the largest size that they may have.
+    pub subgroups: u32,
 }
 
 impl Tuning {
@@ -51,6 +63,7 @@ impl Tuning {
                 latent_splits: (16, 512),
                 splits: (64, 64),
                 matmul: MatmulTile { bm: 64, bn: 64, tm: 4, tn: 4, runs: 2 },
+                matrix: MatrixTile { strips: 4, fragments: 8, runs: 1, subgroups: 2 },
                 wide: 256,
             },
             // By measurement on lavapipe 22.3.6, two cores: a 4096 x 4096 q4_k mat-vec 10.3 ms (rows 4: 12.0, WG 64: 15.3);
@@ -65,6 +78,7 @@ impl Tuning {
                 latent_splits: (4, 1024),
                 splits: (4, 1024),
                 matmul: MatmulTile { bm: 64, bn: 16, tm: 8, tn: 8, runs: 2 },
+                matrix: MatrixTile { strips: 4, fragments: 4, runs: 2, subgroups: 1 },
                 wide: 64,
             },
         }

@@ -2,6 +2,7 @@
 
 use super::Tuning;
 use super::attention::staged;
+use super::tiled::Tiled;
 use crate::formats::Format;
 use crate::gpu::KernelSpec;
 
@@ -22,6 +23,33 @@ fn all_of(spec: KernelSpec, flags: &[&'static str]) -> KernelSpec {
     flags.iter().fold(spec, |spec, flag| spec.flag(flag, true))
 }
 
+/// Sides of cooperative matrices, and the largest subgroup of those that have them: AMD's, Apple's as wgpu tells it,
+/// lavapipe's.
+const MATRICES: [(u32, u32); 3] = [(16, 64), (8, 64), (8, 8)];
+
+fn matrix_products(plain: KernelSpec) -> Vec<KernelSpec> {
+    let grouped = |flags: &[&'static str]| all_of(plain.clone().flag("GROUPED", true), flags);
+    let mut all = vec![plain.clone(), plain.clone().flag("HEADS", true)];
+    all.extend([&["GATHER"][..], &["GATHER", "SWIGLU"], &["GATHER", "SILU_MUL"], &["SCATTER"]].map(grouped));
+    if [Some(Format::F16), Some(Format::Q4K)].contains(&plain.format) {
+        all.extend(each(one_of(vec![plain.clone()], &["RESIDUAL", "SWIGLU", "SILU_MUL"]), &["BIAS"]));
+        all.extend(one_of(vec![plain.clone().flag("GELU", true)], &["SWIGLU", "SILU_MUL"]));
+        all.extend(one_of(vec![grouped(&["GATHER", "WEIGHTED"])], &["SWIGLU", "SILU_MUL"]));
+    }
+    if plain.format == Some(Format::MXFP4) {
+        all.extend(
+            [
+                &["GATHER", "BIAS"][..],
+                &["GATHER", "BIAS", "SWIGLU", "CLAMPED"],
+                &["GATHER", "BIAS", "SILU_MUL", "CLAMPED"],
+                &["SCATTER", "BIAS"],
+            ]
+            .map(grouped),
+        );
+    }
+    all
+}
+
 /// The variants on one row of the tuning table. Formats differ in nothing but their snippet, so all but two of them meet
 /// few flags; head sizes and numbers of experts, which models choose, are the usual ones and some odd ones.
 pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
@@ -32,9 +60,7 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         let usual = [Format::F16, Format::Q4K].contains(&format);
         let matvec = new("matvec").size("WG", t.matvec.0).format(format).size("ROWS", t.matvec.1);
         let down = new("expert_down").size("WG", t.matvec.0).format(format).size("ROWS", t.matvec.1).size("RANKS", 8);
-        let m = t.matmul;
-        let matmul = new("matmul").size("BM", m.bm).size("BN", m.bn).size("TM", m.tm).size("TN", m.tn);
-        let matmul = matmul.size("RUNS", m.runs).format(format);
+        let matmul = Tiled::registers(t).spec.format(format);
         let grouped = |flags: &[&'static str]| all_of(matmul.clone().flag("GROUPED", true), flags);
         if usual {
             all.extend(each(one_of(vec![matvec.clone()], &epilogues), &["NORM", "BIAS", "RAGGED", "SUBGROUP"]));
@@ -87,6 +113,9 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         all.extend(each(vec![down], &["RAGGED", "SUBGROUP"]));
         all.extend([&["GATHER"][..], &["GATHER", "SWIGLU"], &["GATHER", "SILU_MUL"], &["SCATTER"]].map(grouped));
         all.push(matmul);
+        for (side, subgroup) in MATRICES {
+            all.extend(matrix_products(Tiled::matrices(t, side, subgroup).spec.format(format)));
+        }
         all.push(new("embed").format(format).size("WG", t.row));
     }
     for dim in [16, 20, 32, 64, 80, 96, 112, 128, 192, 256, 512] {
@@ -145,6 +174,9 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
     // The measurements of the device itself.
     all.extend(one_of(vec![new("stream").size("WG", t.wide)], &["FILL"]));
     all.extend(one_of(vec![new("rate").size("WG", t.wide)], &["F16", "DOT"]));
+    all.extend(MATRICES.map(|(side, subgroup)| {
+        new("rate_matrix").size("WG", 2 * subgroup).flag("MATRIX", true).flag("SIDE_16", side == 16)
+    }));
     all.push(new("stream").flag("TICK", true));
     all.extend(one_of(vec![new("expert_combine").size("WG", t.wide)], &["UNWEIGHTED", "STORE"]));
     all.push(new("sample_slices").size("WG", t.wide));

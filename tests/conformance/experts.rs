@@ -140,7 +140,7 @@ fn add(cases: &mut Vec<Case>, m: Mixture) {
         m.limit.map_or(String::new(), |limit| format!("/limit={limit}")),
         if m.way == Add { String::new() } else { format!("/{:?}", m.way) },
     );
-    cases.push(Case::new(name.to_lowercase(), move |setup| m.run(setup)));
+    cases.push(Case::of_products(name.to_lowercase(), move |setup| m.run(setup)));
 }
 
 impl Mixture {
@@ -218,7 +218,7 @@ impl Mixture {
             return compare("y", &rig.floats("mixed", want.len())?, &want, hidden, 1e-7);
         }
         let got = guarded(gpu, &y.view, tokens * hidden)?;
-        compare("y", bytemuck::cast_slice(&got), &want, hidden, 1e-7)
+        setup.compare("y", bytemuck::cast_slice(&got), &want, hidden)
     }
 }
 

@@ -83,7 +83,7 @@ fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, token
     let kind = format!("{what:?}").to_lowercase();
     let cut = if shards > 1 { format!("/shards={shards}") } else { String::new() };
     let name = format!("linear/{format}/rows={rows}/columns={columns}/tokens={tokens}/{kind}{cut}");
-    cases.push(Case::new(name, move |setup| {
+    cases.push(Case::of_products(name, move |setup| {
         let random = &mut Random::new((rows * 1000 + columns * 10 + tokens) as u64);
         let weights = Weights::random(random, format, rows, columns);
         let x = random.floats(tokens * columns);
@@ -99,7 +99,7 @@ fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, token
                 let matrix = weights.matrix(gpu, shards);
                 rig.run(|step| step.norm_linear("y", &xs, &norm, &matrix).map(drop))?;
                 let want = twins::linear(&normed, w, columns, None, Epilogue::Store);
-                compare("y", &rig.floats("y", tokens * rows)?, &want, rows, 1e-7)
+                setup.compare("y", &rig.floats("y", tokens * rows)?, &want, rows)
             }
             Bias => {
                 let (first, total) = (3, rows + 5);
@@ -116,7 +116,7 @@ fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, token
                     return Err("outputs of another part were written".into());
                 }
                 let y: Vec<f32> = y.chunks(total).flat_map(|y| y[first..first + rows].to_vec()).collect();
-                compare("y", &y, &want, rows, 1e-7)
+                setup.compare("y", &y, &want, rows)
             }
             Residual => {
                 let y = random.floats(tokens * rows);
@@ -125,14 +125,14 @@ fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, token
                 rig.run(|step| step.add_linear(&ys, &xs, &matrix, None))?;
                 let want = twins::linear(&x, w, columns, None, Epilogue::Residual(&y));
                 let got = guarded(gpu, &ys.view, tokens * rows)?;
-                compare("y", bytemuck::cast_slice(&got), &want, rows, 1e-7)
+                setup.compare("y", bytemuck::cast_slice(&got), &want, rows)
             }
             Swiglu | Geglu => {
                 rig.poison("h", tokens * rows / 2);
                 let gate_up = GateUp::Joined(weights.matrix(gpu, 1));
                 rig.run(|step| step.norm_gate_up(&xs, &norm, &gate_up, activation).map(drop))?;
                 let want = twins::linear(&normed, w, columns, None, Epilogue::GateUp(activation));
-                compare("h", &rig.floats("h", tokens * rows / 2)?, &want, rows / 2, 1e-7)
+                setup.compare("h", &rig.floats("h", tokens * rows / 2)?, &want, rows / 2)
             }
             Split | SplitGelu => {
                 rig.poison("h", tokens * rows);
@@ -141,7 +141,7 @@ fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, token
                 rig.run(|step| step.norm_gate_up(&xs, &norm, &gate_up, activation).map(drop))?;
                 let held = twins::linear(&normed, &up.values, columns, None, Epilogue::Store);
                 let want = twins::linear(&normed, w, columns, None, Epilogue::GateMul(activation, &held));
-                compare("h", &rig.floats("h", tokens * rows)?, &want, rows, 1e-7)
+                setup.compare("h", &rig.floats("h", tokens * rows)?, &want, rows)
             }
         }
     }));

@@ -18,15 +18,23 @@ mod rows;
 mod sampling;
 
 use halogen::gpu::{DeviceClass, Gpu, Selector, Tier, adapters};
+use halogen::ops::Arithmetic;
 use libtest_mimic::{Arguments, Failed, Trial};
 use rig::{Case, Setup};
 use std::sync::Arc;
 
-const SETUPS: [(&str, Tier, DeviceClass); 4] = [
-    ("core", Tier::Core, DeviceClass::Cpu),
-    ("subgroup", Tier::Subgroup, DeviceClass::Gpu),
-    ("core/gpu-tiles", Tier::Core, DeviceClass::Gpu),
-    ("subgroup/cpu-tiles", Tier::Subgroup, DeviceClass::Cpu),
+type Kind = (&'static str, Tier, DeviceClass, Option<Arithmetic>);
+
+const SETUPS: [Kind; 4] = [
+    ("core", Tier::Core, DeviceClass::Cpu, None),
+    ("subgroup", Tier::Subgroup, DeviceClass::Gpu, None),
+    ("core/gpu-tiles", Tier::Core, DeviceClass::Gpu, None),
+    ("subgroup/cpu-tiles", Tier::Subgroup, DeviceClass::Cpu, None),
+];
+/// Of cases with matrix products.
+const PRODUCTS: [Kind; 2] = [
+    ("matrix", Tier::Matrix, DeviceClass::Gpu, Some(Arithmetic::Matrix)),
+    ("matrix/cpu-tiles", Tier::Matrix, DeviceClass::Cpu, Some(Arithmetic::Matrix)),
 ];
 
 fn main() {
@@ -51,11 +59,12 @@ fn main() {
     }
     let mut trials = Vec::new();
     for (i, case) in cases.into_iter().map(Arc::new).enumerate() {
-        for (j, setup) in SETUPS.iter().enumerate() {
-            // The spread: two setups a case, by a hash of its number.
-            if full || j % 2 == (i as u32).wrapping_mul(0x9e37_79b9) as usize >> 31 {
-                trials.push(trial(&case, *setup, &gpu));
-            }
+        // The spread: half of the setups a case, by a hash of its number.
+        let half = (i as u32).wrapping_mul(0x9e37_79b9) as usize >> 31;
+        let products: &[Kind] = if case.products { &PRODUCTS } else { &[] };
+        for setups in [&SETUPS[..], products] {
+            let chosen = setups.iter().enumerate().filter(|(j, _)| full || j % 2 == half);
+            trials.extend(chosen.map(|(_, setup)| trial(&case, *setup, &gpu)));
         }
     }
     libtest_mimic::run(&arguments, trials).exit()
@@ -73,7 +82,7 @@ fn open() -> Result<Gpu, String> {
     pollster::block_on(Gpu::new(selector)).map_err(|e| e.to_string())
 }
 
-fn trial(case: &Arc<Case>, (name, tier, class): (&str, Tier, DeviceClass), gpu: &Result<Gpu, String>) -> Trial {
+fn trial(case: &Arc<Case>, (name, tier, class, force): Kind, gpu: &Result<Gpu, String>) -> Trial {
     let name = format!("{}/{name}", case.name);
     let gpu = gpu.clone().and_then(|gpu| match gpu.require(tier) {
         Ok(()) => Ok(gpu),
@@ -82,7 +91,7 @@ fn trial(case: &Arc<Case>, (name, tier, class): (&str, Tier, DeviceClass), gpu: 
     match gpu {
         Ok(gpu) => {
             let case = case.clone();
-            let setup = Setup { gpu, tier, class };
+            let setup = Setup { gpu, tier, class, force };
             Trial::test(name, move || (case.run)(&setup).map_err(Failed::from))
         }
         Err(why) => Trial::test(name, || Ok(())).with_kind(why).with_ignored_flag(true),

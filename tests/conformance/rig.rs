@@ -3,7 +3,7 @@
 pub use halogen::bench::random::Random;
 use halogen::formats::Format;
 use halogen::gpu::{DeviceClass, Gpu, Tier, View};
-use halogen::ops::{self, Matrix, Norm, Scratch, Shard, Stack, Step, Tensor, Tuning};
+use halogen::ops::{self, Arithmetic, Matrix, Norm, Scratch, Shard, Stack, Step, Tensor, Tuning};
 use wgpu::BufferUsages as Usage;
 
 /// What is wrong, in words.
@@ -12,12 +12,19 @@ pub type Outcome = Result<(), String>;
 /// One test, to be run in several setups.
 pub struct Case {
     pub name: String,
+    /// Whether it has matrix products, whose arithmetic differs by tier.
+    pub products: bool,
     pub run: Box<dyn Fn(&Setup) -> Outcome + Send + Sync>,
 }
 
 impl Case {
     pub fn new(name: impl Into<String>, run: impl Fn(&Setup) -> Outcome + Send + Sync + 'static) -> Case {
-        Case { name: name.into(), run: Box::new(run) }
+        Case { name: name.into(), products: false, run: Box::new(run) }
+    }
+
+    /// With matrix products.
+    pub fn of_products(name: impl Into<String>, run: impl Fn(&Setup) -> Outcome + Send + Sync + 'static) -> Case {
+        Case { products: true, ..Case::new(name, run) }
     }
 }
 
@@ -26,6 +33,19 @@ pub struct Setup {
     pub gpu: Gpu,
     pub tier: Tier,
     pub class: DeviceClass,
+    /// The arithmetic of products that have it.
+    pub force: Option<Arithmetic>,
+}
+
+impl Setup {
+    /// Holds products against the twin's. Cooperative matrices round weights and activations to f16, each by up to 2^-11
+    /// of itself: where the sums of a row cancel, little else is left of them, so that all rows are held as one.
+    pub fn compare(&self, what: &str, got: &[f32], want: &[f32], columns: usize) -> Outcome {
+        match self.force {
+            Some(Arithmetic::Matrix) => compare(what, got, want, want.len(), 2e-6),
+            _ => compare(what, got, want, columns, 1e-7),
+        }
+    }
 }
 
 /// The step's state, word for word as shaders/lib/state.wgsl declares it.
@@ -127,10 +147,11 @@ impl<'s> Rig<'s> {
     /// Records operators once and runs them `times` times.
     pub fn run_times(&mut self, times: usize, record: impl FnOnce(&mut Step) -> ops::Result<()>) -> Outcome {
         self.before = self.snapshot();
-        let Setup { gpu, tier, class } = self.setup;
+        let Setup { gpu, tier, class, force } = self.setup;
         let mut step = Step::new(gpu, *tier, self.tokens, &self.state, &self.history, &mut self.scratch)
             .map_err(|e| e.to_string())?;
         step.set_tuning(Tuning::of(*class));
+        force.iter().for_each(|arithmetic| step.force(*arithmetic));
         record(&mut step).map_err(|e| e.to_string())?;
         let recording = step.finish().map_err(|e| e.to_string())?;
         let all = 0..recording.dispatches.len();

@@ -1,6 +1,6 @@
 //! A kernel's WGSL and its translations, as wgpu makes them: no bounds checks, no zeroed workgroup memory.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use halogen::gpu::{KernelSpec, compose};
 use naga::back::{hlsl, msl, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy::Unchecked};
@@ -54,9 +54,22 @@ pub fn spirv(module: &naga::Module, info: &ModuleInfo) -> Result<Vec<u32>> {
     Ok(spv::write_vec(module, info, &options, None)?)
 }
 
+/// Why a kernel has no translation.
+pub fn untranslatable(spec: &KernelSpec, language: Language) -> Option<&'static str> {
+    let side_16 = spec.flags.contains("SIDE_16");
+    match language {
+        Language::Hlsl if spec.flags.contains("MATRIX") => Some("HLSL has no cooperative matrices"),
+        Language::Msl if side_16 => Some("Metal's matrices are 8 x 8; naga would write a type that does not exist"),
+        _ => None,
+    }
+}
+
 pub fn emit(spec: &KernelSpec, language: Language) -> Result<Vec<u8>> {
     if language == Language::Wgsl {
         return Ok(compose(spec)?.wgsl.into_bytes());
+    }
+    if let Some(why) = untranslatable(spec, language) {
+        bail!("{spec}: {why}");
     }
     let (module, info) = module(spec)?;
     Ok(match language {

@@ -98,12 +98,16 @@ pub fn run(args: Args) -> Result<ExitCode> {
     match (args.emit, &args.out) {
         (Some(language), Some(folder)) => {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            let (found, others): (Vec<_>, Vec<_>) =
+                found.iter().partition(|spec| emit::untranslatable(spec, language).is_none());
             for spec in &found {
                 let path = folder.join(format!("{}.{}", file_name(spec), language.extension()));
                 std::fs::write(&path, emit::emit(spec, language)?)
                     .with_context(|| format!("cannot write {}", path.display()))?;
             }
             output::note(format_args!("{} files in {}", found.len(), folder.display()));
+            let reasons: BTreeSet<_> = others.iter().filter_map(|spec| emit::untranslatable(spec, language)).collect();
+            reasons.iter().for_each(|why| output::note(format_args!("{} variants left out: {why}", others.len())));
         }
         (Some(language), None) => {
             let bytes = emit::emit(simplest(&found), language)?;

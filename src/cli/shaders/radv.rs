@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail};
 use ash::{ext, khr, vk};
-use halogen::gpu::{BindingKind, reflect};
+use halogen::gpu::{BindingKind, KernelSpec, reflect};
 use std::ffi::CStr;
 
 /// What the compiler made of a kernel.
@@ -27,6 +27,7 @@ pub struct Driver {
     pub name: String,
     device: ash::Device,
     executables: khr::pipeline_executable_properties::Device,
+    matrices: bool,
     // The loader unloads the driver with it.
     _entry: ash::Entry,
 }
@@ -59,22 +60,33 @@ impl Driver {
         let (mut v11, mut v12, mut v13) = Default::default();
         let mut executable = vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default();
         let mut robustness = vk::PhysicalDeviceRobustness2FeaturesEXT::default();
+        let mut matrix = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default();
         let mut features = vk::PhysicalDeviceFeatures2::default()
             .push_next::<vk::PhysicalDeviceVulkan11Features>(&mut v11)
             .push_next::<vk::PhysicalDeviceVulkan12Features>(&mut v12)
             .push_next::<vk::PhysicalDeviceVulkan13Features>(&mut v13)
             .push_next(&mut executable)
             .push_next(&mut robustness);
+        let matrices = offers(khr::cooperative_matrix::NAME);
+        if matrices {
+            features = features.push_next(&mut matrix);
+        }
         unsafe { instance.get_physical_device_features2(physical, &mut features) };
         let queue = [vk::DeviceQueueCreateInfo::default().queue_family_index(0).queue_priorities(&[1.0])];
-        let extensions = wanted.map(CStr::as_ptr);
+        let optional = matrices.then_some(khr::cooperative_matrix::NAME);
+        let extensions: Vec<_> = wanted.into_iter().chain(optional).map(CStr::as_ptr).collect();
         let create = vk::DeviceCreateInfo::default()
             .queue_create_infos(&queue)
             .enabled_extension_names(&extensions)
             .push_next(&mut features);
         let device = unsafe { instance.create_device(physical, &create, None) }?;
         let executables = khr::pipeline_executable_properties::Device::new(&instance, &device);
-        Ok(Driver { name, device, executables, _entry: entry })
+        Ok(Driver { name, device, executables, matrices, _entry: entry })
+    }
+
+    /// Whether the GPU has what a kernel needs; of cooperative matrices AMD's have 16 x 16.
+    pub fn takes(&self, spec: &KernelSpec) -> bool {
+        !spec.flags.contains("MATRIX") || (self.matrices && spec.flags.contains("SIDE_16"))
     }
 
     /// Compiles a module with one entry point, as wgpu's Vulkan back end would have it compiled; with `isa` also

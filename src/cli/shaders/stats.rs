@@ -35,6 +35,16 @@ pub fn run(family: &str, specs: &[KernelSpec], args: &Args) -> Result<ExitCode> 
         return again(family);
     }
     let driver = Driver::open().with_context(|| format!("no RADV for {family}. {HOW}"))?;
+    let (specs, others): (Vec<_>, Vec<_>) = specs.iter().cloned().partition(|spec| driver.takes(spec));
+    if !others.is_empty() {
+        output::note(format_args!(
+            "{} variants left out: {} has no such cooperative matrices",
+            others.len(),
+            driver.name
+        ));
+    }
+    anyhow::ensure!(!specs.is_empty(), "no variant is left");
+    let specs = &specs[..];
     if args.isa {
         let compiled = compile(&driver, simplest(specs), true)?;
         output::print(format_args!("{}\n{}\n", simplest(specs), compiled.isa))?;

@@ -1,0 +1,48 @@
+//! Kernels of products in tiles, rows of a matrix by tokens.
+
+use super::{Arithmetic, MatmulTile, MatrixTile, Product, Step, Tuning};
+use crate::formats::Format;
+use crate::gpu::{Grid, KernelSpec};
+
+/// A kernel that lacks its format and its flags, and the tile that one of its workgroups computes.
+pub(super) struct Tiled {
+    pub spec: KernelSpec,
+    /// Rows.
+    pub bm: u32,
+    /// Tokens.
+    pub bn: u32,
+}
+
+impl Tiled {
+    pub fn registers(t: &Tuning) -> Tiled {
+        let MatmulTile { bm, bn, tm, tn, runs } = t.matmul;
+        let spec = KernelSpec::new("matmul").size("BM", bm).size("BN", bn).size("TM", tm).size("TN", tn);
+        Tiled { spec: spec.size("RUNS", runs), bm, bn }
+    }
+
+    /// Of cooperative matrices of `side` x `side`, where subgroups have at most `subgroup` invocations.
+    pub fn matrices(t: &Tuning, side: u32, subgroup: u32) -> Tiled {
+        let MatrixTile { strips, fragments, runs, subgroups } = t.matrix;
+        let (bm, bn) = (strips * side, fragments * side);
+        let spec = KernelSpec::new("matmul_matrix").flag("MATRIX", true).flag("SIDE_16", side == 16);
+        let spec = spec.size("WG", subgroups * subgroup).size("SUBGROUPS", subgroups);
+        Tiled { spec: spec.size("BM", bm).size("BN", bn).size("RUNS", runs), bm, bn }
+    }
+
+    /// `outputs` of `token_tiles` tiles; of `swiglu` two rows make an output.
+    pub fn grid(&self, outputs: usize, swiglu: bool, token_tiles: usize) -> Grid {
+        let rows = if swiglu { self.bm / 2 } else { self.bm };
+        Grid::linear(outputs.div_ceil(rows as usize) as u64, token_tiles as u64)
+    }
+}
+
+impl Step<'_> {
+    /// The kernel for a product with a matrix [rows, columns].
+    pub(super) fn tiled(&self, product: Product, format: Format, shape: [usize; 2]) -> Tiled {
+        let caps = self.recorder.gpu().caps();
+        match (self.ground.choose(product, format, shape).arithmetic, caps.matrix) {
+            (Arithmetic::Matrix, Some(side)) => Tiled::matrices(self.tuning, side, caps.subgroup.1),
+            _ => Tiled::registers(self.tuning),
+        }
+    }
+}
