@@ -8,6 +8,7 @@ mod experts;
 mod gate;
 mod glu;
 mod heads;
+mod input;
 mod latent;
 mod linear;
 mod lookup;
@@ -25,6 +26,7 @@ pub use attention::{Attention, MAX_HEAD_DIM, Window};
 pub use delta_net::{DeltaHeads, DeltaNet, KeySharing, RecurrentLayer};
 pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
+pub use input::{BLOCK, BLOCK_WORDS};
 pub use latent::LatentAttention;
 pub use linear::Activation;
 pub use lookup::{MAX_EXPERTS, NOWHERE, Record};
@@ -35,6 +37,7 @@ pub use tensor::{GateUp, Joint, Matrix, Part, Shard, Stack, Tensor};
 pub use tuning::{MatmulTile, MatrixTile, Tuning};
 pub use variants::variants;
 
+use crate::formats::Format;
 use crate::gpu::{self, DeviceProfile, Gpu, KernelSpec, Recorder, Recording, Tier, View};
 use std::collections::{BTreeSet, HashMap};
 
@@ -178,6 +181,11 @@ impl<'a> Step<'a> {
     /// The recorded step.
     pub fn finish(self) -> Result<Recording> {
         Ok(self.recorder.finish()?)
+    }
+
+    /// The arithmetic of a product with a matrix [rows, columns].
+    fn arithmetic(&self, product: Product, format: Format, shape: [usize; 2]) -> Arithmetic {
+        self.ground.choose(product, format, shape).arithmetic
     }
 
     /// A kernel whose reductions suit the tier, for workgroups of `wg`.

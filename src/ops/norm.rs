@@ -3,7 +3,7 @@
 use super::{Result, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, View, params};
 
-params!(NormParams { columns: u32, eps: f32, x_stride: u32, rows: u32, scale: f32 });
+params!(NormParams { columns: u32, eps: f32, x_stride: u32, first: u32, rows: u32, scale: f32 });
 
 /// An RMSNorm's weights, `f32 [columns]`, and its epsilon.
 pub struct Norm {
@@ -55,6 +55,7 @@ impl Step<'_> {
                 columns: y.columns as u32,
                 eps: norm.eps,
                 x_stride: (x.columns / 4) as u32,
+                first: 0,
                 rows: x.rows as u32,
                 scale: add.unwrap_or(1.0),
             },

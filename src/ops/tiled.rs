@@ -11,13 +11,14 @@ pub(super) struct Tiled {
     pub bm: u32,
     /// Tokens.
     pub bn: u32,
+    pub arithmetic: Arithmetic,
 }
 
 impl Tiled {
     pub fn registers(t: &Tuning) -> Tiled {
         let MatmulTile { bm, bn, tm, tn, runs } = t.matmul;
         let spec = KernelSpec::new("matmul").size("BM", bm).size("BN", bn).size("TM", tm).size("TN", tn);
-        Tiled { spec: spec.size("RUNS", runs), bm, bn }
+        Tiled { spec: spec.size("RUNS", runs), bm, bn, arithmetic: Arithmetic::F32 }
     }
 
     /// Of cooperative matrices of `side` x `side`, where subgroups have at most `subgroup` invocations.
@@ -26,7 +27,8 @@ impl Tiled {
         let (bm, bn) = (strips * side, fragments * side);
         let spec = KernelSpec::new("matmul_matrix").flag("MATRIX", true).flag("SIDE_16", side == 16);
         let spec = spec.size("WG", subgroups * subgroup).size("SUBGROUPS", subgroups);
-        Tiled { spec: spec.size("BM", bm).size("BN", bn).size("RUNS", runs), bm, bn }
+        let spec = spec.size("BM", bm).size("BN", bn).size("RUNS", runs);
+        Tiled { spec, bm, bn, arithmetic: Arithmetic::Matrix }
     }
 
     /// `outputs` of `token_tiles` tiles; of `swiglu` two rows make an output.
@@ -42,7 +44,11 @@ impl Step<'_> {
         let caps = self.recorder.gpu().caps();
         match (self.ground.choose(product, format, shape).arithmetic, caps.matrix) {
             (Arithmetic::Matrix, Some(side)) => Tiled::matrices(self.tuning, side, caps.subgroup.1),
-            _ => Tiled::registers(self.tuning),
+            (Arithmetic::Matrix, None) => Tiled::registers(self.tuning),
+            (arithmetic, _) => {
+                let plain = Tiled::registers(self.tuning);
+                Tiled { spec: arithmetic.flagged(plain.spec), arithmetic, ..plain }
+            }
         }
     }
 }

@@ -215,9 +215,9 @@ fn what_gemma4_does_not_know() {
     check_key("gemma4", "embedding_length_per_layer_input", 6u32, &["= 6", "multiple of 4"]);
     let inputs = |made: &mut Made| made.set("embedding_length_per_layer_input", 8u32.into());
     check("gemma4", inputs, &["per_layer_proj_norm.weight is missing"]);
-    // A window layer that the tensors hold as one that sees all.
-    let windows = Value::Array(Array::Bool(vec![true, true]));
-    check("gemma4", |made| made.set("attention.sliding_window_pattern", windows), &["blk.1.attn_q.weight", "[32, 64]"]);
+    // A layer that sees all, which the tensors hold as one with a window.
+    let none = Value::Array(Array::Bool(vec![false, false]));
+    check("gemma4", |made| made.set("attention.sliding_window_pattern", none), &["blk.0.attn_q.weight", "[32, 32]"]);
 }
 
 #[test]
