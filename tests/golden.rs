@@ -16,6 +16,9 @@ const BOUND: f64 = 1e-6;
 const MODELS: &[&str] = &[
     "deepseek3",
     "gemma3",
+    "gemma4",
+    "gemma4-e",
+    "gemma4-moe",
     "glm4moe",
     "glm5",
     "glm4moe-mtp",
@@ -31,6 +34,7 @@ const MODELS: &[&str] = &[
     "qwen35moe-mtp",
     "qwen3moe",
     "qwen3next",
+    "step35",
 ];
 
 /// Models whose tensors are made from their hyperparameters; the others have parts that no preset has.

@@ -37,6 +37,7 @@ shaders![
     "expert_group",
     "expert_lookup",
     "gate",
+    "glu",
     "heads",
     "index_rows",
     "index_scores",
@@ -53,6 +54,7 @@ shaders![
     "sample",
     "sample_slices",
     "short_conv",
+    "softcap",
     "stream",
 ];
 

@@ -6,6 +6,8 @@ mod deepseek2;
 mod delta_net;
 mod gated_attention;
 mod gemma3;
+mod gemma4;
+mod gemma4_attention;
 mod glm4moe;
 mod glm_dsa;
 mod gpt_oss;
@@ -23,6 +25,7 @@ mod qwen3next;
 mod rope;
 mod shared_expert;
 mod sigmoid_experts;
+mod step35;
 
 pub use keys::Keys;
 pub use rope::Rope;
@@ -114,6 +117,11 @@ pub trait Architecture: Send + Sync {
 
     /// The final norm and the output matrix [vocabulary, hidden].
     fn head(&self) -> (&Norm, &Matrix);
+
+    /// What logits stay within: cap * tanh(logit / cap).
+    fn logit_cap(&self) -> Option<f32> {
+        None
+    }
 }
 
 /// What halogen knows of an architecture.
@@ -127,6 +135,7 @@ struct Known {
 const ARCHITECTURES: &[Known] = &[
     Known { name: "deepseek2", shape: deepseek2::shape, load: deepseek2::load },
     Known { name: "gemma3", shape: gemma3::shape, load: gemma3::load },
+    Known { name: "gemma4", shape: gemma4::shape, load: gemma4::load },
     Known { name: "glm-dsa", shape: glm_dsa::shape, load: glm_dsa::load },
     Known { name: "glm4moe", shape: glm4moe::shape, load: glm4moe::load },
     Known { name: "gpt-oss", shape: blocks::mixture_shape, load: gpt_oss::load },
@@ -139,6 +148,7 @@ const ARCHITECTURES: &[Known] = &[
     Known { name: "qwen35moe", shape: qwen35moe::shape, load: qwen35moe::load },
     Known { name: "qwen3moe", shape: blocks::mixture_shape, load: qwen3moe::load },
     Known { name: "qwen3next", shape: qwen3next::shape, load: qwen3next::load },
+    Known { name: "step35", shape: step35::shape, load: step35::load },
 ];
 
 /// The architecture of a file.

@@ -58,6 +58,8 @@ pub(super) struct Rows<'t> {
     pub selection: Option<&'t Selection>,
 }
 
+/// Largest heads of attention that is not latent.
+pub const MAX_HEAD_DIM: usize = 512;
 /// Quads of a query that are in workgroup memory at once where not all are: see shaders/attention.wgsl.
 const MOST_STAGED: u32 = 16;
 /// Bytes of queries that fit there.
@@ -102,8 +104,8 @@ impl Step<'_> {
     /// softmax(scale q k^T) v per head, each token over the positions up to its own. q and the result are
     /// [tokens, heads * head_dim].
     pub fn attention(&mut self, q: &Tensor, a: &Attention, cache: &KvLayer) -> Result<Tensor> {
-        ensure(a.head_dim.is_multiple_of(4) && a.head_dim <= 256, "attention", || {
-            format!("head size {}: a multiple of 4 up to 256 is needed", a.head_dim)
+        ensure(a.head_dim.is_multiple_of(4) && a.head_dim <= MAX_HEAD_DIM, "attention", || {
+            format!("head size {}: a multiple of 4 up to {MAX_HEAD_DIM} is needed", a.head_dim)
         })?;
         ensure(cache.v.is_some(), "attention", || "a cache without values of its own".into())?;
         ensure(q.rows == self.tokens, "attention", || format!("{} queries of {} tokens", q.rows, self.tokens))?;
@@ -144,10 +146,10 @@ impl Step<'_> {
         let spec = KernelSpec::new("attention").size("WG", wg).size("ROWS", tile_rows);
         let key_dim = a.head_dim as u32;
         let spec = match latent {
-            true => staged(spec.size("KEY_DIM", key_dim).size("VALUE_DIM", value_dim as u32), tile_rows, key_dim),
+            true => spec.size("KEY_DIM", key_dim).size("VALUE_DIM", value_dim as u32),
             false => spec.size("HEAD_DIM", key_dim),
         };
-        let spec = spec
+        let spec = staged(spec, tile_rows, key_dim)
             .flag("LATENT", latent)
             .flag("SELECTED", selection.is_some())
             .flag("KV_F16", cache.f16)

@@ -212,6 +212,7 @@ impl Step<'_> {
                         bias_stride: 2 * ff as u32,
                         expert_words: stack.expert_words(),
                         shard: index as u32,
+                        limit: mlp.activation.limit(),
                         ..Default::default()
                     },
                     grid: Grid::linear(ff.div_ceil(outputs as usize) as u64, routing.ranks as u64),
@@ -350,6 +351,7 @@ impl Step<'_> {
                     expert_words: stack.expert_words(),
                     shard: index as u32,
                     ranks: routing.ranks as u32,
+                    limit: mlp.activation.limit(),
                     ..Default::default()
                 },
                 grid: tiled.grid(outputs, swiglu, g.count),

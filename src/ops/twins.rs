@@ -73,6 +73,10 @@ pub fn gated(activation: Activation, gate: f64, up: f64) -> f64 {
             let gate = gate.min(7.0);
             gate / (1.0 + (-1.702 * gate).exp()) * (up.clamp(-7.0, 7.0) + 1.0)
         }
+        Activation::SiluLimited(limit) => {
+            let limit = f64::from(limit);
+            silu(gate).min(limit) * up.clamp(-limit, limit)
+        }
     }
 }
 
@@ -192,6 +196,18 @@ pub fn router(logits: &[f32], experts: usize, ranks: usize, renormalise: bool) -
         gates.extend(order[..ranks].iter().map(|e| (weight(e) / total) as f32));
     }
     (routed, gates)
+}
+
+/// As [`router`], renormalised, each weight times its expert's factor.
+pub fn router_scaled(logits: &[f32], scales: &[f32], ranks: usize) -> (Vec<u32>, Vec<f32>) {
+    let (routed, mut gates) = router(logits, scales.len(), ranks, true);
+    gates.iter_mut().zip(&routed).for_each(|(gate, e)| *gate *= scales[*e as usize]);
+    (routed, gates)
+}
+
+/// cap * tanh(x / cap)
+pub fn softcap(x: &[f32], cap: f32) -> Vec<f32> {
+    x.iter().map(|x| (f64::from(cap) * (f64::from(*x) / f64::from(cap)).tanh()) as f32).collect()
 }
 
 /// What [`router_sigmoid`] goes by, as in [`SigmoidRouter`](super::SigmoidRouter).

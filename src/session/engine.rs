@@ -310,9 +310,18 @@ impl Session {
             Ending::Sample => {
                 let last = Tensor { first_row: tokens - 1, rows: 1, ..x };
                 let row = step.norm_linear("logits", &last, norm, output)?;
+                if let Some(cap) = architecture.logit_cap() {
+                    step.softcap(&row, cap)?;
+                }
                 step.sample(&row, &self.sample)?;
             }
-            Ending::Logits => logits = Some(step.norm_linear("all logits", &x, norm, output)?.view),
+            Ending::Logits => {
+                let all = step.norm_linear("all logits", &x, norm, output)?;
+                if let Some(cap) = architecture.logit_cap() {
+                    step.softcap(&all, cap)?;
+                }
+                logits = Some(all.view);
+            }
         }
         Ok((step, logits))
     }

@@ -7,8 +7,20 @@ use halogen::gguf::Value;
 use halogen::session::{Result, Sampling, Session, SessionOptions};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-const ARCHITECTURES: [&str; 10] =
-    ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe", "deepseek2", "glm-dsa", "llama4", "qwen3next", "qwen35"];
+const ARCHITECTURES: [&str; 12] = [
+    "llama",
+    "qwen2",
+    "qwen3",
+    "qwen3moe",
+    "glm4moe",
+    "deepseek2",
+    "glm-dsa",
+    "llama4",
+    "step35",
+    "gemma4",
+    "qwen3next",
+    "qwen35",
+];
 
 /// Loads a model and runs it a little.
 fn run(made: &Made) -> Result<()> {
@@ -98,6 +110,12 @@ fn wrong_values_are_refused_or_run() {
         "attention.key_length_mla",
         "attention.value_length_mla",
         "interleave_moe_layer_step",
+        "leading_dense_block_count",
+        "attention.shared_kv_layers",
+        "embedding_length_per_layer_input",
+        "attention.key_length_swa",
+        "final_logit_softcapping",
+        "expert_shared_feed_forward_length",
         "attention.sliding_window",
         "expert_group_count",
         "expert_group_used_count",

@@ -29,6 +29,17 @@ const OPERATORS: &[(&str, Record)] = &[
         rig.watch(&y.view);
         rig.run(|step| step.add_norm(&y, &x, &norm))
     }),
+    ("glu", |rig, random, tokens| {
+        let y = tensor(rig.gpu(), &random.floats(tokens * 100), 100);
+        let u = tensor(rig.gpu(), &random.floats(tokens * 120), 120);
+        rig.watch(&y.view);
+        rig.run(|step| step.glu(&y, &u, 8, Activation::GeluTanh))
+    }),
+    ("softcap", |rig, random, tokens| {
+        let y = tensor(rig.gpu(), &random.floats(tokens * 100), 100);
+        rig.watch(&y.view);
+        rig.run(|step| step.softcap(&y, 30.0))
+    }),
     ("norm_linear", |rig, random, tokens| {
         rig.poison("normed", tokens * 512);
         rig.poison("y", tokens * 70);
@@ -65,6 +76,7 @@ const OPERATORS: &[(&str, Record)] = &[
             head_dim,
             at: [0, 256, 384],
             qk_norm,
+            v_norm: false,
             pairs,
             rope: &rope,
             rope_dim: head_dim,
