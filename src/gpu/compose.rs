@@ -37,6 +37,7 @@ shaders![
     "matmul",
     "matmul_matrix",
     "matvec",
+    "matvec_batch",
     "rate",
     "rate_matrix",
     "rms_norm",

@@ -256,7 +256,7 @@ impl Step<'_> {
     fn group(&mut self, routing: &Routing, stack: &Stack) -> Result<Groups> {
         let rows = self.tokens * routing.ranks;
         // The three products share the tiles, and so the kernel.
-        let tiled = self.tiled(Product::Grouped, stack.format, [stack.rows, stack.columns]);
+        let tiled = self.tiled(Product::Grouped, self.tokens, stack.format, [stack.rows, stack.columns]);
         let bn = tiled.bn as usize;
         // Every expert may end in a tile that is not full.
         let count = rows.div_ceil(bn) + routing.experts.min(rows);

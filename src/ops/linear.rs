@@ -1,4 +1,5 @@
-//! Matrix products over any block format: a mat-vec for one token, a tiled matmul for more.
+//! Matrix products over any block format: a mat-vec for one token, one that shares its weights for 2 to 8, a tiled matmul
+//! for more.
 
 use super::{GateUp, Joint, Matrix, Norm, Product, Result, Shard, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
@@ -240,7 +241,7 @@ impl Step<'_> {
         let outputs = if swiglu { m.rows / 2 } else { shard.count };
         let mut bind = vec![("weights", &shard.view), ("x", &x.view), ("y", &y.view)];
         bind.extend(op.bias.map(|b| ("bias", b)));
-        let tiled = self.tiled(Product::of(x.rows), m.format, [m.rows, m.columns]);
+        let tiled = self.tiled(Product::of(x.rows), x.rows, m.format, [m.rows, m.columns]);
         let spec = op.epilogue.flags(tiled.spec.clone().format(m.format));
         self.recorder.call(Call {
             spec: spec.flag("BIAS", op.bias.is_some()),
