@@ -1,6 +1,7 @@
 // y += sum over ranks of gates[rank] * (W[routed[rank]] h[rank]): the experts' down projection for one token, its weighted
 // combine and the residual in one. Ranks are summed in order, so the result does not depend on where experts lie.
 // UNWEIGHTED: every gate is 1.   STORE: y = that, not y += that.
+// DOT: integer dot products: h is rounded (lib/quantise).
 // Grid: rows / ROWS workgroups, folded.
 // Bound: bytes of the routed experts. Ranks and runs are one loop, so that short rows still fill the workgroup. Where the
 // experts lie is looked up once: in the loop it cost two reads of memory one after the other before each weight.
@@ -20,7 +21,11 @@ struct Params {
     first_group: u32,    // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
+#if DOT
+@group(0) @binding(3) var<storage, read> h: array<vec4<u32>>;         // [RANKS, columns / 32, 3]
+#else
 @group(0) @binding(3) var<storage, read> h: array<vec4<f32>>;         // [RANKS, columns]
+#endif
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;         // [rows]
 @group(0) @binding(5) var<storage, read> routed: array<u32>;          // [RANKS]
 #if !UNWEIGHTED
@@ -46,6 +51,12 @@ fn gate_of(rank: u32) -> f32 {
 #endif
 }
 
+#if DOT
+fn x_quad(i: u32) -> vec4<u32> {
+    return h[i];
+}
+#import lib/quantised
+#else
 // Sixteen of h; columns are a multiple of 4, RAGGED where they are none of 16.
 fn h16(rank: u32, run: u32) -> mat4x4<f32> {
     let quads = params.columns / 4u;
@@ -60,6 +71,7 @@ fn h16(rank: u32, run: u32) -> mat4x4<f32> {
     return mat4x4(h[i], h[i + 1u], h[i + 2u], h[i + 3u]);
 #endif
 }
+#endif
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -89,11 +101,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         if place.base == ABSENT {
             continue;
         }
+#if DOT
+        let v = quantised16(rank * (params.columns / 32u) * 3u, run);
+        for (var r = 0u; r < ROWS; r++) {
+            let row = place.base + min(first + r, params.rows - 1u) * params.row_words;
+            acc[r] += place.gate * integer_dot16(quants16(row, row + params.tail_words, run), v);
+        }
+#else
         let v = h16(rank, run) * place.gate;
         for (var r = 0u; r < ROWS; r++) {
             let row = place.base + min(first + r, params.rows - 1u) * params.row_words;
             acc[r] += dot16(decode16(row, row + params.tail_words, run), v);
         }
+#endif
     }
 #if SUBGROUP
     reduce(subgroup, lane, subgroup_count);

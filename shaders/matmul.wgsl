@@ -1,9 +1,11 @@
 // Y[token] = W X[token] for many tokens; W in any block format. Tiles of BM rows of W by BN tokens, RUNS runs of 16 columns
-// at a time decoded into workgroup memory; an invocation keeps TM x TN results. Flags:
+// at a time in workgroup memory; an invocation keeps TM x TN results. Flags:
 //   BIAS, RESIDUAL, SWIGLU, SILU_MUL, GELU, CLAMPED   as in matvec
 //   GROUPED   W is a stack; a tile belongs to one expert and its tokens are the rows that expert_group listed for it
 //   GATHER    of GROUPED: X is read at the listed row's token (row / ranks); else X lies in listed order
 //   SCATTER   of GROUPED: Y is written at the listed row; else in listed order
+//   DOT       integer dot products: X is rounded (lib/quantise)
+//   F16       tiles in f16
 //   WEIGHTED  of GATHER: X is gates[listed row] X
 //   HEADS     W is a stack of one matrix a head; each head has its own part of a token's row of X and of Y
 // Grid: tiles of rows, of HEADS one head after another (folded); tiles of tokens along z.
@@ -16,9 +18,15 @@
 
 const THREADS_M: u32 = BM / TM;
 const WG: u32 = THREADS_M * (BN / TN);
-const QUADS: u32 = 4u * RUNS;
-var<workgroup> w_tile: array<vec4<f32>, QUADS * BM>;    // [quads, rows]
-var<workgroup> x_tile: array<vec4<f32>, QUADS * BN>;    // [quads, tokens]
+#if DOT
+#import lib/tile_dot
+#else
+#if F16
+#import lib/tile_f16
+#else
+#import lib/tile_f32
+#endif
+#endif
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -35,36 +43,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let runs = (params.columns + 15u) / 16u;
     var sums: array<f32, TM * TN>;
     for (var run = 0u; run < runs; run += RUNS) {
-        for (var task = tid; task < BM * RUNS; task += WG) {
-            let m = task % BM;
-            let r = task / BM;
-            let w = w16(tile, m, run + r);
-            for (var i = 0u; i < 4u; i++) {
-                w_tile[(4u * r + i) * BM + m] = w[i];
-            }
-        }
-        for (var task = tid; task < BN * QUADS; task += WG) {
-            let quad = task % QUADS;
-            let n = task / QUADS;
-            var v = vec4(0.0);
-            if n < tile.count && 4u * run + quad < params.columns / 4u {
-                v = x_weight(tile, n) * x[x_row(tile, n) + 4u * run + quad];
-            }
-            x_tile[quad * BN + n] = v;
-        }
+        stage(tile, run, tid);
         workgroupBarrier();
-        for (var quad = 0u; quad < QUADS; quad++) {
-            var v: array<vec4<f32>, TN>;
-            for (var j = 0u; j < TN; j++) {
-                v[j] = x_tile[quad * BN + tn + j * (BN / TN)];
-            }
-            for (var i = 0u; i < TM; i++) {
-                let w = w_tile[quad * BM + tm + i * THREADS_M];
-                for (var j = 0u; j < TN; j++) {
-                    sums[i * TN + j] += dot(w, v[j]);
-                }
-            }
-        }
+        multiply(tm, tn, &sums);
         workgroupBarrier();
     }
     for (var j = 0u; j < TN; j++) {

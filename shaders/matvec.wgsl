@@ -4,6 +4,7 @@
 //   SWIGLU    W is [2 * outputs, columns], gate rows first: y = silu(gate) * up
 //   SILU_MUL  y = silu(W x) * what y held (gate and up of two formats: up first, then gate)
 //   GELU, CLAMPED   of both: another activation (lib/activation); a bias comes before it
+//   DOT       integer dot products: x is rounded (lib/quantise), its norm applied before
 //   EXPERT    W is a stack of experts; the workgroup's z is a rank, its expert is routed[rank], its row of y is rank
 //   WEIGHTED  of EXPERT: x is gates[rank] x
 //   HEADS     W is a stack of one matrix a head; the workgroup's z is a head, which has its own x and its own part of y
@@ -42,7 +43,11 @@ struct Params {
     y_head: u32,         // of HEADS: from one head's outputs to the next's
 }
 @group(0) @binding(1) var<uniform> params: Params;
+#if DOT
+@group(0) @binding(3) var<storage, read> x: array<vec4<u32>>;         // [columns / 32, 3]
+#else
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;         // [columns]
+#endif
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;         // [outputs] or [ranks, outputs]
 #if NORM
 @group(0) @binding(5) var<storage, read> norm: array<vec4<f32>>;      // [columns]
@@ -58,6 +63,12 @@ struct Params {
 @group(0) @binding(10) var<storage, read> gates: array<f32>;          // [ranks]
 #endif
 
+#if DOT
+fn x_quad(i: u32) -> vec4<u32> {
+    return x[i];
+}
+#import lib/quantised
+#else
 // Sixteen inputs. Columns are a multiple of 4; RAGGED where they are none of 16.
 fn x16(base: u32, run: u32) -> mat4x4<f32> {
     let i = base + 4u * run;
@@ -71,6 +82,8 @@ fn x16(base: u32, run: u32) -> mat4x4<f32> {
     return mat4x4(x[i], x[i + 1u], x[i + 2u], x[i + 3u]);
 #endif
 }
+
+#endif
 
 #if NORM
 fn norm16(run: u32) -> mat4x4<f32> {
@@ -121,6 +134,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         rows[r] = base + row * params.row_words;
     }
     for (var run = tid; run < (params.columns + 15u) / 16u; run += WG) {
+#if DOT
+        let v = quantised16(x_base, run);
+        for (var r = 0u; r < ROWS; r++) {
+            acc[r] += integer_dot16(quants16(rows[r], rows[r] + params.tail_words, run), v);
+        }
+#else
         var v = x16(x_base, run);
 #if NORM
         acc[ROWS] += dot16(v, v);
@@ -130,6 +149,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         for (var r = 0u; r < ROWS; r++) {
             acc[r] += dot16(decode16(rows[r], rows[r] + params.tail_words, run), v);
         }
+#endif
     }
 #if SUBGROUP
     reduce(subgroup, lane, subgroup_count);

@@ -1,18 +1,27 @@
 // y[t] = x[t] / sqrt(mean(x[t]^2) + eps) * norm, for many tokens; one token's norm is fused into the mat-vec.
 // RESIDUAL: y[t] += that, for a norm at the end of a branch, which needs all rows of the matrix before it.
+// QUANTISE: y is that, rounded to i8 per block of 32 (lib/quantise), for integer dot products; also of one token.
 // Grid: one workgroup a token.   Bound: bytes of x and y.
 #import lib/state
 const SUMS: u32 = 1u;
 #import lib/reduce
+#if QUANTISE
+#import lib/quantise
+#endif
 
 struct Params {
     columns: u32,
     eps: f32,
     x_stride: u32,   // quads from one row of x to the next
+    first: u32,      // quad of x
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;          // [tokens, 4 * x_stride]
+#if QUANTISE
+@group(0) @binding(4) var<storage, read_write> y: array<vec4<u32>>;    // [tokens, columns / 32, 3]
+#else
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;    // [tokens, columns]
+#endif
 @group(0) @binding(5) var<storage, read> norm: array<vec4<f32>>;       // [columns]
 
 @compute @workgroup_size(WG)
@@ -28,7 +37,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let quads = params.columns / 4u;
     let token = group.y * groups.x + group.x;
     let row = token * quads;
-    let start = token * params.x_stride;
+    let start = params.first + token * params.x_stride;
     for (var i = tid; i < quads; i += WG) {
         acc[0] += dot(x[start + i], x[start + i]);
     }
@@ -38,6 +47,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     reduce(tid);
 #endif
     let inverse = inverseSqrt(total(0u) / f32(params.columns) + params.eps);
+#if QUANTISE
+    for (var block = tid; block < quads / 8u; block += WG) {
+        var v: array<vec4<f32>, 8>;
+        for (var i = 0u; i < 8u; i++) {
+            v[i] = x[start + 8u * block + i] * inverse * norm[8u * block + i];
+        }
+        let rounded = quantise32(v);
+        for (var i = 0u; i < 3u; i++) {
+            y[3u * (row / 8u + block) + i] = rounded[i];
+        }
+    }
+#else
     for (var i = tid; i < quads; i += WG) {
 #if RESIDUAL
         y[row + i] += x[start + i] * inverse * norm[i];
@@ -45,4 +66,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         y[row + i] = x[start + i] * inverse * norm[i];
 #endif
     }
+#endif
 }

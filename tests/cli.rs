@@ -471,3 +471,11 @@ fn fit_draws_writes_and_refuses() {
     assert_eq!(halogen(&["fit", "demo", "--routing", "zipf:x"]).status.code(), Some(2));
     assert_eq!(halogen(&["fit", "demo", "--like", "qwen3-14b"]).status.code(), Some(2));
 }
+
+#[test]
+fn a_short_answer_is_not_told_to_be_fast() {
+    // Both tokens were there when the first was seen, or the second took its time.
+    let stats = &json(&["run", "demo", "x", "-n", "2", "--temp", "0", "--json"])["stats"];
+    let fraction = stats["fraction_of_bound"].as_f64();
+    assert!(fraction.is_none_or(|f| f < 2.0), "{stats}");
+}

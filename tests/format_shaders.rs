@@ -4,8 +4,38 @@ use halogen::formats::{Format, RUN};
 use safetensors::SafeTensors;
 use wgpu::BufferUsages as Usage;
 
+/// How a shader makes weights of a run.
+#[derive(Clone, Copy, PartialEq)]
+enum By {
+    /// decode16
+    Floats,
+    /// quants16, each integer times the scale plus the offset
+    Integers,
+}
+
+const INTEGERS: &str = "
+fn weights4(w: Quants, i: u32) -> vec4<f32> {
+    return fma(vec4<f32>(unpack4xI8(w.q[i])), vec4<f32>(w.scale), vec4<f32>(w.offset));
+}
+
+fn decode(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
+    let w = quants16(row, tail, run);
+    return mat4x4<f32>(weights4(w, 0u), weights4(w, 1u), weights4(w, 2u), weights4(w, 3u));
+}
+";
+const FLOATS: &str = "
+fn decode(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
+    return decode16(row, tail, run);
+}
+";
+
+/// The ways that a format has.
+fn ways(format: Format) -> &'static [By] {
+    if format.has_integers() { &[By::Floats, By::Integers] } else { &[By::Floats] }
+}
+
 /// Decodes every run of every row.
-fn kernel(format: Format, columns: usize) -> String {
+fn kernel(format: Format, columns: usize, by: By) -> String {
     format!(
         "
 @group(0) @binding(0) var<storage, read> weights: array<vec4<u32>>; // [rows, row words / 4]
@@ -20,18 +50,19 @@ fn weight_quad(i: u32) -> vec4<u32> {{
 }}
 
 {snippet}
-
+{decode}
 @compute @workgroup_size(8)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {{
     const RUNS: u32 = {runs}u;
     let row = id.x / RUNS * {row_words}u;
     let tail = row + ({columns}u + BLOCK - 1u) / BLOCK * BODY_WORDS;
     if id.x < arrayLength(&decoded) {{
-        decoded[id.x] = decode16(row, tail, id.x % RUNS);
+        decoded[id.x] = decode(row, tail, id.x % RUNS);
     }}
 }}
 ",
         snippet = format.wgsl(),
+        decode = if by == By::Integers { INTEGERS } else { FLOATS },
         runs = columns.div_ceil(RUN),
         row_words = format.device_row_bytes(columns) / 4,
     )
@@ -69,7 +100,7 @@ impl Gpu {
     }
 
     /// The values of rows as in a file, each padded to whole runs.
-    fn decode(&self, format: Format, columns: usize, rows: &[u8]) -> Vec<f32> {
+    fn decode(&self, format: Format, columns: usize, rows: &[u8], by: By) -> Vec<f32> {
         let count = rows.len() / format.row_bytes(columns);
         let mut relaid = vec![0xff; count * format.device_row_bytes(columns)];
         format.relay(columns, rows, &mut relaid);
@@ -82,7 +113,7 @@ impl Gpu {
 
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(format.name()),
-            source: wgpu::ShaderSource::Wgsl(kernel(format, columns).into()),
+            source: wgpu::ShaderSource::Wgsl(kernel(format, columns, by).into()),
         });
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(format.name()),
@@ -118,14 +149,20 @@ impl Gpu {
     /// Holds the shader's values of `rows` against the scalar decoder's: equal, save the sign of a zero, values that no
     /// f32 holds, and subnormal ones, which a GPU may flush.
     fn check(&self, format: Format, columns: usize, rows: &[u8]) {
-        let decoded = self.decode(format, columns, rows);
+        ways(format).iter().for_each(|by| self.check_by(format, columns, rows, *by));
+    }
+
+    fn check_by(&self, format: Format, columns: usize, rows: &[u8], by: By) {
+        // A scale may be subnormal where the weights that it makes are not yet.
+        let least = if by == By::Integers { 128.0 * f32::MIN_POSITIVE } else { f32::MIN_POSITIVE };
+        let decoded = self.decode(format, columns, rows, by);
         let mut expected = vec![0.0; columns];
         let padded = columns.next_multiple_of(RUN);
         for (r, row) in rows.chunks_exact(format.row_bytes(columns)).enumerate() {
             format.decode(row, &mut expected);
             let (values, padding) = decoded[r * padded..][..padded].split_at(columns);
             for (i, (y, e)) in values.iter().zip(&expected).enumerate() {
-                let same = y == e || (y - e).abs() < f32::MIN_POSITIVE || !e.is_finite();
+                let same = y == e || (y - e).abs() < least || !e.is_finite();
                 assert!(same, "{format}: row {r} of {columns} columns, value {i}: {y}, expected {e}");
             }
             assert!(padding.iter().all(|&y| y == 0.0), "{format}: padding of {columns} columns: {padding:?}");
@@ -173,8 +210,8 @@ fn every_back_end_of_naga_translates_the_shaders() {
     use naga::back::{hlsl, msl, spv};
     use naga::valid::{Capabilities, ValidationFlags, Validator};
 
-    for &format in Format::ALL {
-        let source = kernel(format, 2048);
+    for (format, by) in Format::ALL.iter().flat_map(|&f| ways(f).iter().map(move |by| (f, *by))) {
+        let source = kernel(format, 2048, by);
         let module =
             naga::front::wgsl::parse_str(&source).unwrap_or_else(|e| panic!("{format}: {}", e.emit_to_string(&source)));
         // Core WGSL only, as a browser takes it; naga counts unpack2x16float as a capability, since GLES may lack it.

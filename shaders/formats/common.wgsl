@@ -1,5 +1,12 @@
 // What most formats share; every format is composed with it.
 
+// Sixteen weights in integers: scale * q + offset, where q are i8, four a word, in the order of decode16.
+struct Quants {
+    q: vec4<u32>,
+    scale: f32,
+    offset: f32,
+}
+
 // scale * byte + offset, for 4 unsigned bytes. The product fits 24 bits, so fma changes no result; it keeps compilers
 // from making scale * (byte - 8) of an offset of -8 scale, an instruction more a weight (seen with RADV).
 fn scale_bytes4(bytes: u32, scale: f32, offset: f32) -> vec4<f32> {

@@ -7,7 +7,7 @@
 const BLOCK: u32 = 256u;
 const BODY_WORDS: u32 = 14u;
 
-fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
+fn iq1_run(row: u32, tail: u32, run: u32) -> IQ1 {
     let body = row + (run >> 4u) * 14u;
     let j = run & 15u;
     let low = weight_word(body + (j >> 1u)) >> ((j & 1u) * 16u);
@@ -19,5 +19,5 @@ fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
     let b = weight_word(body + 13u);
     let d = ((a >> 12u) & 0xfu) | ((a >> 24u) & 0xf0u) | ((b >> 4u) & 0xf00u) | ((b >> 16u) & 0xf000u);
     let scale = (select(a, b, j >= 8u) >> ((j & 4u) * 4u + (j & 3u) * 3u)) & 7u;
-    return iq1_values(entries, unpack2x16float(d).x * f32(scale * 2u + 1u), (high & vec2<u32>(8u)) != vec2<u32>(0u));
+    return IQ1(entries, unpack2x16float(d).x * f32(scale * 2u + 1u), (high & vec2<u32>(8u)) != vec2<u32>(0u));
 }

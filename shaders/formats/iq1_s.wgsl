@@ -6,7 +6,7 @@
 const BLOCK: u32 = 256u;
 const BODY_WORDS: u32 = 12u;
 
-fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
+fn iq1_run(row: u32, tail: u32, run: u32) -> IQ1 {
     let block = run >> 4u;
     let body = row + block * 12u;
     let low = weight_word(body + ((run >> 1u) & 7u)) >> ((run & 1u) * 16u);
@@ -14,5 +14,5 @@ fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
     let high = vec2<u32>(h >> ((run & 1u) * 6u)) >> vec2<u32>(0u, 3u);
     let entries = (vec2<u32>(low, low >> 8u) & vec2<u32>(255u)) | ((high & vec2<u32>(7u)) << vec2<u32>(8u));
     let d = weight_f16(tail, block) * f32(((h >> 11u) & 14u) + 1u);
-    return iq1_values(entries, d, vec2<bool>((h & 0x8000u) != 0u));
+    return IQ1(entries, d, vec2<bool>((h & 0x8000u) != 0u));
 }

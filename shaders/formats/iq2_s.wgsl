@@ -8,7 +8,7 @@
 const BLOCK: u32 = 256u;
 const BODY_WORDS: u32 = 20u;
 
-fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
+fn quants16(row: u32, tail: u32, run: u32) -> Quants {
     let block = run >> 4u;
     let body = row + block * 20u;
     let j = run & 15u;
@@ -19,5 +19,5 @@ fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
     let d = weight_f16(tail, block) * f32(scale * 2u + 1u) * 0.125;
     let a = (low & 255u) | ((high & 3u) << 8u);
     let b = ((low >> 8u) & 255u) | ((high & 12u) << 6u);
-    return scale_signed(iq2_magnitudes(a, b), d, signs);
+    return Quants(sign_bytes(iq2_magnitudes(a, b), signs), d, 0.0);
 }

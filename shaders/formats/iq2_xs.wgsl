@@ -6,7 +6,7 @@
 const BLOCK: u32 = 256u;
 const BODY_WORDS: u32 = 18u;
 
-fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
+fn quants16(row: u32, tail: u32, run: u32) -> Quants {
     let block = run >> 4u;
     let body = row + block * 18u;
     let j = run & 15u;
@@ -14,5 +14,5 @@ fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
     let scale = (weight_word(body + 16u + (j >> 3u)) >> ((j & 7u) * 4u)) & 15u;
     let d = weight_f16(tail, block) * f32(scale * 2u + 1u) * 0.125;
     let signs = even_signs(((q >> 9u) & 0x7fu) | ((q >> 18u) & 0x3f80u));
-    return scale_signed(iq2_magnitudes(q & 511u, (q >> 16u) & 511u), d, signs);
+    return Quants(sign_bytes(iq2_magnitudes(q & 511u, (q >> 16u) & 511u), signs), d, 0.0);
 }

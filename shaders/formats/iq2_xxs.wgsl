@@ -5,11 +5,11 @@
 const BLOCK: u32 = 256u;
 const BODY_WORDS: u32 = 16u;
 
-fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
+fn quants16(row: u32, tail: u32, run: u32) -> Quants {
     let two = weight_quad((row >> 2u) + (run >> 2u));
     let q = select(two.xy, two.zw, (run & 2u) != 0u);
     let entries = q.x >> ((run & 1u) * 16u);
     let d = weight_f16(tail, run >> 4u) * f32((q.y >> 28u) * 2u + 1u) * 0.125;
     let magnitudes = iq2_magnitudes(entries & 255u, (entries >> 8u) & 255u);
-    return scale_signed(magnitudes, d, even_signs(q.y >> ((run & 1u) * 14u)));
+    return Quants(sign_bytes(magnitudes, even_signs(q.y >> ((run & 1u) * 14u))), d, 0.0);
 }

@@ -8,7 +8,7 @@
 const BLOCK: u32 = 256u;
 const BODY_WORDS: u32 = 27u;
 
-fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
+fn quants16(row: u32, tail: u32, run: u32) -> Quants {
     let block = run >> 4u;
     let body = row + block * 27u;
     let j = run & 15u;
@@ -18,5 +18,5 @@ fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
     let scale = (weight_word(body + 26u) >> ((j >> 1u) * 4u)) & 15u;
     let d = weight_f16(tail, block) * f32(scale * 2u + 1u);
     let magnitudes = vec4<u32>(codebook[entries.x], codebook[entries.y], codebook[entries.z], codebook[entries.w]);
-    return scale_signed(magnitudes, d, signs);
+    return Quants(sign_bytes(magnitudes, signs), d, 0.0);
 }

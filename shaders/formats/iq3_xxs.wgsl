@@ -6,7 +6,7 @@
 const BLOCK: u32 = 256u;
 const BODY_WORDS: u32 = 24u;
 
-fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
+fn quants16(row: u32, tail: u32, run: u32) -> Quants {
     let block = run >> 4u;
     let body = row + block * 24u;
     let j = run & 15u;
@@ -14,5 +14,5 @@ fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
     let scale_signs = weight_word(body + 16u + (j >> 1u));
     let d = weight_f16(tail, block) * f32((scale_signs >> 28u) * 2u + 1u) * 0.25;
     let magnitudes = vec4<u32>(codebook[entries.x], codebook[entries.y], codebook[entries.z], codebook[entries.w]);
-    return scale_signed(magnitudes, d, even_signs(scale_signs >> ((j & 1u) * 14u)));
+    return Quants(sign_bytes(magnitudes, even_signs(scale_signs >> ((j & 1u) * 14u))), d, 0.0);
 }

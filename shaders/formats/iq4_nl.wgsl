@@ -6,7 +6,9 @@ const BLOCK: u32 = 32u;
 const BODY_WORDS: u32 = 4u;
 
 fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
-    let block = run >> 1u;
-    let q = weight_quad((row >> 2u) + block) >> vec4<u32>((run & 1u) * 4u);
-    return iq4_values(q & vec4<u32>(0x0f0f0f0fu), weight_f16(tail, block));
+    return iq4_values(iq4_nibbles(row, run), weight_f16(tail, run >> 1u));
+}
+
+fn quants16(row: u32, tail: u32, run: u32) -> Quants {
+    return Quants(iq4_bytes(iq4_nibbles(row, run)), weight_f16(tail, run >> 1u), 0.0);
 }

@@ -5,12 +5,18 @@
 const BLOCK: u32 = 256u;
 const BODY_WORDS: u32 = 32u;
 
-fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
+fn iq4_xs_scale(tail: u32, run: u32) -> f32 {
     let j = (run >> 1u) & 7u;
-    let q = weight_quad((row >> 2u) + (run >> 1u)) >> vec4<u32>((run & 1u) * 4u);
     let first = weight_word(tail + (run >> 4u) * 2u);
     let low = (weight_word(tail + (run >> 4u) * 2u + 1u) >> (j * 4u)) & 15u;
     let high = (first >> (16u + j * 2u)) & 3u;
-    let d = unpack2x16float(first).x * (f32(low | (high << 4u)) - 32.0);
-    return iq4_values(q & vec4<u32>(0x0f0f0f0fu), d);
+    return unpack2x16float(first).x * (f32(low | (high << 4u)) - 32.0);
+}
+
+fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
+    return iq4_values(iq4_nibbles(row, run), iq4_xs_scale(tail, run));
+}
+
+fn quants16(row: u32, tail: u32, run: u32) -> Quants {
+    return Quants(iq4_bytes(iq4_nibbles(row, run)), iq4_xs_scale(tail, run), 0.0);
 }

@@ -7,12 +7,12 @@
 const BLOCK: u32 = 256u;
 const BODY_WORDS: u32 = 20u;
 
-fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
+fn quants16(row: u32, tail: u32, run: u32) -> Quants {
     let block = run >> 4u;
     let body = row + block * 20u;
     let q = weight_quad((body >> 2u) + 1u + ((run >> 3u) & 1u) * 2u + (run & 1u)) >> vec4<u32>(run & 6u);
     let scale_min = weight_word(body + ((run >> 2u) & 3u)) >> ((run & 3u) * 8u);
     let s = vec2<f32>((vec2<u32>(scale_min) >> vec2<u32>(0u, 4u)) & vec2<u32>(15u));
     let dm = unpack2x16float(weight_word(tail + block)) * s;
-    return scale_bytes(q & vec4<u32>(0x03030303u), dm.x, -dm.y);
+    return Quants(q & vec4<u32>(0x03030303u), dm.x, -dm.y);
 }

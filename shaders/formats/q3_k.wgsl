@@ -9,7 +9,7 @@
 const BLOCK: u32 = 256u;
 const BODY_WORDS: u32 = 24u;
 
-fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
+fn quants16(row: u32, tail: u32, run: u32) -> Quants {
     let block = run >> 4u;
     let j = run & 15u;
     let body = (row >> 2u) + block * 6u;
@@ -23,5 +23,5 @@ fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
     let scale_high = (weight_word(scales + 2u) >> (byte + (j >> 2u) * 2u)) & 3u;
     // 3 words of scales for 24 of plane 0.
     let d = weight_f16(tail + ((tail - row) >> 3u), block) * (f32(scale_low | (scale_high << 4u)) - 32.0);
-    return scale_bytes(q, d, -4.0 * d);
+    return Quants(q, d, -4.0 * d);
 }

@@ -5,9 +5,9 @@
 const BLOCK: u32 = 32u;
 const BODY_WORDS: u32 = 4u;
 
-fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
+fn quants16(row: u32, tail: u32, run: u32) -> Quants {
     let block = run >> 1u;
     let q = weight_quad((row >> 2u) + block) >> vec4<u32>((run & 1u) * 4u);
     let dm = unpack2x16float(weight_word(tail + block));
-    return scale_bytes(q & vec4<u32>(0x0f0f0f0fu), dm.x, dm.y);
+    return Quants(q & vec4<u32>(0x0f0f0f0fu), dm.x, dm.y);
 }

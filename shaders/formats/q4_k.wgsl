@@ -5,10 +5,10 @@
 const BLOCK: u32 = 256u;
 const BODY_WORDS: u32 = 36u;
 
-fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
+fn quants16(row: u32, tail: u32, run: u32) -> Quants {
     let block = (row >> 2u) + (run >> 4u) * 9u;
     let j = (run >> 1u) & 7u;
     let q = weight_quad(block + 1u + (j >> 1u) * 2u + (run & 1u)) >> vec4<u32>((j & 1u) * 4u);
     let s = k_scale_min(weight_quad(block), j);
-    return scale_bytes(q & vec4<u32>(0x0f0f0f0fu), s.x, -s.y);
+    return Quants(q & vec4<u32>(0x0f0f0f0fu), s.x, -s.y);
 }

@@ -5,11 +5,11 @@
 const BLOCK: u32 = 32u;
 const BODY_WORDS: u32 = 4u;
 
-fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
+fn quants16(row: u32, tail: u32, run: u32) -> Quants {
     let block = run >> 1u;
     let low = weight_quad((row >> 2u) + block) >> vec4<u32>((run & 1u) * 4u);
     let bits = weight_word(tail + block * 2u + 1u) >> ((run & 1u) * 16u);
     let q = (low & vec4<u32>(0x0f0f0f0fu)) | (spread_bits(bits) << vec4<u32>(4u));
     let dm = unpack2x16float(weight_word(tail + block * 2u));
-    return scale_bytes(q, dm.x, dm.y);
+    return Quants(q, dm.x, dm.y);
 }

@@ -8,7 +8,7 @@
 const BLOCK: u32 = 256u;
 const BODY_WORDS: u32 = 52u;
 
-fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
+fn quants16(row: u32, tail: u32, run: u32) -> Quants {
     let block = run >> 4u;
     let body = row + block * 52u;
     let side = (run >> 3u) & 1u;
@@ -18,5 +18,5 @@ fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
     let q = (low & vec4<u32>(0x0f0f0f0fu)) | ((high & vec4<u32>(0x03030303u)) << vec4<u32>(4u));
     let scales = bitcast<i32>(weight_word(body + 48u + ((run >> 2u) & 3u)) << (24u - (run & 3u) * 8u));
     let d = weight_f16(tail, block) * f32(scales >> 24u);
-    return scale_bytes(q, d, -32.0 * d);
+    return Quants(q, d, -32.0 * d);
 }

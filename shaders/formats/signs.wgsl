@@ -7,12 +7,10 @@ fn even_signs(bits: u32) -> u32 {
     return even.x | (even.y << 8u);
 }
 
-// scale * byte, negative where `signs` says, for 16 bytes below 128.
-// They become 127 - byte or 127 + byte, four at once; to flip the signs of floats takes 19 instructions more
-// (gfx1100).
-fn scale_signed(bytes: vec4<u32>, scale: f32, signs: u32) -> mat4x4<f32> {
+// 16 bytes of 1 to 127, negative where `signs` says: as no byte is 0, the 1 that negation adds to the flipped bits stays in
+// its byte.
+fn sign_bytes(bytes: vec4<u32>, signs: u32) -> vec4<u32> {
     let negative = spread_bits(signs);
-    let mask = (negative << vec4<u32>(7u)) - negative;
-    return scale_bytes((bytes ^ mask) + (mask ^ vec4<u32>(0x7f7f7f7fu)), scale, -127.0 * scale);
+    return (bytes ^ ((negative << vec4<u32>(8u)) - negative)) + negative;
 }
 

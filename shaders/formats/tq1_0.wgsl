@@ -14,7 +14,7 @@ fn base3_digit(bytes: vec4<u32>, power: vec4<u32>) -> vec4<u32> {
     return (even & vec4<u32>(0x00030003u)) | (odd & vec4<u32>(0x03000300u));
 }
 
-fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
+fn quants16(row: u32, tail: u32, run: u32) -> Quants {
     let block = run >> 4u;
     let j = run & 15u;
     // Runs 0..9 read 4 words of the first 8, runs 10..14 the next 4, run 15 the last, four times.
@@ -32,5 +32,5 @@ fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
     let same = vec4<u32>(select((0x1b090301u >> (k * 8u)) & 255u, 81u, k == 4u));
     let power = select(same, vec4<u32>(1u, 3u, 9u, 27u), last);
     let d = weight_f16(tail, block);
-    return scale_bytes(base3_digit(bytes, power), d, -d);
+    return Quants(base3_digit(bytes, power), d, -d);
 }

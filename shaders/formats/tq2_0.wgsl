@@ -5,8 +5,8 @@
 const BLOCK: u32 = 256u;
 const BODY_WORDS: u32 = 16u;
 
-fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32> {
+fn quants16(row: u32, tail: u32, run: u32) -> Quants {
     let q = weight_quad((row >> 2u) + (run >> 3u) * 2u + (run & 1u)) >> vec4<u32>(run & 6u);
     let d = weight_f16(tail, run >> 4u);
-    return scale_bytes(q & vec4<u32>(0x03030303u), d, -d);
+    return Quants(q & vec4<u32>(0x03030303u), d, -d);
 }

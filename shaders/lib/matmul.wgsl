@@ -22,7 +22,11 @@ struct Params {
     y_head: u32,         // of HEADS: from one head's outputs to the next's
 }
 @group(0) @binding(1) var<uniform> params: Params;
+#if DOT
+@group(0) @binding(3) var<storage, read> x: array<vec4<u32>>;         // [tokens, columns / 32, 3]: lib/quantise
+#else
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;         // [tokens, columns]
+#endif
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;         // [tokens, y_stride]
 #if BIAS
 @group(0) @binding(5) var<storage, read> bias: array<f32>;            // [rows of all shards], or [experts, rows]
@@ -80,19 +84,13 @@ fn tile_of(group: vec3<u32>, groups: vec3<u32>) -> Tile {
 #endif
 }
 
-// Sixteen weights of a tile's row; zero past the last column.
-fn w16(tile: Tile, m: u32, run: u32) -> mat4x4<f32> {
-    var w = mat4x4<f32>();
-    if run < (params.columns + 15u) / 16u {
-        // Rows past the end are computed again and not written.
-        var row = min(tile.first_row + m % OUT, params.outputs - 1u);
-        if m >= OUT {
-            row += params.outputs;
-        }
-        let at = tile.base + row * params.row_words;
-        w = decode16(at, at + params.tail_words, run);
+// First word of a tile's row. Rows past the end are computed again and not written.
+fn w_row(tile: Tile, m: u32) -> u32 {
+    var row = min(tile.first_row + m % OUT, params.outputs - 1u);
+    if m >= OUT {
+        row += params.outputs;
     }
-    return w;
+    return tile.base + row * params.row_words;
 }
 
 // Where in x the inputs of a tile's token lie.
@@ -104,7 +102,11 @@ fn x_row(tile: Tile, n: u32) -> u32 {
 #if HEADS
     return params.x_base + tile.expert * params.x_head + token * params.x_stride;
 #else
+#if DOT
+    return token * (params.columns / 32u) * 3u;
+#else
     return token * (params.columns / 4u);
+#endif
 #endif
 }
 
@@ -116,6 +118,27 @@ fn x_weight(tile: Tile, n: u32) -> f32 {
     return 1.0;
 #endif
 }
+
+#if !DOT
+// Sixteen weights of a tile's row; zero past the last column.
+fn w16(tile: Tile, m: u32, run: u32) -> mat4x4<f32> {
+    var w = mat4x4<f32>();
+    if run < (params.columns + 15u) / 16u {
+        let at = w_row(tile, m);
+        w = decode16(at, at + params.tail_words, run);
+    }
+    return w;
+}
+
+// Four inputs of a tile's token; zero past the last token and column.
+fn x4(tile: Tile, n: u32, quad: u32) -> vec4<f32> {
+    var v = vec4(0.0);
+    if n < tile.count && quad < params.columns / 4u {
+        v = x_weight(tile, n) * x[x_row(tile, n) + quad];
+    }
+    return v;
+}
+#endif
 
 // Where in y the outputs of a tile's token lie.
 fn y_row(tile: Tile, n: u32) -> u32 {

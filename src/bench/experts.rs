@@ -6,7 +6,7 @@ use super::{Error, Random, Result, Row, Summary};
 use crate::gguf::Gguf;
 use crate::gpu::Gpu;
 use crate::memory::{ExpertMemory, StoreStats, expert_bytes, random_read_rate};
-use crate::session::{LoadOptions, Model, Sampling, Session, SessionOptions};
+use crate::session::{LoadOptions, Model, Sampling, Session, SessionOptions, Stats};
 use serde::Serialize;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -113,7 +113,8 @@ fn run(model: &Arc<Model>, session: &mut Session, prompt: &[u32], tokens: usize)
     let before = model.store_stats().unwrap_or_default();
     while generation.blocking_next()?.is_some() {}
     let stats = model.store_stats().unwrap_or_default() - before;
-    Ok(Run { seconds: generation.stats().decode.as_secs_f64(), stats })
+    let Stats { decode, decode_tokens, .. } = generation.stats();
+    Ok(Run { seconds: decode.as_secs_f64() / decode_tokens.max(1) as f64 * tokens as f64, stats })
 }
 
 fn row(share: u32, expert_bytes: u64, runs: &[Run], tokens: usize, resident: f64, read_rate: f64) -> ExpertRow {

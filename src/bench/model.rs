@@ -117,7 +117,7 @@ impl<'s> ModelBench<'s> {
             bench.session.clear();
             let stats = bench.generate(&prompt, tokens + 1)?;
             let steps = stats.decode_steps.max(1);
-            let each = stats.decode / (stats.generated_tokens - 1).max(1) as u32;
+            let each = stats.decode / stats.decode_tokens.max(1) as u32;
             let submits = stats.decode_submits as f64 / steps as f64;
             Ok(Run { time: each * tokens as u32, host: stats.decode_host / steps as u32, submits })
         })?;

@@ -34,12 +34,14 @@ struct Facts {
     /// Decodes a run of blocks.
     decode: fn(&[u8], &mut [f32]),
     wgsl: &'static str,
+    /// Whether the WGSL has `quants16`.
+    integers: bool,
     codebook: Option<&'static [u32]>,
 }
 
 macro_rules! formats {
     ($($variant:ident $ggml:literal $name:literal [$block:literal, $bytes:literal] $planes:tt $decode:path,
-       $shaders:tt $(, $codebook:path)?;)*) => {
+       $integers:ident $shaders:tt $(, $codebook:path)?;)*) => {
         /// How the weights of a tensor are stored.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Format { $($variant),* }
@@ -57,6 +59,7 @@ macro_rules! formats {
             planes: &$planes,
             decode: $decode,
             wgsl: formats!(@shaders $name $shaders),
+            integers: formats!(@$integers),
             codebook: formats!(@codebook $($codebook)?),
         }),*];
     };
@@ -64,38 +67,40 @@ macro_rules! formats {
         concat!(formats!(@shader "common"), $(formats!(@shader $more),)* formats!(@shader $name))
     };
     (@shader $file:literal) => { include_str!(concat!("../../shaders/formats/", $file, ".wgsl")) };
+    (@integers) => { true };
+    (@floats) => { false };
     (@codebook) => { None };
     (@codebook $codebook:path) => { Some(&$codebook) };
 }
 
 formats! {
-    // ggml's number, name, [values, bytes] a block, planes on the device, decoder, more shader files, codebook
-    F32     0 "f32"     [1, 4]     [(0, 4)]                      float::f32,     [];
-    F16     1 "f16"     [1, 2]     [(0, 2)]                      float::f16,     [];
-    BF16   30 "bf16"    [1, 2]     [(0, 2)]                      float::bf16,    [];
-    Q4_0    2 "q4_0"    [32, 18]   [(2, 16), (0, 2)]             legacy::q4_0,   [];
-    Q4_1    3 "q4_1"    [32, 20]   [(4, 16), (0, 4)]             legacy::q4_1,   [];
-    Q5_0    6 "q5_0"    [32, 22]   [(6, 16), (2, 4), (0, 2)]     legacy::q5_0,   [];
-    Q5_1    7 "q5_1"    [32, 24]   [(8, 16), (0, 8)]             legacy::q5_1,   [];
-    Q8_0    8 "q8_0"    [32, 34]   [(2, 32), (0, 2)]             legacy::q8_0,   [];
-    Q2K    10 "q2_k"    [256, 84]  [(0, 80), (80, 4)]            k_quants::q2_k, [];
-    Q3K    11 "q3_k"    [256, 110] [(0, 96), (96, 12), (108, 2)] k_quants::q3_k, [];
-    Q4K    12 "q4_k"    [256, 144] [(0, 144)]                    k_quants::q4_k, ["k_scales"];
-    Q5K    13 "q5_k"    [256, 176] [(0, 176)]                    k_quants::q5_k, ["k_scales"];
-    Q6K    14 "q6_k"    [256, 210] [(0, 208), (208, 2)]          k_quants::q6_k, [];
-    IQ1S   19 "iq1_s"   [256, 50]  [(2, 48), (0, 2)]             iq::iq1_s,      ["iq1"], codebook::IQ1;
-    IQ1M   29 "iq1_m"   [256, 56]  [(0, 56)]                     iq::iq1_m,      ["iq1"], codebook::IQ1;
-    IQ2XXS 16 "iq2_xxs" [256, 66]  [(2, 64), (0, 2)]             iq::iq2_xxs,    ["signs" "iq2"], codebook::IQ2_XXS;
-    IQ2XS  17 "iq2_xs"  [256, 74]  [(2, 72), (0, 2)]             iq::iq2_xs,     ["signs" "iq2"], codebook::IQ2_XS;
-    IQ2S   22 "iq2_s"   [256, 82]  [(2, 80), (0, 2)]             iq::iq2_s,      ["signs" "iq2"], codebook::IQ2_S;
-    IQ3XXS 18 "iq3_xxs" [256, 98]  [(2, 96), (0, 2)]             iq::iq3_xxs,    ["signs" "iq3"], codebook::IQ3_XXS;
-    IQ3S   21 "iq3_s"   [256, 110] [(2, 108), (0, 2)]            iq::iq3_s,      ["signs" "iq3"], codebook::IQ3_S;
-    IQ4NL  20 "iq4_nl"  [32, 18]   [(2, 16), (0, 2)]             iq::iq4_nl,     ["iq4"], codebook::IQ4;
-    IQ4XS  23 "iq4_xs"  [256, 136] [(8, 128), (0, 8)]            iq::iq4_xs,     ["iq4"], codebook::IQ4;
-    MXFP4  39 "mxfp4"   [32, 17]   [(1, 16), (0, 1)]             fp4::mxfp4,     ["e2m1"];
-    NVFP4  40 "nvfp4"   [64, 36]   [(4, 32), (0, 4)]             fp4::nvfp4,     ["e2m1"];
-    TQ1_0  34 "tq1_0"   [256, 54]  [(0, 52), (52, 2)]            ternary::tq1_0, [];
-    TQ2_0  35 "tq2_0"   [256, 66]  [(0, 64), (64, 2)]            ternary::tq2_0, [];
+    // ggml's number, name, [values, bytes] a block, planes on the device, decoder, what shaders can make of it, more shader files, codebook
+    F32     0 "f32"     [1, 4]     [(0, 4)]                      float::f32,     floats   [];
+    F16     1 "f16"     [1, 2]     [(0, 2)]                      float::f16,     floats   [];
+    BF16   30 "bf16"    [1, 2]     [(0, 2)]                      float::bf16,    floats   [];
+    Q4_0    2 "q4_0"    [32, 18]   [(2, 16), (0, 2)]             legacy::q4_0,   integers ["unsigned"];
+    Q4_1    3 "q4_1"    [32, 20]   [(4, 16), (0, 4)]             legacy::q4_1,   integers ["unsigned"];
+    Q5_0    6 "q5_0"    [32, 22]   [(6, 16), (2, 4), (0, 2)]     legacy::q5_0,   integers ["unsigned"];
+    Q5_1    7 "q5_1"    [32, 24]   [(8, 16), (0, 8)]             legacy::q5_1,   integers ["unsigned"];
+    Q8_0    8 "q8_0"    [32, 34]   [(2, 32), (0, 2)]             legacy::q8_0,   integers ["signed"];
+    Q2K    10 "q2_k"    [256, 84]  [(0, 80), (80, 4)]            k_quants::q2_k, integers ["unsigned"];
+    Q3K    11 "q3_k"    [256, 110] [(0, 96), (96, 12), (108, 2)] k_quants::q3_k, integers ["unsigned"];
+    Q4K    12 "q4_k"    [256, 144] [(0, 144)]                    k_quants::q4_k, integers ["unsigned" "k_scales"];
+    Q5K    13 "q5_k"    [256, 176] [(0, 176)]                    k_quants::q5_k, integers ["unsigned" "k_scales"];
+    Q6K    14 "q6_k"    [256, 210] [(0, 208), (208, 2)]          k_quants::q6_k, integers ["unsigned"];
+    IQ1S   19 "iq1_s"   [256, 50]  [(2, 48), (0, 2)]             iq::iq1_s,      integers ["iq1"], codebook::IQ1;
+    IQ1M   29 "iq1_m"   [256, 56]  [(0, 56)]                     iq::iq1_m,      integers ["iq1"], codebook::IQ1;
+    IQ2XXS 16 "iq2_xxs" [256, 66]  [(2, 64), (0, 2)]             iq::iq2_xxs,    integers ["signed" "signs" "iq2"], codebook::IQ2_XXS;
+    IQ2XS  17 "iq2_xs"  [256, 74]  [(2, 72), (0, 2)]             iq::iq2_xs,     integers ["signed" "signs" "iq2"], codebook::IQ2_XS;
+    IQ2S   22 "iq2_s"   [256, 82]  [(2, 80), (0, 2)]             iq::iq2_s,      integers ["signed" "signs" "iq2"], codebook::IQ2_S;
+    IQ3XXS 18 "iq3_xxs" [256, 98]  [(2, 96), (0, 2)]             iq::iq3_xxs,    integers ["signed" "signs" "iq3"], codebook::IQ3_XXS;
+    IQ3S   21 "iq3_s"   [256, 110] [(2, 108), (0, 2)]            iq::iq3_s,      integers ["signed" "signs" "iq3"], codebook::IQ3_S;
+    IQ4NL  20 "iq4_nl"  [32, 18]   [(2, 16), (0, 2)]             iq::iq4_nl,     integers ["iq4"], codebook::IQ4;
+    IQ4XS  23 "iq4_xs"  [256, 136] [(8, 128), (0, 8)]            iq::iq4_xs,     integers ["iq4"], codebook::IQ4;
+    MXFP4  39 "mxfp4"   [32, 17]   [(1, 16), (0, 1)]             fp4::mxfp4,     integers ["e2m1"];
+    NVFP4  40 "nvfp4"   [64, 36]   [(4, 32), (0, 4)]             fp4::nvfp4,     integers ["e2m1"];
+    TQ1_0  34 "tq1_0"   [256, 54]  [(0, 52), (52, 2)]            ternary::tq1_0, integers ["unsigned"];
+    TQ2_0  35 "tq2_0"   [256, 66]  [(0, 64), (64, 2)]            ternary::tq2_0, integers ["unsigned"];
 }
 
 impl Format {
@@ -157,9 +162,20 @@ impl Format {
     /// // `tail = row + blocks * BODY_WORDS` is where its first plane ends.
     /// fn decode16(row: u32, tail: u32, run: u32) -> mat4x4<f32>
     /// ```
+    /// and, of a format that [has integers](Format::has_integers), also
+    /// ```wgsl
+    /// // The same weights as scale * q + offset, q sixteen i8. Other roundings of f32 apart they are those of decode16.
+    /// fn quants16(row: u32, tail: u32, run: u32) -> Quants
+    /// ```
     /// A format with a [`Format::codebook`] also declares `codebook` at `@group(0) @binding(9)`.
     pub fn wgsl(self) -> &'static str {
         self.facts().wgsl
+    }
+
+    /// Whether its weights are small integers times a scale, plus an offset, in every run: `quants16` gives them to kernels
+    /// of integer dot products.
+    pub fn has_integers(self) -> bool {
+        self.facts().integers
     }
 
     /// The words to bind as `codebook: array<u32>`, for the formats whose shader looks weights up.

@@ -245,6 +245,12 @@ impl ExpertStore {
         Ok(())
     }
 
+    /// Takes all experts out of their slots.
+    pub fn evict(&mut self) -> Result<()> {
+        self.layers.values_mut().for_each(|layer| layer.slots.fill(None));
+        self.layers.keys().try_for_each(|layer| self.show(*layer, |_| true))
+    }
+
     /// Writes a layer's tables: of the experts in slots, those that `shown` takes.
     pub fn show(&self, layer: u32, shown: impl Fn(u32) -> bool) -> Result<()> {
         let l = &self.layers[&layer];

@@ -1,9 +1,9 @@
 //! Mixtures of experts: their gated MLPs with the weighted combine. One token reads its experts by mat-vec; many are
 //! grouped by expert (count, scan, scatter) for a tiled matmul.
 
+use super::input::Input;
 use super::linear::{MatmulParams, MatvecParams};
-use super::tiled::Tiled;
-use super::{Activation, Norm, Product, Result, Routing, Shard, Stack, Step, Tensor, ensure};
+use super::{Activation, Arithmetic, Norm, Product, Result, Routing, Shard, Stack, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
 params!(GroupParams { rows: u32, tiles: u32 });
@@ -108,7 +108,8 @@ struct Groups {
     order: View,
     tiles: View,
     count: usize,
-    tiled: Tiled,
+    /// Rows of a tile.
+    bn: u32,
 }
 
 impl Step<'_> {
@@ -142,26 +143,27 @@ impl Step<'_> {
         self.lookup(routing, mlp.gate_up.stack())?;
         let h = (self.scratch.max_tokens * routing.ranks * mlp.down.columns * 4) as u64;
         let h = self.scratch.bytes(self.recorder.gpu(), "expert h", h)?;
+        let h = Tensor { view: h, first_row: 0, rows: self.tokens * routing.ranks, columns: mlp.down.columns };
+        let (mut x, mut inner) = (Input::new(x, Some(norm)), Input::new(&h, None));
         if self.tokens == 1 {
-            self.expert_matvec(x, norm, mix, &h)?;
-            return self.expert_down(y, &h, mix);
+            self.expert_matvec(&mut x, mix, &h.view)?;
+            return self.expert_down(y, &mut inner, mix);
         }
         let groups = self.group(routing, mlp.gate_up.stack())?;
-        let x = self.rms_norm(x, norm)?;
         match &mlp.gate_up {
-            ExpertGateUp::Joined(stack) => self.grouped(&x.view, &h, stack, mix, &groups, Grouped::GateUp)?,
+            ExpertGateUp::Joined(stack) => self.grouped(&mut x, &h.view, stack, mix, &groups, Grouped::GateUp)?,
             ExpertGateUp::Split { gate, up } => {
-                self.grouped(&x.view, &h, up, mix, &groups, Grouped::Up)?;
-                self.grouped(&x.view, &h, gate, mix, &groups, Grouped::Gate)?;
+                self.grouped(&mut x, &h.view, up, mix, &groups, Grouped::Up)?;
+                self.grouped(&mut x, &h.view, gate, mix, &groups, Grouped::Gate)?;
             }
         }
         let rows = (self.scratch.max_tokens * routing.ranks * y.columns * 4) as u64;
         let rows = self.scratch.bytes(self.recorder.gpu(), "expert rows", rows)?;
-        self.grouped(&h, &rows, &mlp.down, mix, &groups, Grouped::Down)?;
+        self.grouped(&mut inner, &rows, &mlp.down, mix, &groups, Grouped::Down)?;
         self.expert_combine(y, &rows, mix)
     }
 
-    fn expert_matvec(&mut self, x: &Tensor, norm: &Norm, mix: &Mix, h: &View) -> Result<()> {
+    fn expert_matvec(&mut self, input: &mut Input, mix: &Mix, h: &View) -> Result<()> {
         let Mix { routing, mlp, weigh, .. } = *mix;
         let ff = mlp.down.columns;
         let passes: Vec<(&Stack, &'static str, usize)> = match &mlp.gate_up {
@@ -172,22 +174,29 @@ impl Step<'_> {
         for (stack, flag, bias_base) in passes {
             let (wg, rows) = self.tuning.matvec;
             let outputs = if flag == "SWIGLU" { rows / 2 } else { rows };
+            let shape = [routing.ranks * stack.rows, stack.columns];
+            let arithmetic = self.arithmetic(Product::Matvec, stack.format, shape);
+            let (x, norm) = match arithmetic == Arithmetic::Dot {
+                true => (self.quantised("quantised", input)?, None),
+                false => (input.x.view.clone(), input.norm),
+            };
             for (index, shard) in stack.shards.iter().enumerate() {
                 let spec = self.reducing("matvec", wg).format(stack.format).size("ROWS", rows);
                 let spec = if flag.is_empty() { spec } else { mlp.activation.flags(spec).flag(flag, true) };
                 let mut bind = vec![
                     ("weights", &shard.view),
-                    ("x", &x.view),
+                    ("x", &x),
                     ("y", h),
-                    ("norm", &norm.weight),
                     ("routed", &routing.routed),
                     ("experts", &stack.table),
                 ];
+                bind.extend(norm.map(|n| ("norm", &n.weight)));
                 bind.extend(bias);
                 bind.extend((weigh == Weigh::Inputs).then_some(("gates", &routing.gates)));
                 self.recorder.call(Call {
-                    spec: spec
-                        .flag("NORM", true)
+                    spec: arithmetic
+                        .flagged(spec)
+                        .flag("NORM", norm.is_some())
                         .flag("EXPERT", true)
                         .flag("WEIGHTED", weigh == Weigh::Inputs)
                         .flag("BIAS", bias.is_some())
@@ -198,7 +207,7 @@ impl Step<'_> {
                         columns: stack.columns as u32,
                         row_words: stack.row_words(),
                         tail_words: stack.tail_words(),
-                        eps: norm.eps,
+                        eps: norm.map_or(0.0, |n| n.eps),
                         bias_base: bias_base as u32,
                         bias_stride: 2 * ff as u32,
                         expert_words: stack.expert_words(),
@@ -213,16 +222,18 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn expert_down(&mut self, y: &Tensor, h: &View, mix: &Mix) -> Result<()> {
+    fn expert_down(&mut self, y: &Tensor, h: &mut Input, mix: &Mix) -> Result<()> {
         let Mix { routing, mlp, weigh, store } = *mix;
         let (wg, rows) = self.tuning.matvec;
         let down = &mlp.down;
+        let arithmetic = self.arithmetic(Product::Matvec, down.format, [routing.ranks * down.rows, down.columns]);
+        let h = self.read_by("quantised h", h, arithmetic)?;
         let bias = mlp.bias.as_ref().map(|b| ("bias", &b.down));
         for (index, shard) in down.shards.iter().enumerate() {
             let spec = self.reducing("expert_down", wg).format(down.format).size("ROWS", rows);
             let mut bind = vec![
                 ("weights", &shard.view),
-                ("h", h),
+                ("h", &h),
                 ("y", &y.view),
                 ("routed", &routing.routed),
                 ("experts", &down.table),
@@ -230,7 +241,8 @@ impl Step<'_> {
             bind.extend(bias);
             bind.extend((weigh == Weigh::Outputs).then_some(("gates", &routing.gates)));
             self.recorder.call(Call {
-                spec: spec
+                spec: arithmetic
+                    .flagged(spec)
                     .size("RANKS", routing.ranks as u32)
                     .flag("RAGGED", !down.columns.is_multiple_of(16))
                     .flag("UNWEIGHTED", weigh == Weigh::Inputs)
@@ -255,36 +267,46 @@ impl Step<'_> {
 
     fn group(&mut self, routing: &Routing, stack: &Stack) -> Result<Groups> {
         let rows = self.tokens * routing.ranks;
-        // The three products share the tiles, and so the kernel.
-        let tiled = self.tiled(Product::Grouped, self.tokens, stack.format, [stack.rows, stack.columns]);
-        let bn = tiled.bn as usize;
+        // The three products share the tiles.
+        let bn = self.tiled(Product::Grouped, self.tokens, stack.format, [stack.rows, stack.columns]).bn;
         // Every expert may end in a tile that is not full.
-        let count = rows.div_ceil(bn) + routing.experts.min(rows);
+        let count = rows.div_ceil(bn as usize) + routing.experts.min(rows);
         let most_rows = self.scratch.max_tokens * routing.ranks;
         let gpu = self.recorder.gpu();
         let order = self.scratch.bytes(gpu, "expert order", most_rows as u64 * 4)?;
-        let most = most_rows.div_ceil(bn) + routing.experts;
+        let most = most_rows.div_ceil(bn as usize) + routing.experts;
         let tiles = self.scratch.bytes(gpu, "expert tiles", most as u64 * 16)?;
         self.recorder.call(Call {
             spec: KernelSpec::new("expert_group")
                 .size("WG", self.tuning.wide)
-                .size("BN", bn as u32)
+                .size("BN", bn)
                 .size("EXPERTS", routing.experts as u32),
             bind: &[("routed", &routing.routed), ("order", &order), ("tiles", &tiles)],
             params: GroupParams { rows: rows as u32, tiles: count as u32 },
             grid: Grid([1, 1, 1]),
             cost: Cost { other_bytes: (rows * 8) as u64, ..Cost::default() },
         })?;
-        Ok(Groups { order, tiles, count, tiled })
+        Ok(Groups { order, tiles, count, bn })
     }
 
-    fn grouped(&mut self, x: &View, y: &View, stack: &Stack, mix: &Mix, g: &Groups, what: Grouped) -> Result<()> {
+    fn grouped(
+        &mut self,
+        input: &mut Input,
+        y: &View,
+        stack: &Stack,
+        mix: &Mix,
+        g: &Groups,
+        what: Grouped,
+    ) -> Result<()> {
         let Mix { routing, mlp, weigh, .. } = *mix;
         let weighted = weigh == Weigh::Inputs && what != Grouped::Down;
         let swiglu = what == Grouped::GateUp;
         let outputs = if swiglu { stack.rows / 2 } else { stack.rows };
-        let spec = g
-            .tiled
+        let tiled = self.tiled(Product::Grouped, self.tokens, stack.format, [stack.rows, stack.columns]);
+        ensure(tiled.bn == g.bn, "experts", || format!("tiles of {} and of {} tokens", g.bn, tiled.bn))?;
+        let rounded = if what == Grouped::Down { "quantised h" } else { "quantised" };
+        let x = self.read_by(rounded, input, tiled.arithmetic)?;
+        let spec = tiled
             .spec
             .clone()
             .format(stack.format)
@@ -305,7 +327,7 @@ impl Step<'_> {
         for (index, shard) in stack.shards.iter().enumerate() {
             let mut bind = vec![
                 ("weights", &shard.view),
-                ("x", x),
+                ("x", &x),
                 ("y", y),
                 ("order", &g.order),
                 ("tiles", &g.tiles),
@@ -330,7 +352,7 @@ impl Step<'_> {
                     ranks: routing.ranks as u32,
                     ..Default::default()
                 },
-                grid: g.tiled.grid(outputs, swiglu, g.count),
+                grid: tiled.grid(outputs, swiglu, g.count),
                 cost: expert_cost(
                     stack,
                     shard,

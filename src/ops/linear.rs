@@ -1,7 +1,8 @@
 //! Matrix products over any block format: a mat-vec for one token, one that shares its weights for 2 to 8, a tiled matmul
 //! for more.
 
-use super::{GateUp, Joint, Matrix, Norm, Product, Result, Shard, Step, Tensor, ensure};
+use super::input::Input;
+use super::{Arithmetic, GateUp, Joint, Matrix, Norm, Product, Result, Shard, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
 params!(MatvecParams {
@@ -92,7 +93,6 @@ impl Epilogue {
 /// One matrix, applied.
 struct Linear<'m> {
     matrix: &'m Matrix,
-    norm: Option<&'m Norm>,
     bias: Option<&'m View>,
     epilogue: Epilogue,
     /// First output within a row of y.
@@ -103,10 +103,10 @@ impl Step<'_> {
     /// y = W norm(x), the outputs of all parts side by side: y [tokens, outputs].
     pub fn norm_joint(&mut self, name: &'static str, x: &Tensor, norm: &Norm, joint: &Joint) -> Result<Tensor> {
         let y = self.tensor(name, joint.outputs)?;
-        let (x, norm) = self.norm_for(x, norm)?;
+        let mut input = Input::new(x, Some(norm));
         for part in &joint.parts {
             let (matrix, bias) = (&part.matrix, part.bias.as_ref());
-            self.linear(&x, &y, Linear { matrix, norm, bias, epilogue: Epilogue::Store, at: part.at })?;
+            self.linear(&mut input, &y, Linear { matrix, bias, epilogue: Epilogue::Store, at: part.at })?;
         }
         Ok(y)
     }
@@ -124,8 +124,8 @@ impl Step<'_> {
             GateUp::Split { gate, .. } => gate.rows,
         };
         let h = self.tensor("h", ff)?;
-        let (x, norm) = self.norm_for(x, norm)?;
-        let mut apply = |matrix, epilogue| self.linear(&x, &h, Linear { matrix, norm, bias: None, epilogue, at: 0 });
+        let mut input = Input::new(x, Some(norm));
+        let mut apply = |matrix, epilogue| self.linear(&mut input, &h, Linear { matrix, bias: None, epilogue, at: 0 });
         match gate_up {
             GateUp::Joined(matrix) => apply(matrix, Epilogue::GateUp(activation))?,
             GateUp::Split { gate, up } => {
@@ -139,13 +139,13 @@ impl Step<'_> {
 
     /// y += W x + bias.
     pub fn add_linear(&mut self, y: &Tensor, x: &Tensor, matrix: &Matrix, bias: Option<&View>) -> Result<()> {
-        self.linear(x, y, Linear { matrix, norm: None, bias, epilogue: Epilogue::Residual, at: 0 })
+        self.linear(&mut Input::new(x, None), y, Linear { matrix, bias, epilogue: Epilogue::Residual, at: 0 })
     }
 
     /// y = W x, y [tokens, rows of W].
     pub fn project(&mut self, name: &'static str, x: &Tensor, matrix: &Matrix) -> Result<Tensor> {
         let y = self.tensor(name, matrix.rows)?;
-        self.linear(x, &y, Linear { matrix, norm: None, bias: None, epilogue: Epilogue::Store, at: 0 })?;
+        self.linear(&mut Input::new(x, None), &y, Linear { matrix, bias: None, epilogue: Epilogue::Store, at: 0 })?;
         Ok(y)
     }
 
@@ -154,8 +154,8 @@ impl Step<'_> {
         let bytes = (x.rows * matrix.rows * 4) as u64;
         let view = self.scratch.bytes(self.recorder.gpu(), name, bytes)?;
         let y = Tensor { view, first_row: 0, rows: x.rows, columns: matrix.rows };
-        let (x, norm) = self.norm_for(x, norm)?;
-        self.linear(&x, &y, Linear { matrix, norm, bias: None, epilogue: Epilogue::Store, at: 0 })?;
+        let mut input = Input::new(x, Some(norm));
+        self.linear(&mut input, &y, Linear { matrix, bias: None, epilogue: Epilogue::Store, at: 0 })?;
         Ok(y)
     }
 
@@ -172,13 +172,8 @@ impl Step<'_> {
         self.norm_linear(name, &part, norm, matrix)
     }
 
-    /// The norm stays with the mat-vec of one row; of more rows it is computed once.
-    fn norm_for<'n>(&mut self, x: &Tensor, norm: &'n Norm) -> Result<(Tensor, Option<&'n Norm>)> {
-        if x.rows == 1 { Ok((x.clone(), Some(norm))) } else { Ok((self.rms_norm(x, norm)?, None)) }
-    }
-
-    fn linear(&mut self, x: &Tensor, y: &Tensor, op: Linear) -> Result<()> {
-        let m = op.matrix;
+    fn linear(&mut self, input: &mut Input, y: &Tensor, op: Linear) -> Result<()> {
+        let (m, x, norm) = (op.matrix, &input.x, input.norm);
         ensure(x.columns == m.columns && x.columns.is_multiple_of(4), "linear", || {
             format!("x has {} columns (a multiple of 4 is needed), the matrix {}", x.columns, m.columns)
         })?;
@@ -187,8 +182,8 @@ impl Step<'_> {
         ensure(op.at + outputs <= y.columns && x.rows == y.rows, "linear", || {
             format!("outputs {}..{} of {} rows into [{}, {}]", op.at, op.at + outputs, x.rows, y.rows, y.columns)
         })?;
-        ensure(op.norm.is_none_or(|n| n.columns == m.columns), "linear", || {
-            format!("a norm of {:?} columns before a matrix of {}", op.norm.map(|n| n.columns), m.columns)
+        ensure(norm.is_none_or(|n| n.columns == m.columns), "linear", || {
+            format!("a norm of {:?} columns before a matrix of {}", norm.map(|n| n.columns), m.columns)
         })?;
         ensure(op.bias.is_none_or(|b| b.size >= m.rows as u64 * 4), "linear", || {
             format!("a bias of {:?} bytes for {} rows", op.bias.map(|b| b.size), m.rows)
@@ -196,24 +191,32 @@ impl Step<'_> {
         ensure(!op.epilogue.joined() || m.shards.len() == 1, "linear", || {
             "gate and up of several shards must be split".into()
         })?;
+        let one = x.rows == 1;
         for shard in &m.shards {
-            if x.rows == 1 { self.matvec(x, y, &op, shard)? } else { self.matmul(x, y, &op, shard)? }
+            if one { self.matvec(input, y, &op, shard)? } else { self.matmul(input, y, &op, shard)? }
         }
         Ok(())
     }
 
-    fn matvec(&mut self, x: &Tensor, y: &Tensor, op: &Linear, shard: &Shard) -> Result<()> {
+    /// Of one row. The norm stays with it, unless x is rounded for integer dot products.
+    fn matvec(&mut self, input: &mut Input, y: &Tensor, op: &Linear, shard: &Shard) -> Result<()> {
         let m = op.matrix;
         let swiglu = op.epilogue.joined();
         let outputs = if swiglu { m.rows / 2 } else { shard.count };
         let (wg, rows) = self.tuning.matvec;
+        let arithmetic = self.arithmetic(Product::Matvec, m.format, [m.rows, m.columns]);
+        let (x, x_base, norm) = match arithmetic == Arithmetic::Dot {
+            true => (self.quantised("quantised", input)?, 0, None),
+            false => (input.x.view.clone(), input.x.first_row * m.columns / 4, input.norm),
+        };
         let spec = op.epilogue.flags(self.reducing("matvec", wg).format(m.format).size("ROWS", rows));
+        let spec = arithmetic.flagged(spec);
         let spec = spec
-            .flag("NORM", op.norm.is_some())
+            .flag("NORM", norm.is_some())
             .flag("BIAS", op.bias.is_some())
             .flag("RAGGED", !m.columns.is_multiple_of(16));
-        let mut bind = vec![("weights", &shard.view), ("x", &x.view), ("y", &y.view)];
-        bind.extend(op.norm.map(|n| ("norm", &n.weight)));
+        let mut bind = vec![("weights", &shard.view), ("x", &x), ("y", &y.view)];
+        bind.extend(norm.map(|n| ("norm", &n.weight)));
         bind.extend(op.bias.map(|b| ("bias", b)));
         self.recorder.call(Call {
             spec,
@@ -223,10 +226,10 @@ impl Step<'_> {
                 columns: m.columns as u32,
                 row_words: m.row_words(),
                 tail_words: m.tail_words(),
-                x_base: (x.first_row * m.columns / 4) as u32,
+                x_base: x_base as u32,
                 y_base: (op.at + shard.first) as u32,
                 bias_base: shard.first as u32,
-                eps: op.norm.map_or(0.0, |n| n.eps),
+                eps: norm.map_or(0.0, |n| n.eps),
                 ..Default::default()
             },
             grid: Grid::linear(outputs.div_ceil(if swiglu { rows / 2 } else { rows } as usize) as u64, 1),
@@ -235,13 +238,14 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn matmul(&mut self, x: &Tensor, y: &Tensor, op: &Linear, shard: &Shard) -> Result<()> {
-        let m = op.matrix;
+    fn matmul(&mut self, input: &mut Input, y: &Tensor, op: &Linear, shard: &Shard) -> Result<()> {
+        let (m, tokens) = (op.matrix, input.x.rows);
+        let tiled = self.tiled(Product::of(tokens), tokens, m.format, [m.rows, m.columns]);
+        let x = self.read_by("quantised", input, tiled.arithmetic)?;
         let swiglu = op.epilogue.joined();
         let outputs = if swiglu { m.rows / 2 } else { shard.count };
-        let mut bind = vec![("weights", &shard.view), ("x", &x.view), ("y", &y.view)];
+        let mut bind = vec![("weights", &shard.view), ("x", &x), ("y", &y.view)];
         bind.extend(op.bias.map(|b| ("bias", b)));
-        let tiled = self.tiled(Product::of(x.rows), x.rows, m.format, [m.rows, m.columns]);
         let spec = op.epilogue.flags(tiled.spec.clone().format(m.format));
         self.recorder.call(Call {
             spec: spec.flag("BIAS", op.bias.is_some()),
@@ -251,14 +255,14 @@ impl Step<'_> {
                 columns: m.columns as u32,
                 row_words: m.row_words(),
                 tail_words: m.tail_words(),
-                tokens: x.rows as u32,
+                tokens: tokens as u32,
                 y_stride: y.columns as u32,
                 y_base: (op.at + shard.first) as u32,
                 bias_base: shard.first as u32,
                 ..Default::default()
             },
-            grid: tiled.grid(outputs, swiglu, x.rows.div_ceil(tiled.bn as usize)),
-            cost: linear_cost(m, shard, x.rows),
+            grid: tiled.grid(outputs, swiglu, tokens.div_ceil(tiled.bn as usize)),
+            cost: linear_cost(m, shard, tokens),
         })?;
         Ok(())
     }

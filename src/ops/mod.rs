@@ -7,6 +7,7 @@ mod embed;
 mod experts;
 mod gate;
 mod heads;
+mod input;
 mod latent;
 mod linear;
 mod lookup;
@@ -24,6 +25,7 @@ pub use attention::{Attention, Window};
 pub use delta_net::{DeltaHeads, DeltaNet, KeySharing, RecurrentLayer};
 pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
+pub use input::{BLOCK, BLOCK_WORDS};
 pub use latent::LatentAttention;
 pub use linear::Activation;
 pub use lookup::{MAX_EXPERTS, NOWHERE, Record};
@@ -34,6 +36,7 @@ pub use tensor::{GateUp, Joint, Matrix, Part, Shard, Stack, Tensor};
 pub use tuning::{MatmulTile, MatrixTile, Tuning};
 pub use variants::variants;
 
+use crate::formats::Format;
 use crate::gpu::{self, DeviceProfile, Gpu, KernelSpec, Recorder, Recording, Tier, View};
 use std::collections::{BTreeSet, HashMap};
 
@@ -177,6 +180,11 @@ impl<'a> Step<'a> {
     /// The recorded step.
     pub fn finish(self) -> Result<Recording> {
         Ok(self.recorder.finish()?)
+    }
+
+    /// The arithmetic of a product with a matrix [rows, columns].
+    fn arithmetic(&self, product: Product, format: Format, shape: [usize; 2]) -> Arithmetic {
+        self.ground.choose(product, format, shape).arithmetic
     }
 
     /// A kernel whose reductions suit the tier, for workgroups of `wg`.

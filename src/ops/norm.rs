@@ -3,7 +3,7 @@
 use super::{Result, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, View, params};
 
-params!(NormParams { columns: u32, eps: f32, x_stride: u32 });
+params!(NormParams { columns: u32, eps: f32, x_stride: u32, first: u32 });
 
 /// An RMSNorm's weights, `f32 [columns]`, and its epsilon.
 pub struct Norm {
@@ -46,7 +46,7 @@ impl Step<'_> {
         self.recorder.call(Call {
             spec: self.reducing("rms_norm", self.tuning.row).flag("RESIDUAL", add),
             bind: &[("x", &x.view), ("y", &y.view), ("norm", &norm.weight)],
-            params: NormParams { columns: y.columns as u32, eps: norm.eps, x_stride: (x.columns / 4) as u32 },
+            params: NormParams { columns: y.columns as u32, eps: norm.eps, x_stride: (x.columns / 4) as u32, first: 0 },
             grid: Grid::linear(x.rows as u64, 1),
             cost: Cost { other_bytes: (x.rows * y.columns * 8) as u64, ..Cost::default() },
         })?;

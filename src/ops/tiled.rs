@@ -11,20 +11,21 @@ pub(super) struct Tiled {
     pub bm: u32,
     /// Tokens.
     pub bn: u32,
+    pub arithmetic: Arithmetic,
 }
 
 impl Tiled {
     pub fn registers(t: &Tuning) -> Tiled {
         let MatmulTile { bm, bn, tm, tn, runs } = t.matmul;
         let spec = KernelSpec::new("matmul").size("BM", bm).size("BN", bn).size("TM", tm).size("TN", tn);
-        Tiled { spec: spec.size("RUNS", runs), bm, bn }
+        Tiled { spec: spec.size("RUNS", runs), bm, bn, arithmetic: Arithmetic::F32 }
     }
 
     /// Of 2 to 8 tokens, whose reductions lack their flag.
     pub fn batch(t: &Tuning, tokens: usize) -> Tiled {
         let ((wg, bm), bn) = (t.batch, tokens.next_power_of_two() as u32);
         let spec = KernelSpec::new("matvec_batch").size("WG", wg).size("BM", bm).size("BN", bn);
-        Tiled { spec, bm, bn }
+        Tiled { spec, bm, bn, arithmetic: Arithmetic::F32 }
     }
 
     /// Of cooperative matrices of `side` x `side`, where subgroups have at most `subgroup` invocations.
@@ -33,7 +34,8 @@ impl Tiled {
         let (bm, bn) = (strips * side, fragments * side);
         let spec = KernelSpec::new("matmul_matrix").flag("MATRIX", true).flag("SIDE_16", side == 16);
         let spec = spec.size("WG", subgroups * subgroup).size("SUBGROUPS", subgroups);
-        Tiled { spec: spec.size("BM", bm).size("BN", bn).size("RUNS", runs), bm, bn }
+        let spec = spec.size("BM", bm).size("BN", bn).size("RUNS", runs);
+        Tiled { spec, bm, bn, arithmetic: Arithmetic::Matrix }
     }
 
     /// `outputs` of `token_tiles` tiles; of `swiglu` two rows make an output.
@@ -47,14 +49,19 @@ impl Step<'_> {
     /// The kernel for a product of several tokens with a matrix [rows, columns].
     pub(super) fn tiled(&self, product: Product, tokens: usize, format: Format, shape: [usize; 2]) -> Tiled {
         let caps = self.recorder.gpu().caps();
-        if product == Product::Batch {
-            let Tiled { spec, bm, bn } = Tiled::batch(self.tuning, tokens);
-            let spec = spec.flag("SUBGROUP", self.ground.tier >= Tier::Subgroup);
-            return Tiled { spec: spec.flag("RAGGED", !shape[1].is_multiple_of(16)), bm, bn };
+        let arithmetic = self.ground.choose(product, format, shape).arithmetic;
+        if (product, arithmetic) == (Product::Batch, Arithmetic::F32) {
+            let batch = Tiled::batch(self.tuning, tokens);
+            let spec = batch.spec.flag("SUBGROUP", self.ground.tier >= Tier::Subgroup);
+            return Tiled { spec: spec.flag("RAGGED", !shape[1].is_multiple_of(16)), ..batch };
         }
-        match (self.ground.choose(product, format, shape).arithmetic, caps.matrix) {
+        match (arithmetic, caps.matrix) {
             (Arithmetic::Matrix, Some(side)) => Tiled::matrices(self.tuning, side, caps.subgroup.1),
-            _ => Tiled::registers(self.tuning),
+            (Arithmetic::Matrix, None) => Tiled::registers(self.tuning),
+            (arithmetic, _) => {
+                let plain = Tiled::registers(self.tuning);
+                Tiled { spec: arithmetic.flagged(plain.spec), arithmetic, ..plain }
+            }
         }
     }
 }

@@ -5,9 +5,11 @@
 
 mod delta_net;
 mod latent;
+mod rounded;
 
 pub use delta_net::{DeltaGates, delta_net, gate, short_conv};
 pub use latent::{Latent, latent_attention, latent_row};
+pub use rounded::{dequantise, quantise};
 
 use super::{Activation, RopePairs, Temperature, Window};
 
@@ -259,25 +261,38 @@ pub struct Experts<'a> {
 /// y + sum over ranks of gates * down(activation(gate x) * (up x)), for x and y [tokens, hidden], routed and gates
 /// [tokens, ranks]. The twin of the expert mat-vecs, and of the grouped matmuls with `expert_combine`.
 pub fn experts(y: &[f32], x: &[f32], e: &Experts, routed: &[u32], gates: &[f32]) -> Vec<f32> {
-    let (hidden, ff, ranks) = (e.hidden, e.ff, routed.len() * e.hidden / x.len());
+    expert_outer(y, &expert_inner(x, e, routed), e, routed, gates)
+}
+
+/// activation(gate x) * (up x): [tokens, ranks, ff].
+pub fn expert_inner(x: &[f32], e: &Experts, routed: &[u32]) -> Vec<f32> {
+    let (hidden, ff) = (e.hidden, e.ff);
+    let ranks = routed.len() * hidden / x.len();
+    let mut h = Vec::with_capacity(routed.len() * ff);
+    for (r, expert) in routed.iter().enumerate() {
+        let (x, first) = (row(x, r / ranks, hidden), *expert as usize * ff);
+        let bias = |i: usize| e.bias.map_or(0.0, |b| f64::from(b.0[2 * first + i]));
+        h.extend((0..ff).map(|i| {
+            let gate = dot(row(e.gate, first + i, hidden), x) + bias(i);
+            gated(e.activation, gate, dot(row(e.up, first + i, hidden), x) + bias(ff + i)) as f32
+        }));
+    }
+    h
+}
+
+/// y + sum over ranks of gates * down(h).
+pub fn expert_outer(y: &[f32], h: &[f32], e: &Experts, routed: &[u32], gates: &[f32]) -> Vec<f32> {
+    let (hidden, ff) = (e.hidden, e.ff);
+    let ranks = routed.len() * hidden / y.len();
     let mut out = Vec::with_capacity(y.len());
-    for (t, x) in x.chunks_exact(hidden).enumerate() {
-        let mut sum: Vec<f64> = y[t * hidden..][..hidden].iter().map(|y| f64::from(*y)).collect();
-        for r in t * ranks..(t + 1) * ranks {
-            let first = routed[r] as usize * ff;
-            let bias = |i: usize| e.bias.map_or(0.0, |b| f64::from(b.0[2 * first + i]));
-            let h = |i| {
-                let gate = dot(row(e.gate, first + i, hidden), x) + bias(i);
-                gated(e.activation, gate, dot(row(e.up, first + i, hidden), x) + bias(ff + i))
-            };
-            let h: Vec<f32> = (0..ff).map(|i| h(i) as f32).collect();
-            for (o, sum) in sum.iter_mut().enumerate() {
-                let at = routed[r] as usize * hidden + o;
-                let bias = e.bias.map_or(0.0, |b| f64::from(b.1[at]));
-                *sum += f64::from(gates[r]) * (dot(row(e.down, at, ff), &h) + bias);
-            }
-        }
-        out.extend(sum.iter().map(|s| *s as f32));
+    for (i, y) in y.iter().enumerate() {
+        let (t, o) = (i / hidden, i % hidden);
+        let part = |r: usize| {
+            let at = routed[r] as usize * hidden + o;
+            let bias = e.bias.map_or(0.0, |b| f64::from(b.1[at]));
+            f64::from(gates[r]) * (dot(row(e.down, at, ff), row(h, r, ff)) + bias)
+        };
+        out.push((f64::from(*y) + (t * ranks..(t + 1) * ranks).map(part).sum::<f64>()) as f32);
     }
     out
 }

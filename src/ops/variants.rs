@@ -5,6 +5,7 @@ use super::attention::staged;
 use super::tiled::Tiled;
 use crate::formats::Format;
 use crate::gpu::KernelSpec;
+use std::collections::BTreeSet;
 
 /// All of `specs` with and without each flag.
 fn each(specs: Vec<KernelSpec>, flags: &[&'static str]) -> Vec<KernelSpec> {
@@ -21,6 +22,22 @@ fn one_of(specs: Vec<KernelSpec>, flags: &[&'static str]) -> Vec<KernelSpec> {
 
 fn all_of(spec: KernelSpec, flags: &[&'static str]) -> KernelSpec {
     flags.iter().fold(spec, |spec, flag| spec.flag(flag, true))
+}
+
+/// A product's variant in integer dot products, which read what a norm was applied to before, in whole blocks. Their tier
+/// has subgroups, too.
+fn in_dot(spec: &KernelSpec) -> Option<KernelSpec> {
+    let products = ["matvec", "expert_down", "matmul"].contains(&spec.shader) && !spec.flags.contains("HEADS");
+    let integers = spec.format.is_some_and(|f| f.has_integers());
+    let reduced = spec.shader == "matmul" || spec.flags.contains("SUBGROUP");
+    let mut dot = (products && integers && reduced && !spec.flags.contains("RAGGED")).then(|| spec.clone())?;
+    dot.flags.remove("NORM");
+    Some(dot.flag("DOT", true))
+}
+
+/// A matmul's variant with tiles in f16.
+fn in_f16(spec: &KernelSpec) -> Option<KernelSpec> {
+    (spec.shader == "matmul" && !spec.flags.contains("HEADS")).then(|| spec.clone().flag("F16", true))
 }
 
 /// Sides of cooperative matrices, and the largest subgroup of those that have them: AMD's, Apple's as wgpu tells it,
@@ -115,6 +132,11 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         }
         all.push(new("embed").format(format).size("WG", t.row));
     }
+    // With and without a norm is the same variant here.
+    let narrower: BTreeSet<KernelSpec> = all.iter().flat_map(|spec| [in_dot(spec), in_f16(spec)]).flatten().collect();
+    all.extend(narrower);
+    all.push(new("quantise").size("WG", t.row));
+    all.push(all_of(new("rms_norm").size("WG", t.row), &["QUANTISE", "SUBGROUP"]));
     for dim in [16, 20, 32, 64, 80, 96, 112, 128, 192, 256] {
         let heads = new("heads").size("WG", t.row).size("HEAD_DIM", dim);
         let tempered = all_of(heads.clone(), &["ADJACENT", "TEMPERATURE"]);

@@ -75,6 +75,8 @@ pub struct Maker {
     seed: u64,
     /// Of a block, before it varies.
     scale: f32,
+    /// The scale in the byte of the formats that have it there; it does not vary.
+    code: u8,
 }
 
 impl Maker {
@@ -83,7 +85,16 @@ impl Maker {
             Content::Weights { format, rms } => rms / rms_at_1(format),
             _ => 0.0,
         };
-        Maker { content, seed, scale }
+        Maker::scaled(content, seed, scale)
+    }
+
+    fn scaled(content: Content, seed: u64, scale: f32) -> Maker {
+        let code = match content {
+            Content::Weights { format: Format::MXFP4, .. } => (127.0 + scale.log2().round()).clamp(1.0, 254.0) as u8,
+            Content::Weights { format: Format::NVFP4, .. } => e4m3(scale),
+            _ => 0,
+        };
+        Maker { content, seed, scale, code }
     }
 
     /// Bytes that are made at once.
@@ -113,9 +124,11 @@ impl Maker {
 
     fn weights(&self, format: Format, index: u64, out: &mut [u8]) {
         let words = out.len().div_ceil(8) as u64;
-        for (i, bytes) in out.chunks_mut(8).enumerate() {
-            bytes.copy_from_slice(&word(self.seed, index * words + i as u64).to_le_bytes()[..bytes.len()]);
+        let (whole, rest) = out.as_chunks_mut::<8>();
+        for (i, bytes) in whole.iter_mut().enumerate() {
+            *bytes = word(self.seed, index * words + i as u64).to_le_bytes();
         }
+        rest.copy_from_slice(&word(self.seed, (index + 1) * words - 1).to_le_bytes()[..rest.len()]);
         let random = word(self.seed ^ SCALES, index);
         // Blocks differ by up to a quarter.
         let d = (self.scale * (1.0 + 0.25 * unit(random))).max(LEAST_HALF);
@@ -141,8 +154,8 @@ impl Maker {
                     *high = *high & 15 | ((bits >> (4 * i) & 15) as u8) << 4;
                 }
             }
-            Scale::Exponent => out[0] = (127.0 + self.scale.log2().round()).clamp(1.0, 254.0) as u8,
-            Scale::Quarters => out[..4].fill(e4m3(d)),
+            Scale::Exponent => out[0] = self.code,
+            Scale::Quarters => out[..4].fill(self.code),
         }
     }
 }
@@ -158,7 +171,7 @@ fn e4m3(value: f32) -> u8 {
 /// The root mean square of a format's weights where its scale is 1.
 fn rms_at_1(format: Format) -> f32 {
     const BLOCKS: usize = 64;
-    let maker = Maker { content: Content::Weights { format, rms: 1.0 }, seed: 1, scale: 1.0 };
+    let maker = Maker::scaled(Content::Weights { format, rms: 1.0 }, 1, 1.0);
     let blocks = BLOCKS * 256 / format.block();
     let mut bytes = vec![0; blocks * format.block_bytes()];
     for (i, block) in bytes.chunks_mut(format.block_bytes()).enumerate() {

@@ -26,6 +26,9 @@ pub fn asked(gguf: &Gguf, context: Option<usize>) -> Result<Asked> {
         return Err(keys.error("block_count", trunk, problem).into());
     }
     let (count, used) = (keys.count_or("expert_count", 0)?, keys.count_or("expert_used_count", 0)?);
+    if used > count {
+        return Err(keys.error("expert_used_count", used, format!("there are {count} experts")).into());
+    }
     let mut demand = Demand { dense: vec![0; trunk + 1], ..Demand::default() };
     let mut experts = vec![0; trunk];
     let tied = gguf.tensor("output.weight").is_none();
@@ -91,6 +94,7 @@ fn scratch(keys: &Keys, chunk: usize) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gguf::{Metadata, Value, Writer};
     use crate::presets::{Mixture, ModelPreset, Synthetic, models};
 
     fn of(name: &str, mixture: Mixture) -> Asked {
@@ -118,5 +122,29 @@ mod tests {
         let metadata = preset.metadata(61);
         let kept = cache(&Keys::of("r1", &metadata, "deepseek2")).unwrap();
         assert_eq!((kept.per_position, kept.fixed), (61.0 * 576.0, 0));
+    }
+
+    #[test]
+    fn absurd_counts_are_refused_by_name() {
+        let refused = |key: &str, value: Value| {
+            let mut metadata = ModelPreset::named("qwen3-30b-a3b").unwrap().metadata(1);
+            metadata.insert(format!("qwen3moe.{key}"), value);
+            let gguf = made(&metadata);
+            asked(&gguf, None).err().expect("an error").to_string()
+        };
+        for (key, value) in [("block_count", 1 << 24), ("expert_used_count", 129), ("expert_count", 1 << 30)] {
+            let said = refused(key, (value as u32).into());
+            assert!(said.contains(key) && said.contains(&value.to_string()), "{said}");
+        }
+        assert!(refused("block_count", "one".into()).contains("block_count"));
+    }
+
+    /// A file of one tensor.
+    fn made(metadata: &Metadata) -> Gguf {
+        let mut writer = Writer::new(metadata).unwrap();
+        writer.tensor("token_embd.weight", &[2, 2], 0, &[0; 16]).unwrap();
+        let mut file = Vec::new();
+        writer.write(&mut file).unwrap();
+        Gguf::from_bytes("made.gguf", file).unwrap()
     }
 }

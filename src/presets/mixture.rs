@@ -108,7 +108,7 @@ impl Mixture {
 /// ggml's number of 32-bit integers.
 const GGML_I32: u32 = 26;
 /// Bytes between which the tensors of a file start.
-const ALIGNMENT: u64 = 32;
+pub(super) const ALIGNMENT: u64 = 32;
 
 fn stored(format: Format, t: &Shaped) -> (u32, u64) {
     let rows: u64 = t.dims[1..].iter().product();

@@ -2,6 +2,7 @@
 //! the loader, a copy on a disk and every later part see the same bytes.
 
 use super::blocks::{Content, Maker};
+use super::mixture::ALIGNMENT;
 use super::{Mixture, ModelPreset, Result};
 use crate::formats::Format;
 use crate::gguf::{self, Gguf, Metadata, ReadAt, Strings, TensorInfo};
@@ -30,7 +31,7 @@ impl Synthetic {
         let mut infos = preset.tensors(layers, mixture)?;
         let header = gguf::header(&metadata, &infos)?;
         infos.iter_mut().for_each(|t| t.offset += header.len() as u64);
-        let len = infos.last().map_or(0, |t| t.offset + t.bytes.next_multiple_of(32));
+        let len = infos.last().map_or(0, |t| t.offset + t.bytes.next_multiple_of(ALIGNMENT));
         let tensors = infos.into_iter().map(|t| {
             let maker = Maker::new(content(&t, preset), t.name.bytes().fold(seed, mix));
             (t, maker)
@@ -196,7 +197,7 @@ mod tests {
         let gguf = model.gguf().unwrap();
         assert_eq!(gguf.tensors().len(), tensors);
         let last = gguf.tensors().last().unwrap();
-        assert_eq!((last.offset + last.bytes).next_multiple_of(32), len);
+        assert_eq!((last.offset + last.bytes).next_multiple_of(ALIGNMENT), len);
         assert_eq!(gguf.metadata().require_strings("tokenizer.ggml.tokens").unwrap().len(), 151_936);
     }
 }

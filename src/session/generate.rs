@@ -28,6 +28,8 @@ pub struct Stats {
     pub prefill: Duration,
     /// From the first token to the last.
     pub decode: Duration,
+    /// Tokens that this time was spent on: not the first, nor those whose steps had ended when it was seen.
+    pub decode_tokens: usize,
     /// Host time spent encoding decode steps, up to the driver's submit.
     pub decode_host: Duration,
     /// Decode steps submitted, of which each is read back once.
@@ -63,6 +65,8 @@ pub struct Generation<'s> {
     stats: Stats,
     start: Instant,
     first: Option<Instant>,
+    /// Steps behind the first token that had ended when it was seen.
+    early: usize,
     limit: usize,
     done: bool,
 }
@@ -113,6 +117,7 @@ impl Session {
             stats: Stats { prompt_tokens, cached_tokens, dispatches_per_token, ..Stats::default() },
             start,
             first: None,
+            early: 0,
             limit,
             done: limit == 0,
         };
@@ -188,10 +193,15 @@ impl Generation<'_> {
         }
         self.session.history.extend(self.last.replace(state.last));
         let now = Instant::now();
+        if self.first.is_none() {
+            self.session.gpu().poll()?;
+            self.early = self.queued.iter().filter(|flight| flight.is_ready()).count();
+        }
         let first = *self.first.get_or_insert(now);
         self.stats.prefill = first - self.start;
         self.stats.decode = now - first;
         self.stats.generated_tokens += 1;
+        self.stats.decode_tokens = (self.stats.generated_tokens - 1).saturating_sub(self.early);
         let stop = state.stop_reason();
         if stop.is_some() {
             // Steps queued behind the halt are no-ops; their states repeat this one.

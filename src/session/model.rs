@@ -109,6 +109,12 @@ impl Model {
         self.experts_move().then(|| self.store().stats())
     }
 
+    /// Takes all experts out of their slots, for tests.
+    #[doc(hidden)]
+    pub fn evict_experts(&self) -> Result<()> {
+        Ok(self.store().evict()?)
+    }
+
     /// The expert store, of a model that has one.
     pub(super) fn store(&self) -> MutexGuard<'_, ExpertStore> {
         let store = self.store.as_ref().expect("experts that come and go");

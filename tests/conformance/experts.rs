@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use halogen::formats::Format;
-use halogen::ops::{Activation, ExpertBias, ExpertGateUp, ExpertMlp, Routing, Tuning, twins};
+use halogen::ops::{Activation, ExpertBias, ExpertGateUp, ExpertMlp, Product, Routing, Tuning, twins};
 
 /// Which experts tokens choose.
 #[derive(Clone, Copy, Debug)]
@@ -170,6 +170,7 @@ impl Mixture {
         let routing = routing(&rig, &routed, &gates, experts, ranks);
         let (norm, weight) = norm(gpu, random, hidden);
         rig.poison("expert h", tokens * ranks * ff);
+        rig.poison("normed", tokens * hidden);
         let activation = if self.clamped { Activation::Clamped } else { Activation::Silu };
         let biases = self.clamped.then(|| [experts * 2 * ff, experts * hidden].map(|len| random.floats(len)));
         let bias = biases.as_ref().map(|[gate_up, down]| ExpertBias {
@@ -186,12 +187,16 @@ impl Mixture {
         if self.way == Store {
             rig.poison("mixed", tokens * hidden);
         }
-        rig.run(|step| match self.way {
-            Add => step.norm_experts(&y, &norm, &routing, &mlp),
-            Weighted => step.norm_weighted_experts(&y, &norm, &routing, &mlp),
-            Store => step.project_experts("mixed", &y, &norm, &routing, &mlp).map(drop),
+        rig.run(|step| {
+            step.rms_norm(&y, &norm)?;
+            match self.way {
+                Add => step.norm_experts(&y, &norm, &routing, &mlp),
+                Weighted => step.norm_weighted_experts(&y, &norm, &routing, &mlp),
+                Store => step.project_experts("mixed", &y, &norm, &routing, &mlp).map(drop),
+            }
         })?;
-        rig.words("expert h", tokens * ranks * ff)?;
+        rig.took(if many { Product::Grouped } else { Product::Matvec }, down_format)?;
+        let h = rig.floats("expert h", tokens * ranks * ff)?;
         if many {
             rig.words("expert rows", tokens * ranks * hidden)?;
             rig.words("expert order", tokens * ranks)?;
@@ -200,16 +205,40 @@ impl Mixture {
         let bias = biases.as_ref().map(|[gate_up, down]| (&gate_up[..], &down[..]));
         let e = twins::Experts { gate: &gate, up: &up, down: &down.values, bias, activation, hidden, ff };
         let zeros = vec![0.0; x.len()];
-        let want = match self.way {
-            Add => twins::experts(&x, &normed, &e, &routed, &gates),
-            Weighted => twins::weighted_experts(&x, &normed, &e, &routed, &gates),
-            Store => twins::experts(&zeros, &normed, &e, &routed, &gates),
+        let got = match self.way {
+            Store => rig.floats("mixed", x.len())?,
+            Add | Weighted => guarded(gpu, &y.view, x.len())?.into_iter().map(f32::from_bits).collect(),
         };
-        if self.way == Store {
-            return compare("y", &rig.floats("mixed", want.len())?, &want, hidden, 1e-7);
+        let before = if self.way == Store { &zeros } else { &x };
+        if !self.formats.iter().any(|f| setup.dot(*f)) {
+            let want = match self.way {
+                Weighted => twins::weighted_experts(before, &normed, &e, &routed, &gates),
+                Add | Store => twins::experts(before, &normed, &e, &routed, &gates),
+            };
+            return setup.compare("y", &got, &want, hidden, down_format);
         }
-        let got = guarded(gpu, &y.view, tokens * hidden)?;
-        setup.compare("y", bytemuck::cast_slice(&got), &want, hidden)
+        // Each half by itself, on what the device rounded before it. Of many tokens h lies in the order of experts.
+        let order = if many { rig.words("expert order", tokens * ranks)? } else { (0..ranks as u32).collect() };
+        let by_token = |h: Vec<f32>| -> Vec<f32> {
+            let mut rows: Vec<(u32, &[f32])> = order.iter().copied().zip(h.chunks(ff)).collect();
+            rows.sort_by_key(|(row, _)| *row);
+            rows.iter().flat_map(|(_, h)| h.to_vec()).collect()
+        };
+        let read = rig.read_by(gate_format, "quantised", &rig.floats("normed", tokens * hidden)?, &normed)?;
+        let (read, gates) = match self.way {
+            Weighted => {
+                let of_rank = |(r, gate): (usize, &f32)| -> Vec<f32> {
+                    read[r / ranks * hidden..][..hidden].iter().map(|x| gate * x).collect()
+                };
+                (gates.iter().enumerate().flat_map(of_rank).collect(), vec![1.0; gates.len()])
+            }
+            Add | Store => (read, gates),
+        };
+        let want = twins::expert_inner(&read, &e, &routed);
+        let read = by_token(rig.read_by(down_format, "quantised h", &h, &h)?);
+        setup.compare("h", &by_token(h), &want, ff, gate_format)?;
+        let want = twins::expert_outer(before, &read, &e, &routed, &gates);
+        setup.compare("y", &got, &want, hidden, down_format)
     }
 }
 

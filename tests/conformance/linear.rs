@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use halogen::formats::Format;
-use halogen::ops::{Activation, GateUp, Joint, Part, twins};
+use halogen::ops::{Activation, GateUp, Joint, Part, Product, twins};
 use twins::Epilogue;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,6 +20,8 @@ enum What {
     /// norm_gate_up of two matrices
     Split,
     SplitGelu,
+    /// Residual, of inputs of all magnitudes
+    Extremes,
 }
 use What::*;
 
@@ -72,6 +74,9 @@ pub fn cases(cases: &mut Vec<Case>) {
     }
     add(cases, Format::F32, 1, 16, 1, Residual, 1);
     add(cases, Format::F32, 1, 4, 2, Residual, 1);
+    for format in [Format::Q8_0, Format::Q4K, Format::MXFP4] {
+        add(cases, format, 33, 256, 1, Extremes, 1);
+    }
     // Shards.
     for what in [Norm, Bias, Residual, Split] {
         for tokens in [1, 3] {
@@ -86,6 +91,23 @@ pub fn cases(cases: &mut Vec<Case>) {
     add(cases, Format::F16, 270_000, 4, 1, Residual, 1);
 }
 
+/// Blocks of 32: zeros, subnormal numbers, small and large ones, one large among small, halves of a step of 1/127, alike
+/// ones.
+fn extremes(x: &mut [f32]) {
+    for (i, x) in x.iter_mut().enumerate() {
+        *x = match i / 32 % 8 {
+            0 => 0.0,
+            1 => *x * 1e-39,
+            2 => *x * 1e-25,
+            3 => *x * 1e30,
+            4 if i % 32 == 7 => -1e30,
+            5 => (i % 32) as f32 + 0.5 * f32::from(i % 32 < 31) + 96.0 * f32::from(i % 32 == 31),
+            6 => -7e29,
+            _ => *x,
+        };
+    }
+}
+
 fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, tokens: usize, what: What, shards: usize) {
     let kind = format!("{what:?}").to_lowercase();
     let cut = if shards > 1 { format!("/shards={shards}") } else { String::new() };
@@ -93,20 +115,30 @@ fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, token
     cases.push(Case::of_products(name, move |setup| {
         let random = &mut Random::new((rows * 1000 + columns * 10 + tokens) as u64);
         let weights = Weights::random(random, format, rows, columns);
-        let x = random.floats(tokens * columns);
+        let mut x = random.floats(tokens * columns);
+        if what == Extremes {
+            extremes(&mut x);
+        }
         let mut rig = Rig::new(setup, tokens, State::at(0), &[]);
+        rig.poison("normed", tokens * columns);
         let gpu = rig.gpu();
         let (norm, norm_weight) = norm(gpu, random, columns);
         let normed = twins::rms_norm(&x, &norm_weight, norm.eps);
         let (w, xs) = (&weights.values, tensor(gpu, &x, columns));
         let activation = if [Geglu, SplitGelu].contains(&what) { Activation::GeluTanh } else { Activation::Silu };
+        // What the device holds after a norm, which it rounds for integer dot products.
+        let read_normed = |rig: &Rig| -> Result<Vec<f32>, String> {
+            rig.read_by(format, "quantised", &rig.floats("normed", tokens * columns)?, &normed)
+        };
+        let took = |rig: &Rig| rig.took(Product::of(tokens), format);
         match what {
             Norm => {
                 rig.poison("y", tokens * rows);
                 let matrix = weights.matrix(gpu, shards);
-                rig.run(|step| step.norm_linear("y", &xs, &norm, &matrix).map(drop))?;
-                let want = twins::linear(&normed, w, columns, None, Epilogue::Store);
-                setup.compare("y", &rig.floats("y", tokens * rows)?, &want, rows)
+                rig.run(|step| step.rms_norm(&xs, &norm).and(step.norm_linear("y", &xs, &norm, &matrix)).map(drop))?;
+                took(&rig)?;
+                let want = twins::linear(&read_normed(&rig)?, w, columns, None, Epilogue::Store);
+                setup.compare("y", &rig.floats("y", tokens * rows)?, &want, rows, format)
             }
             Bias => {
                 let (first, total) = (3, rows + 5);
@@ -115,40 +147,50 @@ fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, token
                 let view = gpu.upload("bias", &bias).unwrap();
                 let part = Part { matrix: weights.matrix(gpu, shards), bias: Some(view), at: first };
                 let joint = Joint { parts: vec![part], outputs: total };
-                rig.run(|step| step.norm_joint("y", &xs, &norm, &joint).map(drop))?;
-                let want = twins::linear(&normed, w, columns, Some(&bias), Epilogue::Store);
+                rig.run(|step| step.rms_norm(&xs, &norm).and(step.norm_joint("y", &xs, &norm, &joint)).map(drop))?;
+                took(&rig)?;
+                let want = twins::linear(&read_normed(&rig)?, w, columns, Some(&bias), Epilogue::Store);
                 let y = rig.floats("y", tokens * total)?;
                 let others = y.chunks(total).flat_map(|y| y[..first].iter().chain(&y[first + rows..]));
                 if others.into_iter().any(|y| y.to_bits() != POISON) {
                     return Err("outputs of another part were written".into());
                 }
                 let y: Vec<f32> = y.chunks(total).flat_map(|y| y[first..first + rows].to_vec()).collect();
-                setup.compare("y", &y, &want, rows)
+                setup.compare("y", &y, &want, rows, format)
             }
-            Residual => {
+            Residual | Extremes => {
                 let y = random.floats(tokens * rows);
                 let ys = tensor(gpu, &y, rows);
                 let matrix = weights.matrix(gpu, shards);
                 rig.run(|step| step.add_linear(&ys, &xs, &matrix, None))?;
-                let want = twins::linear(&x, w, columns, None, Epilogue::Residual(&y));
+                took(&rig)?;
+                let want =
+                    twins::linear(&rig.read_by(format, "quantised", &x, &x)?, w, columns, None, Epilogue::Residual(&y));
                 let got = guarded(gpu, &ys.view, tokens * rows)?;
-                setup.compare("y", bytemuck::cast_slice(&got), &want, rows)
+                setup.compare("y", bytemuck::cast_slice(&got), &want, rows, format)
             }
             Swiglu | Geglu => {
                 rig.poison("h", tokens * rows / 2);
                 let gate_up = GateUp::Joined(weights.matrix(gpu, 1));
-                rig.run(|step| step.norm_gate_up(&xs, &norm, &gate_up, activation).map(drop))?;
-                let want = twins::linear(&normed, w, columns, None, Epilogue::GateUp(activation));
-                setup.compare("h", &rig.floats("h", tokens * rows / 2)?, &want, rows / 2)
+                rig.run(|step| {
+                    step.rms_norm(&xs, &norm).and(step.norm_gate_up(&xs, &norm, &gate_up, activation)).map(drop)
+                })?;
+                took(&rig)?;
+                let want = twins::linear(&read_normed(&rig)?, w, columns, None, Epilogue::GateUp(activation));
+                setup.compare("h", &rig.floats("h", tokens * rows / 2)?, &want, rows / 2, format)
             }
             Split | SplitGelu => {
                 rig.poison("h", tokens * rows);
                 let up = Weights::random(random, Format::F16, rows, columns);
                 let gate_up = GateUp::Split { gate: weights.matrix(gpu, shards), up: up.matrix(gpu, 1) };
-                rig.run(|step| step.norm_gate_up(&xs, &norm, &gate_up, activation).map(drop))?;
+                rig.run(|step| {
+                    step.rms_norm(&xs, &norm).and(step.norm_gate_up(&xs, &norm, &gate_up, activation)).map(drop)
+                })?;
+                took(&rig)?;
                 let held = twins::linear(&normed, &up.values, columns, None, Epilogue::Store);
-                let want = twins::linear(&normed, w, columns, None, Epilogue::GateMul(activation, &held));
-                setup.compare("h", &rig.floats("h", tokens * rows)?, &want, rows)
+                let x = read_normed(&rig)?;
+                let want = twins::linear(&x, w, columns, None, Epilogue::GateMul(activation, &held));
+                setup.compare("h", &rig.floats("h", tokens * rows)?, &want, rows, format)
             }
         }
     }));

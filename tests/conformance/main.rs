@@ -32,7 +32,11 @@ const SETUPS: [Kind; 4] = [
     ("subgroup/cpu-tiles", Tier::Subgroup, DeviceClass::Cpu, None),
 ];
 /// Of cases with matrix products.
-const PRODUCTS: [Kind; 2] = [
+const PRODUCTS: [Kind; 6] = [
+    ("f16", Tier::F16, DeviceClass::Cpu, Some(Arithmetic::F16)),
+    ("f16/gpu-tiles", Tier::F16, DeviceClass::Gpu, Some(Arithmetic::F16)),
+    ("dot", Tier::Dot, DeviceClass::Gpu, Some(Arithmetic::Dot)),
+    ("dot/cpu-tiles", Tier::Dot, DeviceClass::Cpu, Some(Arithmetic::Dot)),
     ("matrix", Tier::Matrix, DeviceClass::Gpu, Some(Arithmetic::Matrix)),
     ("matrix/cpu-tiles", Tier::Matrix, DeviceClass::Cpu, Some(Arithmetic::Matrix)),
 ];

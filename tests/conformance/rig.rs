@@ -3,7 +3,8 @@
 pub use halogen::bench::random::Random;
 use halogen::formats::Format;
 use halogen::gpu::{DeviceClass, Gpu, Tier, View};
-use halogen::ops::{self, Arithmetic, Matrix, Norm, Scratch, Shard, Stack, Step, Tensor, Tuning};
+use halogen::ops::{self, Arithmetic, Matrix, Norm, Product, Scratch, Shard, Stack, Step, Tensor, Tuning, twins};
+use std::collections::BTreeSet;
 use wgpu::BufferUsages as Usage;
 
 /// What is wrong, in words.
@@ -38,11 +39,18 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Holds products against the twin's. Cooperative matrices round weights and activations to f16, each by up to 2^-11
-    /// of itself: where the sums of a row cancel, little else is left of them, so that all rows are held as one.
-    pub fn compare(&self, what: &str, got: &[f32], want: &[f32], columns: usize) -> Outcome {
+    /// Whether products with matrices of a format take integer dot products.
+    pub fn dot(&self, format: Format) -> bool {
+        self.force == Some(Arithmetic::Dot) && format.has_integers()
+    }
+
+    /// Holds products with matrices of a format against the twin's. Sums of integer dot products have a rounding of their
+    /// own for each 16 weights. Cooperative matrices and f16 tiles round weights and activations to f16, each by up to
+    /// 2^-11 of itself: where the sums of a row cancel, little else is left of them, so that all rows are held as one.
+    pub fn compare(&self, what: &str, got: &[f32], want: &[f32], columns: usize, format: Format) -> Outcome {
         match self.force {
-            Some(Arithmetic::Matrix) => compare(what, got, want, want.len(), 2e-6),
+            Some(Arithmetic::Matrix | Arithmetic::F16) => compare(what, got, want, want.len(), 2e-6),
+            Some(Arithmetic::Dot) if format.has_integers() => compare(what, got, want, columns, 1e-6),
             _ => compare(what, got, want, columns, 1e-7),
         }
     }
@@ -101,6 +109,8 @@ pub struct Rig<'s> {
     watched: Vec<View>,
     /// What the watched buffers held before the last run.
     pub before: Words,
+    /// Arithmetics of the last run's kernels.
+    used: BTreeSet<Arithmetic>,
 }
 
 /// Contents of several buffers.
@@ -115,7 +125,16 @@ impl<'s> Rig<'s> {
         let mut ids = history.to_vec();
         ids.resize(state.context as usize + 1, 0);
         let history = setup.gpu.upload("history", &ids).unwrap();
-        Rig { setup, tokens, state: view, history, scratch: Scratch::new(tokens), watched: vec![], before: vec![] }
+        Rig {
+            setup,
+            tokens,
+            state: view,
+            history,
+            scratch: Scratch::new(tokens),
+            watched: vec![],
+            before: vec![],
+            used: BTreeSet::new(),
+        }
     }
 
     pub fn gpu(&self) -> &'s Gpu {
@@ -154,6 +173,7 @@ impl<'s> Rig<'s> {
         force.iter().for_each(|arithmetic| step.force(*arithmetic));
         record(&mut step).map_err(|e| e.to_string())?;
         let recording = step.finish().map_err(|e| e.to_string())?;
+        self.used = recording.dispatches.iter().map(|d| Arithmetic::of(&d.kernel.spec)).collect();
         let all = 0..recording.dispatches.len();
         let parts = vec![(&recording, all); times];
         gpu.submit_all(&parts, &[]).map_err(|e| e.to_string())?;
@@ -169,6 +189,30 @@ impl<'s> Rig<'s> {
     /// As [`Rig::words`].
     pub fn floats(&self, name: &str, len: usize) -> Result<Vec<f32>, String> {
         Ok(self.words(name, len)?.into_iter().map(f32::from_bits).collect())
+    }
+
+    /// Whether a product with a matrix in `format` was computed in the setup's arithmetic, if there is a kernel of it.
+    pub fn took(&self, product: Product, format: Format) -> Outcome {
+        let wanted = self.setup.force.filter(|a| a.has(product, format));
+        match wanted.filter(|a| !self.used.contains(a)) {
+            Some(wanted) => Err(format!("no kernel of {wanted} was recorded")),
+            None => Ok(()),
+        }
+    }
+
+    /// What a product of matrices in `format` reads where f32 ones read `x`: on the tier `dot` what the device made in
+    /// the buffer `name` of `seen`, its own x, which must be the twin's bits.
+    pub fn read_by(&self, format: Format, name: &str, seen: &[f32], x: &[f32]) -> Result<Vec<f32>, String> {
+        if !self.setup.dot(format) {
+            return Ok(x.to_vec());
+        }
+        let view = self.scratch.get(name).ok_or(format!("no operator made `{name}`"))?;
+        let words = self.gpu().blocking_read::<u32>(view).map_err(|e| e.to_string())?;
+        let want = twins::quantise(seen);
+        match words.iter().zip(&want).position(|(word, want)| word != want) {
+            Some(at) => Err(format!("`{name}`: word {at} is {:#x} instead of {:#x}", words[at], want[at])),
+            None => Ok(twins::dequantise(&want)),
+        }
     }
 
     pub fn read_state(&self) -> State {

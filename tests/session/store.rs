@@ -85,3 +85,50 @@ fn a_budget_below_one_token_is_refused() {
     let error = ExpertMemory::within(&gguf, 1).expect_err("too little").to_string();
     assert!(error.contains("1 bytes for experts") && error.contains("at least"), "{error}");
 }
+
+#[test]
+fn a_file_that_shrinks_is_an_error_and_the_model_goes_on() {
+    let bytes = include_bytes!("../../assets/rust-docs-moe-q4_k_m.gguf");
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("shrinks.gguf");
+    std::fs::write(&path, bytes).expect("a file");
+    let gguf = Gguf::open(&path).expect("the embedded model");
+    let model = limited(&gguf, expert_bytes(&gguf) / 4);
+    let mut first = session(&model, SessionOptions::default());
+
+    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("the file");
+    file.set_len(1 << 20).expect("a shorter file");
+    let mut generation = first.generate(&prompt(), &Sampling::greedy(), &[], 8).expect("a generation");
+    let error = loop {
+        match generation.blocking_next() {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the answer ended without the experts"),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(error.contains("shrinks.gguf") && error.contains("_exps.weight"), "{error}");
+    assert!(matches!(generation.blocking_next(), Ok(None)), "nothing follows an error");
+    drop(generation);
+
+    std::fs::write(&path, bytes).expect("the file again");
+    let expected = answer(&mut session(&demo(), SessionOptions::default()), &prompt(), &Sampling::greedy(), 8);
+    assert_eq!(answer(&mut first, &prompt(), &Sampling::greedy(), 8), expected, "the same session");
+    let mut second = session(&model, SessionOptions::default());
+    assert_eq!(answer(&mut second, &prompt(), &Sampling::greedy(), 8), expected, "another session");
+}
+
+#[test]
+fn a_miss_at_every_layer_of_every_token_changes_nothing() {
+    let gguf = embedded();
+    let expected = answer(&mut session(&demo(), SessionOptions::default()), &prompt(), &Sampling::greedy(), 12);
+    let model = limited(&gguf, expert_bytes(&gguf) / 2);
+    let mut emptied = session(&model, SessionOptions { run_ahead: Some(0), ..SessionOptions::default() });
+    let mut generation = emptied.generate(&prompt(), &Sampling::greedy(), &[], 12).expect("a generation");
+    let misses = || model.store_stats().expect("a store").misses;
+    for (i, id) in expected.into_iter().enumerate() {
+        model.evict_experts().expect("a device");
+        let before = misses();
+        assert_eq!(generation.blocking_next().expect("a device").map(|t| t.id), Some(id));
+        // Two experts of each of the six layers.
+        assert!(i == 0 || misses() - before == 12, "token {i}: {} misses", misses() - before);
+    }
+}

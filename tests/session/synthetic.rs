@@ -8,6 +8,10 @@ const COMMON: &str = r#""block_count": 6, "context_length": 128, "embedding_leng
     "attention.head_count": 4, "attention.head_count_kv": 2, "attention.key_length": 64, "attention.value_length": 64,
     "attention.sliding_window": 16, "rope.freq_base": 10000.0, "attention.layer_norm_rms_epsilon": 1e-6"#;
 const EXPERTS: &str = r#", "expert_count": 8, "expert_used_count": 2, "expert_feed_forward_length": 256"#;
+/// Of a latent of 64 and 32 turned values in the cache, heads of 32 + 32 and 64.
+const LATENT: &str = r#", "attention.head_count_kv": 1, "attention.key_length": 96, "attention.value_length": 64,
+    "attention.key_length_mla": 64, "attention.value_length_mla": 64, "attention.q_lora_rank": 64,
+    "attention.kv_lora_rank": 64, "expert_gating_func": 2, "expert_group_count": 1, "expert_group_used_count": 1"#;
 const GLM: &str = r#", "leading_dense_block_count": 1, "expert_shared_count": 1, "rope.dimension_count": 32"#;
 
 fn preset(architecture: &str, more: &str) -> ModelPreset {
@@ -38,11 +42,15 @@ fn check(name: &str, logits: &[f32]) {
 #[test]
 fn every_architecture_runs_on_made_up_weights() {
     let glm = EXPERTS.to_string() + GLM;
+    let llama4 = EXPERTS.to_string() + r#", "interleave_moe_layer_step": 2"#;
+    let deepseek = glm.clone() + LATENT;
     let architectures = [
+        ("deepseek2", deepseek.as_str()),
         ("gemma3", ""),
         ("glm4moe", &glm),
         ("gpt-oss", EXPERTS),
         ("llama", ""),
+        ("llama4", &llama4),
         ("mistral3", ""),
         ("qwen2", ""),
         ("qwen3", ""),
@@ -54,9 +62,9 @@ fn every_architecture_runs_on_made_up_weights() {
 }
 
 #[test]
-fn every_format_runs_on_made_up_weights_and_a_seed_says_which() {
+fn mixtures_run_on_made_up_weights_and_a_seed_says_which() {
     let preset = preset("qwen3moe", EXPERTS);
-    for format in ["q2_k", "iq1_s", "mxfp4", "f16", "q8_0", "iq1_m", "nvfp4", "tq1_0"] {
+    for format in ["q2_k", "iq1_s", "mxfp4", "nvfp4"] {
         check(format, &logits(&preset, format.parse().expect("a format"), 1));
     }
     let first = logits(&preset, Mixture::Q4KM, 1);

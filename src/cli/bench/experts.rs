@@ -3,7 +3,8 @@
 use super::origin;
 use super::table::Table;
 use crate::cli::device::DeviceArgs;
-use crate::cli::{human, model, output, profile};
+use crate::cli::like::LikeArgs;
+use crate::cli::{human, output, profile};
 use anyhow::{Result, anyhow};
 use halogen::bench::{ExpertReport, expert_plot, experts};
 use halogen::memory::expert_bytes;
@@ -15,6 +16,9 @@ use std::path::PathBuf;
 pub struct Args {
     /// The path of a .gguf file, or demo: the embedded model
     model: Option<String>,
+
+    #[command(flatten)]
+    like: LikeArgs,
 
     /// Shares of the experts' bytes, in percent, by commas; 100: all are resident
     #[arg(long, value_name = "PERCENT", default_value = "100,75,50,25", value_delimiter = ',',
@@ -42,7 +46,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let gguf = model::open(args.model.as_deref())?;
+    let gguf = args.like.open(args.model.as_deref())?;
     let gpu = args.device.open()?;
     let limits = profile::of(&gpu, false)?;
     let options = SessionOptions { tier: args.device.tier, limits: Some(limits), ..SessionOptions::default() };
@@ -62,7 +66,13 @@ pub fn run(args: Args) -> Result<()> {
         all.as_object_mut().expect("an object").extend(report.as_object().expect("an object").clone());
         return output::print_json(&all);
     }
-    Ok(output::print(format_args!("{title}\n\n{}", markdown(&report)))?)
+    let made_up = match args.like.like {
+        Some(_) => {
+            "Made up: reads are what making the bytes takes; a random router picks experts, about the same where tokens repeat.\n"
+        }
+        None => "",
+    };
+    Ok(output::print(format_args!("{title}\n\n{}{made_up}", markdown(&report)))?)
 }
 
 fn markdown(report: &ExpertReport) -> String {

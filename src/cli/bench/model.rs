@@ -195,7 +195,7 @@ fn all_layers(rows: &[ModelRow], cut: &Cut) -> String {
     let rates: Vec<String> =
         scaled(rows, cut).into_iter().map(|(name, rate)| format!("{name} {} t/s", human::short(rate))).collect();
     format!(
-        "\nMade up, {} of {} layers, experts routed nearly uniformly. Scaled to all layers: {}.\n",
+        "\nMade up, {} of {} layers; a random router picks experts. Scaled to all layers: {}.\n",
         cut.layers,
         cut.all,
         rates.join(", ")

@@ -61,7 +61,7 @@ impl Stats {
             load_seconds: load.time.as_secs_f64(),
             load_bytes: load.bytes,
             prefill_tokens_per_second: speed(computed, stats.prefill.as_secs_f64()),
-            decode_tokens_per_second: speed(stats.generated_tokens.saturating_sub(1), stats.decode.as_secs_f64()),
+            decode_tokens_per_second: speed(stats.decode_tokens, stats.decode.as_secs_f64()),
             dispatches_per_token: stats.dispatches_per_token,
             submits_per_token: per_step(stats.decode_submits as f64),
             readbacks_per_token: per_step(stats.decode_steps as f64),

@@ -15,12 +15,13 @@ pub static IQ2_S: [u32; 1024] = nibbles(super::IQ2_S, IQ2_NIBBLES);
 pub static IQ3_XXS: [u32; 256] = bytes(super::IQ3_XXS, super::IQ3_XXS_VALUES);
 pub static IQ3_S: [u32; 512] = bytes(super::IQ3_S, [1, 3, 5, 7, 9, 11, 13, 15]);
 
-/// The two values of a byte of nibbles, low one first, as f16.
-pub static IQ4: [u32; 256] = {
-    let mut words = [0; 256];
+/// The two values of a byte of nibbles, low one first: as f16, and from entry 256 on as i8.
+pub static IQ4: [u32; 512] = {
+    let mut words = [0; 512];
     let mut i = 0;
     while i < 256 {
         words[i] = iq4_f16(i & 15) | iq4_f16(i >> 4) << 16;
+        words[256 + i] = iq4_i8(i & 15) | iq4_i8(i >> 4) << 8;
         i += 1;
     }
     words
@@ -36,6 +37,10 @@ const fn iq2_nibble(i: usize) -> u32 {
 
 const fn iq4_f16(i: usize) -> u32 {
     half::f16::from_f32_const(super::IQ4[i] as f32).to_bits() as u32
+}
+
+const fn iq4_i8(i: usize) -> u32 {
+    super::IQ4[i] as u8 as u32
 }
 
 const fn nibbles<const N: usize>(entries: [u16; N], values: [u32; 3]) -> [u32; N] {

@@ -1,0 +1,42 @@
+// Tiles of a matmul in f16: half the workgroup memory, and half the reads of it, of f32 tiles. Products and sums are f32, so
+// that no activation of a usual size overflows a sum; gfx1151 multiplies halves into f32 sums in one instruction.
+const QUADS: u32 = 4u * RUNS;
+var<workgroup> w_tile: array<vec4<f16>, QUADS * BM>;    // [quads, rows]
+var<workgroup> x_tile: array<vec4<f16>, QUADS * BN>;    // [quads, tokens]
+
+// The nearest finite halves.
+fn halves(v: vec4<f32>) -> vec4<f16> {
+    return vec4<f16>(clamp(v, vec4(-65504.0), vec4(65504.0)));
+}
+
+// Runs `run` .. `run + RUNS` of the tile.
+fn stage(tile: Tile, run: u32, tid: u32) {
+    for (var task = tid; task < BM * RUNS; task += WG) {
+        let m = task % BM;
+        let r = task / BM;
+        let w = w16(tile, m, run + r);
+        for (var i = 0u; i < 4u; i++) {
+            w_tile[(4u * r + i) * BM + m] = halves(w[i]);
+        }
+    }
+    for (var task = tid; task < BN * QUADS; task += WG) {
+        let quad = task % QUADS;
+        let n = task / QUADS;
+        x_tile[quad * BN + n] = halves(x4(tile, n, 4u * run + quad));
+    }
+}
+
+fn multiply(tm: u32, tn: u32, sums: ptr<function, array<f32, TM * TN>>) {
+    for (var quad = 0u; quad < QUADS; quad++) {
+        var v: array<vec4<f16>, TN>;
+        for (var j = 0u; j < TN; j++) {
+            v[j] = x_tile[quad * BN + tn + j * (BN / TN)];
+        }
+        for (var i = 0u; i < TM; i++) {
+            let w = vec4<f32>(w_tile[quad * BM + tm + i * THREADS_M]);
+            for (var j = 0u; j < TN; j++) {
+                (*sums)[i * TN + j] += dot(w, vec4<f32>(v[j]));
+            }
+        }
+    }
+}
