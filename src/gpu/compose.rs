@@ -46,6 +46,7 @@ shaders![
     "matmul",
     "matmul_matrix",
     "matvec",
+    "matvec_batch",
     "quantise",
     "rate",
     "rate_matrix",

@@ -235,7 +235,7 @@ impl Step<'_> {
         [x_at, y_at]: [usize; 2],
         tokens: usize,
     ) -> Result<()> {
-        let tiled = self.tiled(Product::of(tokens), stack.format, [stack.rows, stack.columns]);
+        let tiled = self.tiled(Product::of(tokens), tokens, stack.format, [stack.rows, stack.columns]);
         let row_tiles = stack.rows.div_ceil(tiled.bm as usize) * shard.count;
         let grid = Grid::linear(row_tiles as u64, tokens.div_ceil(tiled.bn as usize) as u64);
         self.recorder.call(Call {

@@ -130,6 +130,14 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         all.extend(each(vec![down], &["RAGGED", "SUBGROUP"]));
         all.extend([&["GATHER"][..], &["GATHER", "SWIGLU"], &["GATHER", "SILU_MUL"], &["SCATTER"]].map(grouped));
         all.push(matmul);
+        for tokens in [2, 4, 8] {
+            let batch = Tiled::batch(t, tokens).spec.format(format);
+            all.extend(each(vec![batch.clone(), batch.clone().flag("HEADS", true)], &["SUBGROUP"]));
+            if usual && tokens == 8 {
+                all.extend(each(one_of(vec![batch.clone()], &epilogues), &["BIAS", "RAGGED", "SUBGROUP"]));
+                all.extend(one_of(vec![batch.flag("GELU", true)], &epilogues[1..]));
+            }
+        }
         for (side, subgroup) in MATRICES {
             all.extend(matrix_products(Tiled::matrices(t, side, subgroup).spec.format(format)));
         }
