@@ -271,12 +271,12 @@ impl LatentBlock {
     ) -> Result<Option<Selection>> {
         let a = step.norm_joint("latents", x, &self.norm, &self.a)?; // [tokens, q_rank + rank + rope_dim + ..]
         let q = step.norm_part_linear("q", &a, &self.q_norm, &self.q_b)?; // [tokens, heads * head_dim]
-        let selection = match (&self.indexer, &cache.index) {
-            (Some(ix), Some(keys)) => {
+        let selection = match &self.indexer {
+            Some(ix) => {
                 let index_q = step.norm_part_linear("index q", &a, &self.q_norm, &ix.q_b)?;
-                Some(step.index(&index_q, &a, ix.at, &ix.indexer, rope, keys, cache.f16)?) // [tokens, top_k]
+                Some(step.index(&index_q, &a, ix.at, &ix.indexer, rope, cache)?) // [tokens, top_k]
             }
-            _ => selection,
+            None => selection,
         };
         let inputs = LatentInputs { q: &q, a: &a, at: self.at, rope, selection: selection.as_ref() };
         let values = step.latent_attention(&inputs, &self.attention, cache)?;

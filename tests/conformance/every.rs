@@ -140,7 +140,8 @@ const OPERATORS: &[(&str, Record)] = &[
         rig.watch(&keys);
         let pairs = RopePairs::Adjacent;
         let ix = Indexer { heads: 3, head_dim: 16, rope_dim: 8, pairs, top_k: 4, norm, eps: 1e-6 };
-        rig.run(|step| step.index(&q, &a, [0, 16], &ix, &rope, &keys, false).map(drop))
+        let kv = KvLayer { k: keys.clone(), v: None, index: Some(keys), f16: false };
+        rig.run(|step| step.index(&q, &a, [0, 16], &ix, &rope, &kv).map(drop))
     }),
     ("router", |rig, random, tokens| {
         rig.poison("routed", tokens * 8);
@@ -340,7 +341,8 @@ const REFUSED: &[(&str, Record)] = &[
         let view = gpu.upload("all", &[0f32; 512]).unwrap();
         let (pairs, norm) = (RopePairs::Adjacent, [view.clone(), view.clone()]);
         let ix = Indexer { heads: 3, head_dim: 16, rope_dim: 8, pairs, top_k: 4, norm, eps: 1e-6 };
-        rig.run(|step| step.index(&q, &a, [0, 22], &ix, &view, &view, false).map(drop))
+        let kv = KvLayer { k: view.clone(), v: None, index: Some(view.clone()), f16: false };
+        rig.run(|step| step.index(&q, &a, [0, 22], &ix, &view, &kv).map(drop))
     }),
     ("attention/no values", |rig, random, tokens| {
         let a = Attention { heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125, window: None, sinks: None };

@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use halogen::gpu::{Gpu, View};
-use halogen::ops::{Indexer, RopePairs, twins};
+use halogen::ops::{Indexer, KvLayer, RopePairs, twins};
 
 #[derive(Clone, Copy)]
 struct Geometry {
@@ -104,7 +104,8 @@ impl Geometry {
         let indexer = Indexer { heads, head_dim, rope_dim, pairs, top_k, norm, eps: 1e-6 };
         let (qs, rows) = (tensor(gpu, &q, heads * head_dim), tensor(gpu, &a, columns));
         let rope = gpu.upload("rope", &turns).unwrap();
-        rig.run(|step| step.index(&qs, &rows, at, &indexer, &rope, &keys, f16).map(drop))?;
+        let kv = KvLayer { k: keys.clone(), v: None, index: Some(keys.clone()), f16 };
+        rig.run(|step| step.index(&qs, &rows, at, &indexer, &rope, &kv).map(drop))?;
 
         let turns_of = |t: usize| &turns[(position + t) * rope_dim / 2..][..rope_dim / 2];
         let want: Vec<f32> = q
