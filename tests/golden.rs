@@ -21,7 +21,11 @@ const NARROW_BOUND: f64 = 2e-3;
 const MODELS: &[&str] = &[
     "deepseek3",
     "gemma3",
+    "gemma4",
+    "gemma4-e",
+    "gemma4-moe",
     "glm4moe",
+    "glm5",
     "glm4moe-mtp",
     "gpt-oss",
     "llama",
@@ -35,6 +39,7 @@ const MODELS: &[&str] = &[
     "qwen35moe-mtp",
     "qwen3moe",
     "qwen3next",
+    "step35",
 ];
 
 /// Models whose tensors are made from their hyperparameters; the others have parts that no preset has.
@@ -45,6 +50,7 @@ const HEADERS: &[&str] = &[
     "gemma4",
     "gemma4-moe",
     "glm4moe",
+    "glm5",
     "glm4moe-mtp",
     "glm5",
     "gpt-oss",
