@@ -40,10 +40,19 @@ pub enum Error {
     #[error("loading was cancelled")]
     Cancelled,
     #[error(
-        "the model does not fit: weights {weights}, KV cache {kv} for {context} tokens and scratch {scratch} need {total} \
-         bytes, {available} are available on {adapter}; a smaller -c or a smaller quantisation would help"
+        "the model does not fit: weights {weights}, KV cache {kv} for {context} tokens, scratch {scratch} and checkpoints \
+         {checkpoints} need {total} bytes, {available} are available on {adapter}; a smaller -c or a smaller quantisation would help"
     )]
-    DoesNotFit { weights: u64, kv: u64, scratch: u64, total: u64, available: u64, context: usize, adapter: String },
+    DoesNotFit {
+        weights: u64,
+        kv: u64,
+        scratch: u64,
+        checkpoints: u64,
+        total: u64,
+        available: u64,
+        context: usize,
+        adapter: String,
+    },
 }
 
 /// Result of placing something.

@@ -13,27 +13,36 @@ pub struct Needs {
     pub weights: u64,
     pub kv: u64,
     pub scratch: u64,
+    /// Of the host's memory, which some devices share.
+    pub checkpoints: u64,
     /// Positions of the KV cache.
     pub context: usize,
 }
 
 impl Needs {
     pub fn total(&self) -> u64 {
-        self.weights.saturating_add(self.kv).saturating_add(self.scratch)
+        self.weights.saturating_add(self.kv).saturating_add(self.scratch).saturating_add(self.checkpoints)
+    }
+
+    /// What of this lies in the memory that a device of this kind uses.
+    fn on(self, kind: wgpu::DeviceType) -> Needs {
+        let shared = matches!(kind, wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu);
+        Needs { checkpoints: if shared { self.checkpoints } else { 0 }, ..self }
     }
 
     /// Fails if the device is known to have less memory than this.
     pub fn check(&self, gpu: &Gpu) -> Result<()> {
+        let needs = self.on(gpu.info().device_type);
         match available_bytes(gpu.info().device_type, gpu.heaps()) {
-            Some(available) if self.total() > available => Err(self.does_not_fit(gpu, available)),
+            Some(available) if needs.total() > available => Err(needs.does_not_fit(gpu, available)),
             _ => Ok(()),
         }
     }
 
     fn does_not_fit(&self, gpu: &Gpu, available: u64) -> Error {
-        let Needs { weights, kv, scratch, context } = *self;
+        let Needs { weights, kv, scratch, checkpoints, context } = *self;
         let (total, adapter) = (self.total(), gpu.info().name.clone());
-        Error::DoesNotFit { weights, kv, scratch, total, available, context, adapter }
+        Error::DoesNotFit { weights, kv, scratch, checkpoints, total, available, context, adapter }
     }
 
     /// What the routed experts may take where not all of them fit beside the rest: into `budget` bytes if there is one, else
@@ -45,14 +54,15 @@ impl Needs {
         let Some(all) = budget.or_else(|| available_bytes(gpu.info().device_type, gpu.heaps())) else {
             return Ok(None);
         };
-        if self.total() <= all {
+        let needs = self.on(gpu.info().device_type);
+        if needs.total() <= all {
             return Ok(None);
         }
         let experts = expert_bytes(gguf);
-        let rest = self.total().saturating_sub(experts);
+        let rest = needs.total().saturating_sub(experts);
         let usable = if budget.is_some() { all } else { all - all / MARGIN };
         if experts == 0 || rest >= usable {
-            return Err(self.does_not_fit(gpu, all));
+            return Err(needs.does_not_fit(gpu, all));
         }
         ExpertMemory::within(gguf, usable - rest)
     }

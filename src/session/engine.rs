@@ -83,8 +83,16 @@ impl Session {
                 .saturating_add(shape.sliced.bytes(chunk as usize))
                 .saturating_add(positions)
                 .saturating_add(sampling),
+            checkpoints: Self::checkpoint_bytes(shape, options, context),
             context,
         }
+    }
+
+    /// Host memory that the checkpoints of a whole context take: one an interval, and those of the last turn.
+    fn checkpoint_bytes(shape: &crate::models::Shape, options: &SessionOptions, context: usize) -> u64 {
+        let states = KvCache::bytes(&shape.keeps, 0, options.kv);
+        let most = (context / options.checkpoints.interval.max(1)) as u64 + 2;
+        states.saturating_mul(most).min(options.checkpoints.bytes)
     }
 
     fn context_of(shape: &crate::models::Shape, options: &SessionOptions) -> usize {
@@ -146,7 +154,7 @@ impl Session {
             rope_filled: 0,
             recordings: HashMap::new(),
             asked: 0,
-            history: History::default(),
+            history: History::new(options.checkpoints),
         };
         // All kernels of a conversation are those of one token and those of several, and so are its scratch buffers.
         session.warm_up()?;

@@ -13,6 +13,8 @@ pub(super) struct Flight {
     /// Positions that are cached after it.
     pub positions: usize,
     report: Option<Readback>,
+    /// Recurrent states after it, where they are to be saved.
+    states: Option<Vec<Readback>>,
 }
 
 /// How a step stands that has come back.
@@ -25,6 +27,11 @@ pub(super) enum Landed {
 impl Flight {
     pub fn is_ready(&self) -> bool {
         self.report.as_ref().is_some_and(Readback::is_ready)
+    }
+
+    /// The recurrent states of a step that has ended.
+    pub fn take_states(&mut self) -> Option<Vec<Readback>> {
+        self.states.take()
     }
 }
 
@@ -62,7 +69,17 @@ impl Session {
         }
         self.check_tokens(prompt)?;
         // Until the new keys and values are known to be there, only the common ones are.
-        let common = self.history.resume(prompt, self.cache.states().next().is_some());
+        let recurrent = self.cache.states().next().is_some();
+        let (common, back) = self.history.resume(prompt, recurrent);
+        if back {
+            let gpu = self.gpu().clone();
+            for (view, bytes) in self.cache.states().zip(self.history.states(common, &gpu)?) {
+                gpu.write(view, 0, bytes)?;
+            }
+        } else if recurrent && self.history.due(common, true) {
+            let states = self.read_states()?;
+            self.save(common, states);
+        }
         self.fill_rope(prompt.len() + 1)?;
         self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(prompt))?;
         Ok(common)
@@ -75,25 +92,42 @@ impl Session {
         let key = (tokens, if at + tokens == total { Ending::Sample } else { Ending::Nothing });
         self.record(key.0, key.1)?;
         self.write_state(&State { position: at as u32, clock: self.model().next_clock(), ..*state })?;
-        self.launch(key, at + tokens)
+        let keep = self.history.due(at + tokens, at + tokens == total);
+        self.launch(key, at + tokens, keep)
+    }
+
+    /// Copies of all recurrent states, after what was submitted before.
+    fn read_states(&self) -> Result<Vec<Readback>> {
+        let states: Vec<&View> = self.cache.states().collect();
+        Ok(self.gpu().read(&states)?)
+    }
+
+    /// Keeps the states after `positions` tokens as a checkpoint, if there are any.
+    pub(super) fn save(&mut self, positions: usize, states: Vec<Readback>) {
+        let bytes = self.cache.states().map(|view| view.size).sum();
+        if bytes > 0 {
+            self.history.save(positions, bytes, states);
+        }
     }
 
     /// Submits one decode step, whose token is the one sampled last; `positions` are cached after it. Gives the number of
     /// submits.
-    pub(super) fn decode(&self, positions: usize) -> Result<(Flight, usize)> {
-        self.launch((1, Ending::Sample), positions)
+    pub(super) fn decode(&mut self, positions: usize) -> Result<(Flight, usize)> {
+        let keep = self.history.due(positions, false);
+        self.launch((1, Ending::Sample), positions, keep)
     }
 
-    fn launch(&self, key: (usize, Ending), positions: usize) -> Result<(Flight, usize)> {
+    fn launch(&self, key: (usize, Ending), positions: usize, keep: bool) -> Result<(Flight, usize)> {
         let recording = &self.recordings[&key].recording;
         let all = 0..recording.dispatches.len();
         let (report, submits) = self.submit(recording, all, positions, &[&self.report])?;
-        Ok((Flight { key, positions, report }, submits))
+        let states = if keep { Some(self.read_states()?) } else { None };
+        Ok((Flight { key, positions, report, states }, submits))
     }
 
     /// Submits a step again that did nothing, since one before it had missed an expert.
     pub(super) fn relaunch(&self, flight: &mut Flight) -> Result<()> {
-        *flight = self.launch(flight.key, flight.positions)?.0;
+        *flight = self.launch(flight.key, flight.positions, flight.states.is_some())?.0;
         Ok(())
     }
 
@@ -120,6 +154,10 @@ impl Session {
             return Ok(Landed::Done(state));
         }
         flight.report = self.go_on(flight, state.halt_layer, &record)?;
+        if flight.states.is_some() {
+            // Those of before were copied in the middle of the step.
+            flight.states = Some(self.read_states()?);
+        }
         Ok(Landed::Again)
     }
 
@@ -156,7 +194,7 @@ impl Session {
 
     /// Runs a recording to its end, whatever it misses.
     pub(super) fn blocking_run(&mut self, key: (usize, Ending), positions: usize) -> Result<()> {
-        let (mut flight, _) = self.launch(key, positions)?;
+        let (mut flight, _) = self.launch(key, positions, false)?;
         while let Landed::Again = self.blocking_land(&mut flight)? {}
         Ok(())
     }

@@ -181,17 +181,22 @@ impl Generation<'_> {
                 return Ok(None);
             }
         };
-        let flight = self.queued.pop_front().expect("a step has landed");
+        let mut flight = self.queued.pop_front().expect("a step has landed");
         self.calm += 1;
         let total = self.prompt.len();
         if flight.positions <= total {
             let known = self.session.history().len();
             self.session.history.extend(self.prompt[known..flight.positions].iter().copied());
         }
+        if flight.positions >= total {
+            self.session.history.extend(self.last.replace(state.last));
+        }
+        if let Some(states) = flight.take_states() {
+            self.session.save(flight.positions, states);
+        }
         if flight.positions < total {
             return Ok(None);
         }
-        self.session.history.extend(self.last.replace(state.last));
         let now = Instant::now();
         if self.first.is_none() {
             self.session.gpu().poll()?;

@@ -11,6 +11,7 @@ mod state;
 
 pub use engine::Session;
 pub use generate::{Generation, Stats, Token};
+pub use history::Checkpoints;
 pub use model::{LoadOptions, LoadStats, Model};
 pub use options::SessionOptions;
 pub(crate) use state::State;

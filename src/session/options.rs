@@ -1,5 +1,6 @@
 //! How a session is set up.
 
+use super::Checkpoints;
 use crate::gpu::{DeviceProfile, Gpu, Tier};
 use crate::memory::KvFormat;
 use crate::ops::Arithmetic;
@@ -27,6 +28,8 @@ pub struct SessionOptions {
     pub limits: Option<DeviceProfile>,
     /// This arithmetic in every product that has a kernel of it, whatever is faster: for tests and measurements.
     pub force: Option<Arithmetic>,
+    /// Of models that keep recurrent states.
+    pub checkpoints: Checkpoints,
     /// Decode steps queued ahead of the token that the host has seen; `None`: about 50 ms of them.
     pub run_ahead: Option<usize>,
 }
@@ -41,6 +44,7 @@ impl Default for SessionOptions {
             submit: None,
             limits: None,
             force: None,
+            checkpoints: Checkpoints::default(),
             run_ahead: None,
         }
     }

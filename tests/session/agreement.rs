@@ -3,7 +3,7 @@
 use super::*;
 use futures::StreamExt;
 use halogen::formats::Format;
-use halogen::session::Sampling;
+use halogen::session::{Checkpoints, Sampling};
 use std::time::Duration;
 
 fn made(architecture: &str) -> Arc<Model> {
@@ -103,9 +103,9 @@ fn a_second_turn_reuses_the_common_prefix() {
     assert_eq!(generation.stats().cached_tokens, other.len() - 1);
 }
 
-/// Recurrent states cannot be cut back: they go on from their end, or all over.
+/// Recurrent states cannot be cut back: they go on from their end, or from a checkpoint.
 #[test]
-fn a_recurrent_state_goes_on_only_from_where_it_is() {
+fn a_recurrent_state_goes_on_only_from_where_it_was() {
     let model = made("qwen35moe");
     let mut kept = session(&model, SessionOptions { run_ahead: Some(8), ..SessionOptions::default() });
     let mut fresh = session(&model, SessionOptions::default());
@@ -123,14 +123,59 @@ fn a_recurrent_state_goes_on_only_from_where_it_is() {
     // The token sampled last was not processed; all before it were.
     let second = [first.clone(), said, vec![5, 6, 7]].concat();
     check(&mut kept, &second, first.len() + 5);
-    // Another ending, and the same prompt again.
-    check(&mut kept, &second[..second.len() - 4], 0);
-    check(&mut kept, &second[..second.len() - 4], 0);
+    // Another ending, and the same prompt again: from the end of the first turn's prompt.
+    check(&mut kept, &second[..second.len() - 4], first.len());
+    check(&mut kept, &second[..second.len() - 4], first.len());
+    // A shorter one than any checkpoint's.
+    check(&mut kept, &first[..10], 0);
     // An answer that nobody waited for ran on.
     let mut generation = kept.generate(&first, &Sampling::greedy(), &[], 40).expect("a generation");
     let token = generation.blocking_next().expect("a token").expect("a token");
     drop(generation);
-    check(&mut kept, &[first, vec![token.id, 9]].concat(), 0);
+    check(&mut kept, &[&first[..], &[token.id, 9]].concat(), first.len());
+}
+
+/// A template drops the reasoning of earlier turns, and with it the opening of the answer that ended the prompt.
+#[test]
+fn a_turn_whose_start_changed_goes_on_from_the_last_checkpoint() {
+    let model = made("qwen3next");
+    let checkpoints = Checkpoints { interval: 16, ..Checkpoints::default() };
+    let options = SessionOptions { chunk: 8, checkpoints, ..f32_cache() };
+    let states = |session: &Session| -> Vec<Vec<u32>> {
+        let read = |view| session.model().gpu().blocking_read::<u32>(view).expect("a state");
+        session.cache().states().map(read).collect()
+    };
+    let first = some_tokens(70);
+    let mut kept = session(&model, options.clone());
+    let said = answer(&mut kept, &first, &Sampling::greedy(), 30);
+    for (same, prompt) in [
+        (68, [&first[..68], &said[20..], &[7, 8, 9]].concat()),
+        (70 + 28, [&first[..], &said[..28], &[7, 8, 9]].concat()),
+        (40, [&first[..40], &[1; 50]].concat()),
+    ] {
+        let mut kept = session(&model, options.clone());
+        answer(&mut kept, &first, &Sampling::greedy(), 30);
+        let mut generation = kept.generate(&prompt, &Sampling::greedy(), &[], 8).expect("a generation");
+        let cached = generation.stats().cached_tokens;
+        assert!(cached <= same && same < cached + 16, "{cached} of {same} tokens were cached");
+        let said: Vec<u32> = collect(&mut generation).iter().map(|t| t.id).collect();
+        drop(generation);
+        // The same bits as of a session that was never elsewhere: it comes there in the same steps.
+        let mut fresh = session(&model, options.clone());
+        let steps = cached.saturating_sub(first.len()) + 1;
+        answer(&mut fresh, &first[..cached.min(first.len())], &Sampling::greedy(), steps);
+        let mut generation = fresh.generate(&prompt, &Sampling::greedy(), &[], 8).expect("a generation");
+        assert_eq!(generation.stats().cached_tokens, cached);
+        assert_eq!(collect(&mut generation).iter().map(|t| t.id).collect::<Vec<u32>>(), said);
+        drop(generation);
+        assert!(states(&fresh) == states(&kept), "the states differ after {same} tokens");
+    }
+    // With no room for a checkpoint, all over.
+    let checkpoints = Checkpoints { bytes: 100, ..checkpoints };
+    let mut poor = session(&model, SessionOptions { checkpoints, ..options });
+    assert_eq!(answer(&mut poor, &first, &Sampling::greedy(), 30), said);
+    let prompt = [&first[..68], &[7, 8, 9]].concat();
+    assert_eq!(poor.generate(&prompt, &Sampling::greedy(), &[], 1).expect("a generation").stats().cached_tokens, 0);
 }
 
 #[test]
