@@ -9,6 +9,7 @@ mod gemma3;
 mod gemma4;
 mod gemma4_attention;
 mod glm4moe;
+mod glm_dsa;
 mod gpt_oss;
 mod keys;
 mod latent;
@@ -32,7 +33,7 @@ pub use rope::Rope;
 use crate::gguf::Gguf;
 use crate::gpu::View;
 use crate::memory::{self, Keeps, KvCache, Weights};
-use crate::ops::{self, Matrix, Norm, Step, Tensor};
+use crate::ops::{self, Indexer, Matrix, Norm, Step, Tensor};
 use crate::{gguf, gpu};
 
 /// What makes a file no model that halogen can run.
@@ -86,6 +87,16 @@ pub struct Sliced {
     pub tokens: usize,
 }
 
+impl Shape {
+    /// Bytes of a lightning indexer's scores in steps of at most `tokens` tokens.
+    pub fn score_bytes(&self, context: usize, tokens: usize) -> u64 {
+        if !self.keeps.iter().any(|keeps| matches!(keeps, Keeps::Kv(width) if width.index > 0)) {
+            return 0;
+        }
+        (4 * context.next_multiple_of(4)) as u64 * Indexer::slice(context).min(tokens) as u64
+    }
+}
+
 impl Sliced {
     /// Bytes in steps of at most `tokens` tokens.
     pub fn bytes(&self, tokens: usize) -> u64 {
@@ -125,6 +136,7 @@ const ARCHITECTURES: &[Known] = &[
     Known { name: "deepseek2", shape: deepseek2::shape, load: deepseek2::load },
     Known { name: "gemma3", shape: gemma3::shape, load: gemma3::load },
     Known { name: "gemma4", shape: gemma4::shape, load: gemma4::load },
+    Known { name: "glm-dsa", shape: glm_dsa::shape, load: glm_dsa::load },
     Known { name: "glm4moe", shape: glm4moe::shape, load: glm4moe::load },
     Known { name: "gpt-oss", shape: blocks::mixture_shape, load: gpt_oss::load },
     Known { name: "llama", shape: blocks::dense_shape, load: llama::load },

@@ -164,6 +164,9 @@ impl Ground {
             None if self.tier.is_f32() => return f32("the tier computes in f32"),
             None => {}
         }
+        if product == Product::Batch {
+            return f32("weights are decoded once for all tokens, which the tiles of other arithmetic do not fill");
+        }
         let Some(profile) = &self.profile else { return f32("the device's rates were not measured") };
         let has = |a: Arithmetic| a.tier() <= self.tier && a.has(product, format);
         let matrices = profile.matrix_flops_per_second.unwrap_or(0.0) / profile.flops_per_second;
@@ -270,7 +273,9 @@ mod tests {
         assert_eq!(of(Product::Matvec, Format::Q4K, [256, 256]), Arithmetic::F32);
         assert_eq!(of(Product::Matvec, Format::Q8_0, [151_936, 4096]), Arithmetic::F32);
         assert_eq!(of(Product::Matvec, Format::MXFP4, [151_936, 4096]), Arithmetic::F32);
-        for product in [Product::Batch, Product::Matmul, Product::Grouped] {
+        // Few tokens fill no tile.
+        assert_eq!(of(Product::Batch, Format::Q8_0, [4096, 4096]), Arithmetic::F32);
+        for product in [Product::Matmul, Product::Grouped] {
             assert_eq!(of(product, Format::Q8_0, [4096, 4096]), Arithmetic::Dot);
             assert_eq!(of(product, Format::F16, [4096, 4096]), Arithmetic::F16);
         }

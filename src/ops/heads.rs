@@ -60,6 +60,8 @@ pub struct KvLayer {
     pub k: View,
     /// None: values are the first lanes of the keys (latent attention).
     pub v: Option<View>,
+    /// Keys of a lightning indexer [positions, head size], f16 or f32 as the others.
+    pub index: Option<View>,
     /// f16, else f32.
     pub f16: bool,
 }

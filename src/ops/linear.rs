@@ -1,4 +1,5 @@
-//! Matrix products over any block format: a mat-vec for one token, a tiled matmul for more.
+//! Matrix products over any block format: a mat-vec for one token, one that shares its weights for 2 to 8, a tiled matmul
+//! for more.
 
 use super::input::Input;
 use super::{Arithmetic, GateUp, Joint, Matrix, Norm, Product, Result, Shard, Step, Tensor, ensure};
@@ -261,7 +262,7 @@ impl Step<'_> {
 
     fn matmul(&mut self, input: &mut Input, y: &Tensor, op: &Linear, shard: &Shard) -> Result<()> {
         let (m, tokens) = (op.matrix, input.x.rows);
-        let tiled = self.tiled(Product::of(tokens), m.format, [m.rows, m.columns]);
+        let tiled = self.tiled(Product::of(tokens), tokens, m.format, [m.rows, m.columns]);
         let x = self.read_by("quantised", input, tiled.arithmetic)?;
         let swiglu = op.epilogue.joined();
         let outputs = if swiglu { m.rows / 2 } else { shard.count };

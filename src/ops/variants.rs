@@ -130,6 +130,14 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         all.extend(each(vec![down], &["RAGGED", "SUBGROUP"]));
         all.extend([&["GATHER"][..], &["GATHER", "SWIGLU"], &["GATHER", "SILU_MUL"], &["SCATTER"]].map(grouped));
         all.push(matmul);
+        for tokens in [2, 4, 8] {
+            let batch = Tiled::batch(t, tokens).spec.format(format);
+            all.extend(each(vec![batch.clone(), batch.clone().flag("HEADS", true)], &["SUBGROUP"]));
+            if usual && tokens == 8 {
+                all.extend(each(one_of(vec![batch.clone()], &epilogues), &["BIAS", "RAGGED", "SUBGROUP"]));
+                all.extend(one_of(vec![batch.flag("GELU", true)], &epilogues[1..]));
+            }
+        }
         for (side, subgroup) in MATRICES {
             all.extend(matrix_products(Tiled::matrices(t, side, subgroup).spec.format(format)));
         }
@@ -167,11 +175,18 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         for rows in (0..).map(|i| 1 << i).take_while(|rows| *rows <= t.latent.1) {
             let spec = new("attention").size("WG", t.latent.0).size("ROWS", rows);
             let spec = staged(spec.size("KEY_DIM", row).size("VALUE_DIM", rank).flag("LATENT", true), rows, row);
-            all.extend(each(vec![spec], &["KV_F16", "SPLIT"]));
+            all.extend(each(vec![spec], &["KV_F16", "SELECTED", "SPLIT"]));
         }
         let combine = new("attention_combine").size("WG", t.row.min(rank / 4)).size("SPLITS", t.latent_splits.0);
         all.push(combine.size("HEAD_DIM", rank));
     }
+    for (group, dim) in [(8, 128), (4, 64), (1, 12)] {
+        let rows = new("index_rows").size("WG", t.row).size("HEAD_DIM", dim);
+        all.extend(each(vec![rows], &["ADJACENT", "KV_F16", "SUBGROUP"]));
+        let scores = new("index_scores").size("WG", t.row).size("GROUP", group).size("HEAD_DIM", dim);
+        all.extend(each(vec![scores], &["KV_F16"]));
+    }
+    all.push(new("index_select").size("WG", t.wide));
     for experts in [2, 8, 64, 128, 512, 1024] {
         let router = new("router").size("WG", t.wide.min(experts)).size("EXPERTS", experts);
         let grouped = all_of(router.clone(), &["SIGMOID", "GROUPS"]);

@@ -81,6 +81,7 @@ impl Session {
                 .scratch_per_token
                 .saturating_mul(chunk)
                 .saturating_add(shape.sliced.bytes(chunk as usize))
+                .saturating_add(shape.score_bytes(context, chunk as usize))
                 .saturating_add(positions)
                 .saturating_add(sampling),
             checkpoints: Self::checkpoint_bytes(shape, options, context),

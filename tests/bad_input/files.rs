@@ -69,6 +69,8 @@ fn missing_tensors() {
         ("step35", "blk.1.exp_probs_b.bias"),
         ("step35", "blk.0.attn_q_norm.weight"),
         ("llama4", "blk.0.ffn_up.weight"),
+        ("glm-dsa", "blk.0.indexer.k_norm.bias"),
+        ("glm-dsa", "blk.1.indexer.attn_q_b.weight"),
         ("glm4moe", "blk.0.exp_probs_b.bias"),
         ("glm4moe", "blk.1.ffn_down_shexp.weight"),
     ] {
@@ -287,6 +289,24 @@ fn latents_that_no_model_has() {
     check("deepseek2", other("attention.key_length_mla"), &["blk.0.attn_q_b.weight", "[20, 80]", "[20, 96]"]);
     check("deepseek2", other("attention.value_length_mla"), &["blk.0.attn_v_b.weight", "[16, 12, 4]", "[16, 24, 4]"]);
     check_key("deepseek2", "nextn_predict_layers", 2u32, &["= 2", "there are 2 blocks"]);
+}
+
+#[test]
+fn indexers_that_no_model_has() {
+    for key in ["attention.indexer.head_count", "attention.indexer.key_length", "attention.indexer.top_k"] {
+        check_key("glm-dsa", key, 0u32, &["= 0: a number from 1 to"]);
+        check_key("glm-dsa", key, 1u64 << 40, &["= 1099511627776"]);
+    }
+    check_key("glm-dsa", "attention.indexer.key_length", 4u32, &["= 4", "a size from 8"]);
+    check_key("glm-dsa", "attention.indexer.key_length", 1028u32, &["= 1028", "to 1024"]);
+    check_key("glm-dsa", "attention.indexer.top_k", 65_537u32, &["= 65537", "at most 65536"]);
+    check_key("glm-dsa", "attention.indexer.types", vec![true], &["1 flags", "layer 1 needs one"]);
+    check_key("glm-dsa", "attention.indexer.types", vec![false, true], &["= false", "the first layer"]);
+    let heads = |made: &mut Made| made.set("attention.indexer.head_count", 8u32.into());
+    check("glm-dsa", heads, &["blk.0.indexer.proj.weight", "[32, 4]", "[32, 8]"]);
+    // A layer without an indexer has no tensors of one.
+    let shared = |made: &mut Made| made.set("attention.indexer.types", vec![true, false].into());
+    check("glm-dsa", shared, &["blk.1.indexer."]);
 }
 
 #[test]

@@ -7,13 +7,14 @@ use halogen::gguf::Value;
 use halogen::session::{Result, Sampling, Session, SessionOptions};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-const ARCHITECTURES: [&str; 11] = [
+const ARCHITECTURES: [&str; 12] = [
     "llama",
     "qwen2",
     "qwen3",
     "qwen3moe",
     "glm4moe",
     "deepseek2",
+    "glm-dsa",
     "llama4",
     "step35",
     "gemma4",
@@ -101,6 +102,9 @@ fn wrong_values_are_refused_or_run() {
         "expert_count",
         "expert_used_count",
         "expert_feed_forward_length",
+        "attention.indexer.head_count",
+        "attention.indexer.key_length",
+        "attention.indexer.top_k",
         "attention.q_lora_rank",
         "attention.kv_lora_rank",
         "attention.key_length_mla",

@@ -155,7 +155,7 @@ impl Geometry {
             words.resize(words.len() + spare * kv_heads * head_dim, 0x7fff_7fff);
             gpu.upload("cache", &words).unwrap()
         };
-        let kv = KvLayer { k: upload(&k), v: Some(upload(&v)), f16 };
+        let kv = KvLayer { k: upload(&k), v: Some(upload(&v)), index: None, f16 };
         let (k, v) = if f16 { (twins::round_f16(&k), twins::round_f16(&v)) } else { (k, v) };
         let sinks = sinks.then(|| random.floats(heads));
         let on_device = sinks.as_ref().map(|s| gpu.upload("sinks", s).unwrap());

@@ -108,6 +108,7 @@ impl Geometry {
         let kv = KvLayer {
             k: cache(gpu, positions * row_words, POISON),
             v: Some(cache(gpu, positions * row_words, POISON)),
+            index: None,
             f16: self.f16,
         };
         let rope_view = gpu.upload("rope", &rope).unwrap();
