@@ -8,7 +8,8 @@
 // LATENT: all heads share one row of KEY_DIM a position, whose first VALUE_DIM lanes are the value; the second reading of a
 // tile comes from cache. STAGED: queries are too long for workgroup memory, and are brought in STAGE quads at a time for
 // each tile of keys: 16 heads of 576 then share a reading of a key in 4 KiB, for 36 KiB of queries a tile of 147 KiB.
-// Grid: rows of a KV head / ROWS workgroups, folded; z = split * kv_heads + kv_head.
+// SELECTED, of LATENT: a token sees the `top_k` positions that index_select listed for it, or all if it has no more.
+// Grid: rows of a KV head (SELECTED: of a token) / ROWS workgroups, folded; z = split * kv_heads + kv_head.
 // Bound: bytes of the keys and values in decode.
 // Lost, by RADV's gfx1151 code: sums indexed by a loop that does not unroll (300 blocks of branches a key); one value load
 // at a time (a wait for memory a key); scores by row, then key (8-way bank conflicts, 28 LDS reads for 4 keys where 8 do).
@@ -24,6 +25,7 @@ struct Params {
     first_group: u32,    // of a slice of the grid
     window: u32,         // of WINDOW and CHUNK: positions
     first_token: u32,    // of the step: that of the first row
+    top_k: u32,          // of SELECTED
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> q: array<vec4<f32>>;             // [tokens, heads, KEY_DIM]
@@ -42,6 +44,10 @@ const STAGE: u32 = KEY_QUADS;
 // Columns of V: with few, several phases of the workgroup share a column; with many, an invocation takes several.
 const PHASES: u32 = max(WG / QUADS, 1u);
 const COLUMNS: u32 = (QUADS + WG - 1u) / WG;
+#if SELECTED
+@group(0) @binding(9) var<storage, read> selected: array<u32>;            // [tokens of the step, top_k]
+var<workgroup> tile_rows: array<u32, WG>;    // of the cache, of a tile's keys
+#endif
 const LANES: u32 = WG / ROWS;    // invocations a row of the tile's softmax
 const LOWEST: f32 = -3.0e38;
 
@@ -73,11 +79,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let kv_head = group.z % params.kv_heads;
     let split = group.z / params.kv_heads;
     let sharing = params.heads / params.kv_heads;
+    let tile_of_rows = params.first_group + group.y * groups.x + group.x;
+#if SELECTED
+    // Tokens see keys of their own, so a tile is of one token.
+    let tiles = (sharing + ROWS - 1u) / ROWS;
+    let token = tile_of_rows / tiles;
+    if token >= params.tokens {
+        return;
+    }
+    let first = token * sharing + tile_of_rows % tiles * ROWS;
+    let rows = (token + 1u) * sharing;
+    let list = (params.first_token + token) * params.top_k;
+#else
     let rows = params.tokens * sharing;
-    let first = (params.first_group + group.y * groups.x + group.x) * ROWS;
+    let first = tile_of_rows * ROWS;
     if first >= rows {
         return;
     }
+#endif
 #if !STAGED
     load_queries(tid, first, kv_head, 0u);
 #endif
@@ -96,7 +115,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     // The last row's token sees the most keys. Splits are whole tiles.
     let last_token = min(first + ROWS - 1u, rows - 1u) / sharing;
     let position = state.position + params.first_token;
+#if SELECTED
+    let length = min(position + last_token + 1u, params.top_k);
+#else
     let length = position + last_token + 1u;
+#endif
     var low = 0u;
 #if WINDOW
     // The first row's token sees the earliest keys.
@@ -119,7 +142,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var tile = begin; tile < end; tile += WG) {
         let key = tile + tid;
         var score: array<f32, ROWS>;
+#if SELECTED
+        // Which positions these are matters no more: all of them are seen.
+        var k_row = 0u;
+        if key < end {
+            k_row = selected[list + key];
+        }
+        tile_rows[tid] = k_row;
+#else
         let k_row = key * params.kv_heads + kv_head;
+#endif
 #if STAGED
         for (var stage = 0u; stage < KEY_QUADS; stage += STAGE) {
             workgroupBarrier();
@@ -198,11 +230,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         for (; i + 3u * PHASES < keys; i += 4u * PHASES) {
             for (var c = 0u; c < COLUMNS; c++) {
                 if column + c * WG < QUADS {
+#if SELECTED
+                    let v0 = v_quad(tile_rows[i], column + c * WG);
+                    let v1 = v_quad(tile_rows[i + PHASES], column + c * WG);
+                    let v2 = v_quad(tile_rows[i + 2u * PHASES], column + c * WG);
+                    let v3 = v_quad(tile_rows[i + 3u * PHASES], column + c * WG);
+#else
                     let at = values + i * stride;
                     let v0 = v_quad(at, column + c * WG);
                     let v1 = v_quad(at + PHASES * stride, column + c * WG);
                     let v2 = v_quad(at + 2u * PHASES * stride, column + c * WG);
                     let v3 = v_quad(at + 3u * PHASES * stride, column + c * WG);
+#endif
                     for (var r = 0u; r < ROWS; r++) {
                         let s = i * ROWS + r;
                         var sum = sums[c * ROWS + r];
@@ -218,7 +257,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         for (; i < keys; i += PHASES) {
             for (var c = 0u; c < COLUMNS; c++) {
                 if column + c * WG < QUADS {
+#if SELECTED
+                    let v = v_quad(tile_rows[i], column + c * WG);
+#else
                     let v = v_quad(values + i * stride, column + c * WG);
+#endif
                     for (var r = 0u; r < ROWS; r++) {
                         sums[c * ROWS + r] += scores[i * ROWS + r] * v;
                     }

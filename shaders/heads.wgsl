@@ -1,5 +1,6 @@
 // From the joint projection qkv to attention's inputs: per-head RMSNorm of q and k (QK_NORM), rotary position
 // embedding (ADJACENT: pairs (2i, 2i+1); else (i, i + pairs)), and the write of k and v into the cache (KV_F16 or f32).
+// V_NORM, of QK_NORM: v is normalised too, without weights. Without KV heads there is q alone.
 // TEMPERATURE: q *= 1 + temperature * ln(1 + floor((position + offset) / span)), which sharpens attention over long contexts.
 // Grid: one workgroup a head (q, then k, then v heads), tokens along z.
 // Bound: launch in decode. Angles come from a table: WGSL bounds sin and cos only to 2^-11.
@@ -68,12 +69,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>,
 #else
     reduce(tid);
 #endif
+    let inverse = inverseSqrt(total(0u) / f32(HEAD_DIM) + params.eps);
     if !is_v {
-        let inverse = inverseSqrt(total(0u) / f32(HEAD_DIM) + params.eps);
         for (var i = tid; i < HEAD_DIM; i += WG) {
             rotated[i] *= inverse * select(k_norm[i], q_norm[i], is_q);
         }
     }
+#if V_NORM
+    if is_v {
+        for (var i = tid; i < HEAD_DIM; i += WG) {
+            rotated[i] *= inverse;
+        }
+    }
+#endif
 #endif
     workgroupBarrier();
     if !is_v {

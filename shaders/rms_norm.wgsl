@@ -1,7 +1,7 @@
 // y[t] = x[t] / sqrt(mean(x[t]^2) + eps) * norm, for many tokens; one token's norm is fused into the mat-vec.
-// RESIDUAL: y[t] += that, for a norm at the end of a branch, which needs all rows of the matrix before it.
+// RESIDUAL: y[t] = scale (y[t] + that), for a norm at the end of a branch, which needs all rows of the matrix before it.
 // QUANTISE: y is that, rounded to i8 per block of 32 (lib/quantise), for integer dot products; also of one token.
-// Grid: one workgroup a token.   Bound: bytes of x and y.
+// Grid: one workgroup a row, folded.   Bound: bytes of x and y.
 #import lib/state
 const SUMS: u32 = 1u;
 #import lib/reduce
@@ -14,6 +14,8 @@ struct Params {
     eps: f32,
     x_stride: u32,   // quads from one row of x to the next
     first: u32,      // quad of x
+    rows: u32,
+    scale: f32,      // of RESIDUAL
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;          // [tokens, 4 * x_stride]
@@ -36,6 +38,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     let quads = params.columns / 4u;
     let token = group.y * groups.x + group.x;
+    if token >= params.rows {
+        return;
+    }
     let row = token * quads;
     let start = params.first + token * params.x_stride;
     for (var i = tid; i < quads; i += WG) {
@@ -61,7 +66,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #else
     for (var i = tid; i < quads; i += WG) {
 #if RESIDUAL
-        y[row + i] += x[start + i] * inverse * norm[i];
+        y[row + i] = params.scale * (y[row + i] + x[start + i] * inverse * norm[i]);
 #else
         y[row + i] = x[start + i] * inverse * norm[i];
 #endif

@@ -3,6 +3,7 @@
 // SIGMOID: scores are sigmoids; a bias counts for the choice alone; the weights are the chosen scores, times `scale`.
 // UNBIASED: no bias; the largest logits are chosen, whose sigmoids may round to the same.
 // GROUPS: only the experts of the `groups_used` groups whose two best score most together can be chosen.
+// SCALED: an expert's weight is multiplied by its own factor, last.
 // After the `ranks` chosen ones come `shared_experts` that all tokens use, with weight 1; SHARED_GATE: with the sigmoid of
 // the logit behind those of the experts.
 // Grid: one workgroup a token, folded.   Bound: launch.   EXPERTS sizes workgroup memory: 1,024 at most.
@@ -40,6 +41,11 @@ fn score_of(e: u32, logit: f32) -> f32 {
     return sigmoid(logit) + bias[e];
 #endif
 }
+#endif
+
+#if SCALED
+@group(0) @binding(5) var<storage, read> scales: array<f32>;            // [experts]
+var<workgroup> chosen_scale: array<f32, EXPERTS>;
 #endif
 
 const LOWEST: f32 = -3.0e38;
@@ -101,6 +107,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         }
         if before < params.ranks {
             routed[first + before] = e;
+#if SCALED
+            chosen_scale[before] = scales[e];
+#endif
 #if SIGMOID
             chosen[before] = sigmoid(logits[token * params.stride + e]);
 #else
@@ -149,7 +158,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
 #endif
     for (var r = tid; r < params.ranks; r += WG) {
+#if SCALED
+        gates[first + r] = exp(chosen[r] - high) / sum * chosen_scale[r];
+#else
         gates[first + r] = exp(chosen[r] - high) / sum;
+#endif
     }
 #endif
 }

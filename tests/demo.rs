@@ -3,6 +3,7 @@
 use halogen::gguf::Gguf;
 use halogen::gpu::{Gpu, Selector, Tier};
 use halogen::memory::KvFormat;
+use halogen::ops::Arithmetic;
 use halogen::session::{Model, Sampling, Session, SessionOptions, StopReason};
 use halogen::tokenizer::{Chat, Special};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -27,9 +28,9 @@ fn main() {
         let mut reason = gpu.require(tier).err().map(|e| e.to_string());
         if reason.is_none() {
             // A tier without variants of its own is the one below it.
-            let options = SessionOptions { tier: Some(tier), ..SessionOptions::default() };
-            let session = Session::new(&model, &options).expect("a session");
-            let text = session.decode_recording().to_string();
+            let mut session = Session::new(&model, &options(tier)).expect("a session");
+            let text =
+                session.decode_recording().to_string() + &session.step_recording(16).expect("a step").to_string();
             reason = kernels.contains(&text).then(|| format!("the kernels of {tier} are those of the tier below"));
             kernels.push(text);
         }
@@ -49,13 +50,19 @@ fn main() {
     libtest_mimic::run(&arguments, trials).exit();
 }
 
+/// On tiers of narrower arithmetic every product that has it takes it, whatever is faster here.
+fn options(tier: Tier) -> SessionOptions {
+    let force = Arithmetic::ALL.into_iter().find(|a| a.tier() == tier && *a != Arithmetic::F32);
+    SessionOptions { tier: Some(tier), force, ..SessionOptions::default() }
+}
+
 fn ids(value: &Value) -> Vec<u32> {
     value.as_array().into_iter().flatten().map(|id| id.as_u64().expect("an id") as u32).collect()
 }
 
 /// Every chat prompt, greedily: prompt ids, answer ids, answer text.
 fn chat(model: &Arc<Model>, expected: &Value, tier: Tier) -> Result<(), Failed> {
-    let mut session = Session::new(model, &SessionOptions { tier: Some(tier), ..SessionOptions::default() })?;
+    let mut session = Session::new(model, &options(tier))?;
     let (tokenizer, template) = (model.tokenizer(), model.template().ok_or("no template")?);
     for case in expected["chat"].as_array().ok_or("no cases")? {
         let text = case["prompt"].as_str().ok_or("no prompt")?;

@@ -1,7 +1,9 @@
 //! The device's own limits, each by work that is checked.
 
+use super::disk::from_disk;
 use super::{Error, Random, Result, Row, Summary};
 use crate::gpu::{Call, Cost, DeviceClass, DeviceProfile, Gpu, Grid, KernelSpec, Recorder, Recording, View, params};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 params!(TickParams { quads: u32, per_group: u32 });
@@ -22,11 +24,11 @@ const MOST_SAMPLES: usize = 1000;
 /// Dispatches whose recording on the host is timed at once.
 const DISPATCHES: usize = 1000;
 
-/// Measures everything, `repetitions` times where a measurement gives one number only. Takes a few seconds.
+/// Measures everything, from the disk if there is a `file`, `repetitions` times where a measurement gives one number only. Takes a few seconds.
 ///
 /// # Errors
 /// A device that is lost, or that computes, copies or counts wrongly.
-pub fn device(gpu: &Gpu, repetitions: usize) -> Result<Vec<DeviceRow>> {
+pub fn device(gpu: &Gpu, repetitions: usize, file: Option<&Path>) -> Result<Vec<DeviceRow>> {
     let profiles: Vec<DeviceProfile> =
         (0..repetitions.max(1)).map(|_| gpu.blocking_measure()).collect::<crate::gpu::Result<_>>()?;
     let of = |name, unit, how, of: fn(&DeviceProfile) -> f64| {
@@ -66,6 +68,13 @@ pub fn device(gpu: &Gpu, repetitions: usize) -> Result<Vec<DeviceRow>> {
     let (upload, copy) = transfers(gpu, bytes)?;
     rows.push(row("copy", "B/s", "buffer to buffer on the device, bytes read and bytes written", &copy));
     rows.push(row("upload", "B/s", "host memory to a buffer, until the device has it", &upload));
+    if let Some(file) = file {
+        rows.push(from_disk(gpu, file, bytes)?);
+    }
+    let (independent, passes) = launches(gpu)?;
+    rows.push(row("independent dispatch", "s", "a dispatch of one invocation among others, in one pass", &independent));
+    let how = "a dispatch of one invocation that needs the one before it, a pass each";
+    rows.push(row("dependent dispatch, a pass each", "s", how, &passes));
     rows.push(row(
         "submit round trip",
         "s",
@@ -79,12 +88,12 @@ pub fn device(gpu: &Gpu, repetitions: usize) -> Result<Vec<DeviceRow>> {
     Ok(rows)
 }
 
-fn row(name: &str, unit: &str, how: &'static str, samples: &[f64]) -> DeviceRow {
+pub(super) fn row(name: &str, unit: &str, how: &'static str, samples: &[f64]) -> DeviceRow {
     DeviceRow { row: Row { name: name.into(), unit: unit.into(), figure: Summary::of(samples) }, how }
 }
 
 /// Samples until the budget is spent; the first is thrown away.
-fn sampled(mut run: impl FnMut() -> Result<f64>) -> Result<Vec<f64>> {
+pub(super) fn sampled(mut run: impl FnMut() -> Result<f64>) -> Result<Vec<f64>> {
     run()?;
     let (start, mut samples) = (Instant::now(), Vec::new());
     while samples.len() < LEAST_SAMPLES || (start.elapsed() < BUDGET && samples.len() < MOST_SAMPLES) {
@@ -129,10 +138,12 @@ fn transfers(gpu: &Gpu, bytes: u64) -> Result<(Vec<f64>, Vec<f64>)> {
     Ok((upload, copy))
 }
 
-/// `count` dispatches that each add 1 to a counter.
-fn ticks(gpu: &Gpu, counter: &View, count: usize) -> Result<Recording> {
-    let mut recorder = Recorder::new(gpu, counter.clone());
-    for _ in 0..count {
+/// A dispatch that adds 1 to it for each of `counters`.
+fn ticks<'a>(gpu: &Gpu, counters: impl IntoIterator<Item = &'a View>) -> Result<Recording> {
+    let mut counters = counters.into_iter().peekable();
+    let state = counters.peek().expect("a counter at least");
+    let mut recorder = Recorder::new(gpu, (*state).clone());
+    for counter in counters {
         recorder.call(Call {
             spec: KernelSpec::new("stream").flag("TICK", true),
             bind: &[("sums", counter)],
@@ -144,9 +155,50 @@ fn ticks(gpu: &Gpu, counter: &View, count: usize) -> Result<Recording> {
     Ok(recorder.finish()?)
 }
 
+/// Seconds a dispatch, without what its submit costs: of such as touch nothing of each other's, in one pass, and of such as
+/// wait for each other, in a pass each.
+fn launches(gpu: &Gpu) -> Result<(Vec<f64>, Vec<f64>)> {
+    let count = DISPATCHES / 4;
+    let counters = (0..count).map(|_| gpu.buffer("counter", 4)).collect::<crate::gpu::Result<Vec<View>>>()?;
+    let independent = ticks(gpu, &counters)?;
+    let dependent = ticks(gpu, std::iter::repeat_n(&counters[0], count))?;
+    // Wall time of `rounds` times all dispatches, in one pass or in many.
+    let timed = |recording: &Recording, rounds: usize, passes: bool| -> Result<f64> {
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        for _ in 0..rounds {
+            let each = if passes { 1 } else { count };
+            for first in (0..count).step_by(each) {
+                recording.encode(first..first + each, &mut encoder.begin_compute_pass(&Default::default()));
+            }
+        }
+        let commands = encoder.finish();
+        let start = Instant::now();
+        gpu.queue().submit([commands]);
+        gpu.blocking_wait()?;
+        Ok(start.elapsed().as_secs_f64())
+    };
+    let mut runs = 0;
+    let mut slope = |recording: &Recording, passes: bool| {
+        sampled(|| {
+            runs += 3;
+            let (single, double) = (timed(recording, 1, passes)?, timed(recording, 2, passes)?);
+            // Too noisy for a difference: the whole of the longer run.
+            Ok(if double > single { double - single } else { double / 2.0 } / count as f64)
+        })
+    };
+    let alone = slope(&independent, false)?;
+    let chained = slope(&dependent, true)?;
+    let (first, last) =
+        (gpu.blocking_read::<u32>(&counters[0])?[0], gpu.blocking_read::<u32>(&counters[count - 1])?[0]);
+    // The last counter ticks in the independent rounds alone, the first in all.
+    let rounds = (runs - last) * count as u32 + last;
+    expect("dispatches", first, rounds, "the device ran another number of dispatches")?;
+    Ok((alone, chained))
+}
+
 fn round_trips(gpu: &Gpu) -> Result<Vec<f64>> {
     let counter = gpu.buffer("counter", 4)?;
-    let recording = ticks(gpu, &counter, 1)?;
+    let recording = ticks(gpu, [&counter])?;
     let mut runs = 0;
     let samples = sampled(|| {
         runs += 1;
@@ -178,10 +230,10 @@ fn host(gpu: &Gpu) -> Result<(Vec<f64>, Vec<f64>)> {
     let each = |time: Duration| time.as_secs_f64() / DISPATCHES as f64;
     let recording = sampled(|| {
         let start = Instant::now();
-        ticks(gpu, &counter, DISPATCHES)?;
+        ticks(gpu, std::iter::repeat_n(&counter, DISPATCHES))?;
         Ok(each(start.elapsed()))
     })?;
-    let recorded = ticks(gpu, &counter, DISPATCHES)?;
+    let recorded = ticks(gpu, std::iter::repeat_n(&counter, DISPATCHES))?;
     let mut runs = 0;
     let encoding = sampled(|| {
         runs += 1;

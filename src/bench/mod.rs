@@ -2,6 +2,7 @@
 
 mod compare;
 mod device;
+mod disk;
 mod experts;
 mod kernels;
 mod model;

@@ -271,7 +271,7 @@ impl Recording {
         self.dispatches.iter().position(|d| d.layer == layer)
     }
 
-    pub(super) fn encode(&self, range: Range<usize>, pass: &mut wgpu::ComputePass) {
+    pub(crate) fn encode(&self, range: Range<usize>, pass: &mut wgpu::ComputePass) {
         let mut last: Option<&Arc<Kernel>> = None;
         for dispatch in &self.dispatches[range] {
             dispatch.encode(pass, last.is_some_and(|k| Arc::ptr_eq(k, &dispatch.kernel)));

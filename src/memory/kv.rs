@@ -28,12 +28,14 @@ pub struct KvWidth {
     pub k: usize,
     /// Of values; 0 where they are part of the keys.
     pub v: usize,
+    /// Of a lightning indexer's keys; 0 without one.
+    pub index: usize,
 }
 
 impl KvWidth {
     /// Keys and values alike.
     pub fn both(width: usize) -> KvWidth {
-        KvWidth { k: width, v: width }
+        KvWidth { k: width, v: width, index: 0 }
     }
 }
 
@@ -47,11 +49,11 @@ pub enum Keeps {
 }
 
 impl Keeps {
-    /// Bytes of each of its two buffers.
-    fn bytes(self, positions: usize, format: KvFormat) -> [u64; 2] {
+    /// Bytes of each of its buffers.
+    fn bytes(self, positions: usize, format: KvFormat) -> [u64; 3] {
         match self {
-            Keeps::Kv(width) => [width.k, width.v].map(|width| layer_bytes(width, positions, format)),
-            Keeps::Recurrent { conv, delta } => [conv, delta].map(|floats| 4 * floats as u64),
+            Keeps::Kv(w) => [w.k, w.v, w.index].map(|width| layer_bytes(width, positions, format)),
+            Keeps::Recurrent { conv, delta } => [conv, delta, 0].map(|floats| 4 * floats as u64),
         }
     }
 }
@@ -65,11 +67,11 @@ pub enum LayerCache {
 impl LayerCache {
     /// All that the layer keeps.
     pub fn views(&self) -> impl Iterator<Item = &View> {
-        let (first, second) = match self {
-            LayerCache::Kv(layer) => (&layer.k, layer.v.as_ref()),
-            LayerCache::Recurrent(layer) => (&layer.conv, Some(&layer.delta)),
+        let (first, others) = match self {
+            LayerCache::Kv(layer) => (&layer.k, [layer.v.as_ref(), layer.index.as_ref()]),
+            LayerCache::Recurrent(layer) => (&layer.conv, [Some(&layer.delta), None]),
         };
-        std::iter::once(first).chain(second)
+        std::iter::once(first).chain(others.into_iter().flatten())
     }
 }
 
@@ -84,11 +86,12 @@ impl KvCache {
     pub fn new(gpu: &Gpu, keeps: &[Keeps], positions: usize, format: KvFormat) -> Result<Self> {
         let mut layers = Vec::with_capacity(keeps.len());
         for keeps in keeps {
-            let [first, second] = keeps.bytes(positions, format);
+            let [first, second, index] = keeps.bytes(positions, format);
             layers.push(match keeps {
                 Keeps::Kv(width) => LayerCache::Kv(KvLayer {
                     k: gpu.buffer("K cache", first)?,
                     v: if width.v == 0 { None } else { Some(gpu.buffer("V cache", second)?) },
+                    index: if width.index == 0 { None } else { Some(gpu.buffer("index cache", index)?) },
                     f16: format == KvFormat::F16,
                 }),
                 Keeps::Recurrent { .. } => LayerCache::Recurrent(RecurrentLayer {

@@ -154,11 +154,6 @@ impl<'a> Weights<'a> {
         Ok(self.gpu.upload(name, values)?)
     }
 
-    /// `f32 [len]` of one value on the device, of no tensor.
-    pub fn constant(&mut self, name: &str, value: f32, len: usize) -> Result<View> {
-        Ok(self.gpu.upload(name, &vec![value; len])?)
-    }
-
     /// Vectors [rows, len] as f32 values on the host.
     pub fn host_rows(&mut self, name: &str, rows: usize, len: usize) -> Result<Vec<f32>> {
         let tensor = self.tensor(name, &[len, rows])?;

@@ -5,11 +5,9 @@ use crate::gguf::{Gguf, Value};
 use crate::gpu::View;
 use crate::memory::{Keeps, KvWidth, Weights};
 use crate::ops::{
-    Activation, Attention, ExpertMlp, GateUp, Heads, Joint, KvLayer, Matrix, Norm, RopePairs, Step, Temperature, Tensor,
+    Activation, Attention, ExpertMlp, GateUp, Heads, Joint, KvLayer, MAX_HEAD_DIM, Matrix, Norm, RopePairs, Step,
+    Temperature, Tensor,
 };
-
-/// The attention kernel keeps a tile of heads in 16 KiB of workgroup memory, which WebGPU guarantees.
-const MAX_HEAD_DIM: usize = 256;
 
 /// Hyperparameters that every transformer here has.
 pub struct Transformer {
@@ -26,29 +24,43 @@ pub struct Transformer {
 }
 
 impl Transformer {
+    /// Of a model whose layers are alike.
     pub fn read(gguf: &Gguf, keys: &Keys) -> Result<Self> {
-        let (hidden, heads) = (keys.width("embedding_length")?, keys.size("attention.head_count")?);
-        let head_dim = match keys.size_or("attention.key_length", 0)? {
+        let heads = keys.size("attention.head_count")?;
+        Transformer::of_heads(gguf, keys, heads, keys.size_or("attention.head_count_kv", heads)?, "")
+    }
+
+    /// Of one layer, where they are not. Head counts may be arrays; `kind` ends the keys of head sizes that the layer's
+    /// kind has of its own.
+    pub fn read_layer(gguf: &Gguf, keys: &Keys, layer: usize, kind: &str) -> Result<Self> {
+        let heads = keys.size_of_layer("attention.head_count", layer)?;
+        Transformer::of_heads(gguf, keys, heads, keys.size_of_layer("attention.head_count_kv", layer)?, kind)
+    }
+
+    fn of_heads(gguf: &Gguf, keys: &Keys, heads: usize, kv_heads: usize, kind: &str) -> Result<Self> {
+        let [key, value, rope] = ["attention.key_length", "attention.value_length", "rope.dimension_count"]
+            .map(|key| format!("{key}{kind}"));
+        let hidden = keys.width("embedding_length")?;
+        let head_dim = match keys.size_or(&key, 0)? {
             0 if hidden.is_multiple_of(heads) => hidden / heads,
             0 => return Err(keys.error("attention.head_count", heads, format!("they cannot share {hidden} columns"))),
             dim => dim,
         };
         if !head_dim.is_multiple_of(4) || head_dim > MAX_HEAD_DIM {
             let problem = format!("heads of a multiple of 4 up to {MAX_HEAD_DIM} are supported");
-            return Err(keys.error("attention.key_length", head_dim, problem));
+            return Err(keys.error(&key, head_dim, problem));
         }
-        let value_dim = keys.size_or("attention.value_length", head_dim)?;
+        let value_dim = keys.size_or(&value, head_dim)?;
         if value_dim != head_dim {
             let problem = format!("keys of {head_dim} need values of the same size in this architecture");
-            return Err(keys.error("attention.value_length", value_dim, problem));
+            return Err(keys.error(&value, value_dim, problem));
         }
-        let kv_heads = keys.size_or("attention.head_count_kv", heads)?;
         if !heads.is_multiple_of(kv_heads) {
             return Err(keys.error("attention.head_count_kv", kv_heads, format!("{heads} heads cannot share them")));
         }
-        let rope_dim = keys.size_or("rope.dimension_count", head_dim)?;
+        let rope_dim = keys.size_or(&rope, head_dim)?;
         if rope_dim > head_dim || !rope_dim.is_multiple_of(2) {
-            return Err(keys.error("rope.dimension_count", rope_dim, format!("an even number up to {head_dim}")));
+            return Err(keys.error(&rope, rope_dim, format!("an even number up to {head_dim}")));
         }
         Ok(Transformer {
             layers: keys.size("block_count")?,
@@ -69,7 +81,7 @@ impl Transformer {
 
     /// A norm without weights.
     pub fn unit_norm(&self, weights: &mut Weights, columns: usize) -> Result<Norm> {
-        Ok(Norm { weight: weights.constant("unit norm", 1.0, columns)?, columns, eps: self.eps })
+        Ok(Norm { weight: weights.upload("unit norm", &vec![1f32; columns])?, columns, eps: self.eps })
     }
 
     /// The model's sizes; `ff` are the floats of the feed-forward that live at once for each token.
@@ -146,12 +158,14 @@ pub struct Extras {
     pub bias: bool,
     /// A norm of each head of q and k.
     pub qk_norm: bool,
+    /// A sigmoid gate on each head's result.
+    pub head_gate: bool,
 }
 
 impl Extras {
-    pub const NOTHING: Extras = Extras { bias: false, qk_norm: false };
-    pub const BIAS: Extras = Extras { bias: true, qk_norm: false };
-    pub const QK_NORM: Extras = Extras { bias: false, qk_norm: true };
+    pub const NOTHING: Extras = Extras { bias: false, qk_norm: false, head_gate: false };
+    pub const BIAS: Extras = Extras { bias: true, ..Extras::NOTHING };
+    pub const QK_NORM: Extras = Extras { qk_norm: true, ..Extras::NOTHING };
 }
 
 /// x += W h, or x += norm(W h) where a branch ends in a norm.   x: [tokens, hidden]
@@ -184,6 +198,8 @@ pub struct SelfAttention {
     qkv: Joint,
     /// First outputs of q, k and v.
     at: [usize; 3],
+    /// First output of the heads' gates.
+    gate_at: Option<usize>,
     /// Of each head of q and k, before rope.
     pub qk_norm: Option<(Norm, Norm)>,
     output: Matrix,
@@ -207,11 +223,12 @@ impl SelfAttention {
     ) -> Result<Self> {
         let name = |what: &str| format!("blk.{layer}.{what}");
         let (q_rows, kv_rows) = (t.heads * t.head_dim, t.kv_heads * t.head_dim);
-        let names = ["attn_q.weight", "attn_k.weight", "attn_v.weight"].map(name);
+        let names = ["attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_gate.weight"].map(name);
         let biases = ["attn_q.bias", "attn_k.bias", "attn_v.bias"].map(name);
         let biases: Vec<&str> = if extras.bias { biases.iter().map(String::as_str).collect() } else { vec![] };
-        let (qkv, at) =
-            weights.joint(&[(&names[0], q_rows), (&names[1], kv_rows), (&names[2], kv_rows)], &biases, t.hidden)?;
+        let mut parts = vec![(names[0].as_str(), q_rows), (&names[1], kv_rows), (&names[2], kv_rows)];
+        parts.extend(extras.head_gate.then_some((names[3].as_str(), t.heads)));
+        let (qkv, at) = weights.joint(&parts, &biases, t.hidden)?;
         let qk_norm = match extras.qk_norm {
             true => Some((
                 t.norm(weights, &name("attn_q_norm.weight"), t.head_dim)?,
@@ -223,6 +240,7 @@ impl SelfAttention {
             norm: t.norm(weights, &name("attn_norm.weight"), t.hidden)?,
             qkv,
             at: [at[0], at[1], at[2]],
+            gate_at: at.get(3).copied(),
             qk_norm,
             output: weights.matrix(&name("attn_output.weight"), t.hidden, q_rows)?,
             geometry: full_attention(t),
@@ -243,6 +261,7 @@ impl SelfAttention {
             head_dim: self.geometry.head_dim,
             at: self.at,
             qk_norm: self.qk_norm.as_ref().map(|(q, k)| (q, k)),
+            v_norm: false,
             pairs: self.pairs,
             rope,
             rope_dim: self.rope_dim,
@@ -250,6 +269,9 @@ impl SelfAttention {
         };
         let q = step.heads(&qkv, &heads, cache)?;
         let attended = step.attention(&q, &self.geometry, cache)?;
+        if let Some(at) = self.gate_at {
+            step.gate(&attended, &qkv, at, self.geometry.head_dim)?;
+        }
         match &self.output_bias {
             None => add_branch(step, x, &attended, &self.output, self.post_norm.as_ref()),
             bias => Ok(step.add_linear(x, &attended, &self.output, bias.as_ref())?),
@@ -300,6 +322,11 @@ impl GatedMlp {
     /// activation(gate norm(x)) * up norm(x): [tokens, ff].
     pub fn inner(&self, step: &mut Step, x: &Tensor) -> Result<Tensor> {
         Ok(step.norm_gate_up(x, &self.norm, &self.gate_up, self.activation)?)
+    }
+
+    /// down(h): [tokens, hidden].
+    pub fn outer(&self, step: &mut Step, h: &Tensor) -> Result<Tensor> {
+        Ok(step.project("dense", h, &self.down)?)
     }
 
     /// x += down(h).

@@ -54,6 +54,7 @@ impl GatedAttention {
             head_dim: self.geometry.head_dim,
             at: self.at,
             qk_norm: Some((&self.qk_norm.0, &self.qk_norm.1)),
+            v_norm: false,
             pairs: RopePairs::HalfSplit,
             rope,
             rope_dim: self.rope_dim,

@@ -49,7 +49,11 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
     let t = &sizes.t;
     let ends = Ends::load(weights, t)?;
     // 4.5-Air has no norm of q and k; the tensors alone say so.
-    let extras = Extras { bias: weights.has("blk.0.attn_q.bias"), qk_norm: weights.has("blk.0.attn_q_norm.weight") };
+    let extras = Extras {
+        bias: weights.has("blk.0.attn_q.bias"),
+        qk_norm: weights.has("blk.0.attn_q_norm.weight"),
+        ..Extras::NOTHING
+    };
     let layers = (0..t.layers)
         .map(|i| {
             let attention = SelfAttention::load(weights, t, i, RopePairs::HalfSplit, extras)?;

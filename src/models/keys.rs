@@ -80,6 +80,48 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// As [`Keys::size`], where the key may hold one number for each layer.
+    pub fn size_of_layer(&self, key: &str, layer: usize) -> Result<usize> {
+        match self.metadata.get(&self.name(key)) {
+            Some(Value::Array(_)) => {
+                let value = self.count_of_layer(key, layer)?;
+                self.checked(key, value as u64)
+            }
+            _ => self.size(key),
+        }
+    }
+
+    /// As [`Keys::width`], where the key may hold one number for each layer.
+    pub fn width_of_layer(&self, key: &str, layer: usize) -> Result<usize> {
+        let value = self.size_of_layer(key, layer)?;
+        if value.is_multiple_of(4) {
+            return Ok(value);
+        }
+        Err(self.error(key, value, "a multiple of 4 is needed"))
+    }
+
+    /// Fails if the key holds an array of another length than the number of layers.
+    pub fn one_a_layer(&self, key: &str, layers: usize) -> Result<()> {
+        match self.metadata.get(&self.name(key)) {
+            Some(Value::Array(values)) if values.len() != layers => {
+                let (found, problem) = (format!("an array of {}", values.len()), format!("there are {layers} layers"));
+                Err(self.error(key, found, problem))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A bound of one layer; none if the key is absent or holds 0.
+    pub fn limit_of_layer(&self, key: &str, layer: usize) -> Result<Option<f32>> {
+        let Some(values) = self.metadata.f32s(&self.name(key))? else { return Ok(None) };
+        match values.get(layer) {
+            Some(0.0) => Ok(None),
+            Some(limit) if limit.is_finite() && *limit > 0.0 => Ok(Some(*limit)),
+            Some(limit) => Err(self.error(key, limit, "a positive number, or 0 for none, is needed")),
+            None => Err(self.error(key, format!("{} numbers", values.len()), format!("layer {layer} needs one"))),
+        }
+    }
+
     /// A flag of one layer, if the key is present.
     pub fn flag_of_layer(&self, key: &str, layer: usize) -> Result<Option<bool>> {
         let Some(values) = self.metadata.bools(&self.name(key))? else { return Ok(None) };
@@ -94,6 +136,14 @@ impl<'a> Keys<'a> {
             return Ok(value);
         }
         Err(self.error(key, value, "a multiple of 4 is needed"))
+    }
+
+    /// As [`Keys::width`], or `default` if the key is absent.
+    pub fn width_or(&self, key: &str, default: usize) -> Result<usize> {
+        match self.metadata.get(&self.name(key)) {
+            Some(_) => self.width(key),
+            None => Ok(default),
+        }
     }
 
     fn checked(&self, key: &str, value: u64) -> Result<usize> {

@@ -8,7 +8,7 @@ use super::sigmoid_experts::SharedExperts;
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gguf::Gguf;
 use crate::memory::Weights;
-use crate::ops::{Matrix, Norm, RopePairs, SigmoidRouter, Step, Temperature, Tensor, Window};
+use crate::ops::{Activation, Matrix, Norm, RopePairs, SigmoidRouter, Step, Temperature, Tensor, Window};
 
 /// What files do not say, the same in all that are published: every so many layers one sees all positions; ...
 const PERIOD: usize = 4;
@@ -115,7 +115,7 @@ impl Experts {
     fn load(weights: &mut Weights, keys: &Keys, sizes: &Sizes, layer: usize) -> Result<Self> {
         let name = |what: &str| format!("blk.{layer}.{what}.weight");
         let Sizes { t, mixture, .. } = sizes;
-        let experts = SharedExperts::load(weights, t, layer, mixture, mixture.ff, "ffn_norm")?;
+        let experts = SharedExperts::load(weights, t, layer, mixture, (mixture.ff, "ffn_norm"), [Activation::Silu; 2])?;
         Ok(Experts {
             norm: t.norm(weights, &name("ffn_norm"), t.hidden)?,
             matrix: weights.matrix(&name("ffn_gate_inp"), mixture.experts, t.hidden)?,

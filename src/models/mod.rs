@@ -6,7 +6,10 @@ mod deepseek2;
 mod delta_net;
 mod gated_attention;
 mod gemma3;
+mod gemma4;
+mod gemma4_attention;
 mod glm4moe;
+mod glm_dsa;
 mod gpt_oss;
 mod keys;
 mod latent;
@@ -22,6 +25,7 @@ mod qwen3next;
 mod rope;
 mod shared_expert;
 mod sigmoid_experts;
+mod step35;
 
 pub use keys::Keys;
 pub use rope::Rope;
@@ -29,7 +33,7 @@ pub use rope::Rope;
 use crate::gguf::Gguf;
 use crate::gpu::View;
 use crate::memory::{self, Keeps, KvCache, Weights};
-use crate::ops::{self, Matrix, Norm, Step, Tensor};
+use crate::ops::{self, Indexer, Matrix, Norm, Step, Tensor};
 use crate::{gguf, gpu};
 
 /// What makes a file no model that halogen can run.
@@ -83,6 +87,16 @@ pub struct Sliced {
     pub tokens: usize,
 }
 
+impl Shape {
+    /// Bytes of a lightning indexer's scores in steps of at most `tokens` tokens.
+    pub fn score_bytes(&self, context: usize, tokens: usize) -> u64 {
+        if !self.keeps.iter().any(|keeps| matches!(keeps, Keeps::Kv(width) if width.index > 0)) {
+            return 0;
+        }
+        (4 * context.next_multiple_of(4)) as u64 * Indexer::slice(context).min(tokens) as u64
+    }
+}
+
 impl Sliced {
     /// Bytes in steps of at most `tokens` tokens.
     pub fn bytes(&self, tokens: usize) -> u64 {
@@ -103,6 +117,11 @@ pub trait Architecture: Send + Sync {
 
     /// The final norm and the output matrix [vocabulary, hidden].
     fn head(&self) -> (&Norm, &Matrix);
+
+    /// What logits stay within: cap * tanh(logit / cap).
+    fn logit_cap(&self) -> Option<f32> {
+        None
+    }
 }
 
 /// What halogen knows of an architecture.
@@ -116,6 +135,8 @@ struct Known {
 const ARCHITECTURES: &[Known] = &[
     Known { name: "deepseek2", shape: deepseek2::shape, load: deepseek2::load },
     Known { name: "gemma3", shape: gemma3::shape, load: gemma3::load },
+    Known { name: "gemma4", shape: gemma4::shape, load: gemma4::load },
+    Known { name: "glm-dsa", shape: glm_dsa::shape, load: glm_dsa::load },
     Known { name: "glm4moe", shape: glm4moe::shape, load: glm4moe::load },
     Known { name: "gpt-oss", shape: blocks::mixture_shape, load: gpt_oss::load },
     Known { name: "llama", shape: blocks::dense_shape, load: llama::load },
@@ -127,6 +148,7 @@ const ARCHITECTURES: &[Known] = &[
     Known { name: "qwen35moe", shape: qwen35moe::shape, load: qwen35moe::load },
     Known { name: "qwen3moe", shape: blocks::mixture_shape, load: qwen3moe::load },
     Known { name: "qwen3next", shape: qwen3next::shape, load: qwen3next::load },
+    Known { name: "step35", shape: step35::shape, load: step35::load },
 ];
 
 /// The architecture of a file.

@@ -5,7 +5,7 @@
 use super::blocks::{GatedMlp, Mixture, Transformer};
 use super::{Keys, Result, decoder};
 use crate::memory::Weights;
-use crate::ops::{self, ExpertMlp, Matrix, Norm, SigmoidRouter, Step, Tensor};
+use crate::ops::{self, Activation, ExpertMlp, Matrix, Norm, SigmoidRouter, Step, Tensor};
 
 /// The numbers of such a mixture.
 pub struct SigmoidMixture {
@@ -58,7 +58,8 @@ impl SigmoidMixture {
             return Err(keys.error("expert_group_used_count", groups_used, problem));
         }
         Ok(SigmoidMixture {
-            shared_ff: mixture.ff * keys.size_or("expert_shared_count", 1)?,
+            shared_ff: keys
+                .width_or("expert_shared_feed_forward_length", mixture.ff * keys.size_or("expert_shared_count", 1)?)?,
             groups: (groups, groups_used),
             renormalise: keys.flag("expert_weights_norm")?.unwrap_or(true),
             scale: keys.positive_or("expert_weights_scale", 1.0)?,
@@ -73,8 +74,20 @@ impl SigmoidMixture {
 
     /// The mixture of a layer, behind the norm of that name.
     pub fn load(&self, weights: &mut Weights, t: &Transformer, layer: usize, norm: &str) -> Result<SigmoidExperts> {
+        self.load_activated(weights, t, layer, norm, [Activation::Silu; 2])
+    }
+
+    /// With activations of the routed experts and of the shared one.
+    pub fn load_activated(
+        &self,
+        weights: &mut Weights,
+        t: &Transformer,
+        layer: usize,
+        norm: &str,
+        activations: [Activation; 2],
+    ) -> Result<SigmoidExperts> {
         let name = |what: &str| format!("blk.{layer}.{what}");
-        let experts = SharedExperts::load(weights, t, layer, &self.mixture, self.shared_ff, norm)?;
+        let experts = SharedExperts::load(weights, t, layer, &self.mixture, (self.shared_ff, norm), activations)?;
         Ok(SigmoidExperts {
             norm: t.norm(weights, &name(&format!("{norm}.weight")), t.hidden)?,
             matrix: weights.matrix(&name("ffn_gate_inp.weight"), self.mixture.experts, t.hidden)?,
@@ -101,21 +114,25 @@ impl SigmoidExperts {
 }
 
 impl SharedExperts {
-    /// The shared one of `shared_ff` columns, behind the norm of that name as the others.
+    /// The shared one of `shared_ff` columns, behind the norm of that name as the others; activations of these and of it.
     pub fn load(
         weights: &mut Weights,
         t: &Transformer,
         layer: usize,
         mixture: &Mixture,
-        shared_ff: usize,
-        norm: &str,
+        (shared_ff, norm): (usize, &str),
+        [routed, shared]: [Activation; 2],
     ) -> Result<Self> {
-        let joined = mixture.can_join(weights, layer, shared_ff);
+        let joined = routed == shared && mixture.can_join(weights, layer, shared_ff);
         Ok(SharedExperts {
-            mlp: mixture.joined_mlp(weights, t, layer, joined)?,
+            mlp: ExpertMlp { activation: routed, ..mixture.joined_mlp(weights, t, layer, joined)? },
             apart: match joined {
                 true => None,
-                false => Some(GatedMlp::named(weights, t, layer, norm, "_shexp", shared_ff)?),
+                false => {
+                    let mut mlp = GatedMlp::named(weights, t, layer, norm, "_shexp", shared_ff)?;
+                    mlp.activation = shared;
+                    Some(mlp)
+                }
             },
         })
     }

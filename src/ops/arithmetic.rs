@@ -164,6 +164,9 @@ impl Ground {
             None if self.tier.is_f32() => return f32("the tier computes in f32"),
             None => {}
         }
+        if product == Product::Batch {
+            return f32("weights are decoded once for all tokens, which the tiles of other arithmetic do not fill");
+        }
         let Some(profile) = &self.profile else { return f32("the device's rates were not measured") };
         let has = |a: Arithmetic| a.tier() <= self.tier && a.has(product, format);
         let matrices = profile.matrix_flops_per_second.unwrap_or(0.0) / profile.flops_per_second;

@@ -1,7 +1,7 @@
 //! Causal attention over the cache: one kernel, in decode over a long cache split over the keys.
 
 use super::heads::KvLayer;
-use super::{Result, Step, Tensor, ensure};
+use super::{Result, Selection, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
 params!(AttentionParams {
@@ -12,7 +12,8 @@ params!(AttentionParams {
     scale: f32,
     first_group: u32,
     window: u32,
-    first_token: u32
+    first_token: u32,
+    top_k: u32
 });
 params!(CombineParams { heads: u32 });
 
@@ -53,8 +54,12 @@ pub(super) struct Rows<'t> {
     pub first_token: usize,
     /// [tokens, heads * value size]
     pub out: &'t Tensor,
+    /// Of all tokens of the step; none: all positions up to a token's own.
+    pub selection: Option<&'t Selection>,
 }
 
+/// Largest heads of attention that is not latent.
+pub const MAX_HEAD_DIM: usize = 512;
 /// Quads of a query that are in workgroup memory at once where not all are: see shaders/attention.wgsl.
 const MOST_STAGED: u32 = 16;
 /// Bytes of queries that fit there.
@@ -80,6 +85,12 @@ impl Step<'_> {
         let mut other_bytes = (tokens * a.heads * dims * 4) as u64;
         let mut position_bytes = ((tokens * sharing).div_ceil(tile_rows) * row_bytes) as u64;
         let (mut flops, mut position_flops) = (0, (2 * tokens * a.heads * dims) as u64);
+        if let Some(selection) = rows.selection {
+            // Not a position more than are selected, each token its own.
+            other_bytes += (tokens * row_bytes * selection.top_k) as u64;
+            flops = position_flops * selection.top_k as u64;
+            (position_bytes, position_flops) = (0, 0);
+        }
         if let Some(window) = a.window {
             // No position but those of the window, and of the tile's own tokens, costs anything.
             let seen = (window.positions() + tokens.min(tile_rows)) as u64;
@@ -93,19 +104,19 @@ impl Step<'_> {
     /// softmax(scale q k^T) v per head, each token over the positions up to its own. q and the result are
     /// [tokens, heads * head_dim].
     pub fn attention(&mut self, q: &Tensor, a: &Attention, cache: &KvLayer) -> Result<Tensor> {
-        ensure(a.head_dim.is_multiple_of(4) && a.head_dim <= 256, "attention", || {
-            format!("head size {}: a multiple of 4 up to 256 is needed", a.head_dim)
+        ensure(a.head_dim.is_multiple_of(4) && a.head_dim <= MAX_HEAD_DIM, "attention", || {
+            format!("head size {}: a multiple of 4 up to {MAX_HEAD_DIM} is needed", a.head_dim)
         })?;
         ensure(cache.v.is_some(), "attention", || "a cache without values of its own".into())?;
         ensure(q.rows == self.tokens, "attention", || format!("{} queries of {} tokens", q.rows, self.tokens))?;
         let out = self.tensor("attended", a.heads * a.head_dim)?;
-        self.attend(&Rows { q, first_token: 0, out: &out }, a, cache)?;
+        self.attend(&Rows { q, first_token: 0, out: &out, selection: None }, a, cache)?;
         Ok(out)
     }
 
     /// Attention of `rows`; of the cache's keys alone where it has no values.
     pub(super) fn attend(&mut self, rows: &Rows, a: &Attention, cache: &KvLayer) -> Result<()> {
-        let Rows { q, first_token, out } = *rows;
+        let Rows { q, first_token, out, selection } = *rows;
         let (tokens, value_dim) = (q.rows, out.columns / a.heads.max(1));
         ensure(a.kv_heads > 0 && a.heads.is_multiple_of(a.kv_heads), "attention", || {
             format!("{} heads do not share {} KV heads evenly", a.heads, a.kv_heads)
@@ -121,22 +132,26 @@ impl Step<'_> {
             format!("q is {q:?}, the result {out:?}, of {} heads of {}", a.heads, a.head_dim)
         })?;
         let latent = cache.v.is_none();
+        let listed = selection.is_none_or(|s| s.positions.size >= (self.tokens * s.top_k * 4) as u64);
+        ensure(listed && (latent || selection.is_none()), "attention", || "a selection that does not fit".into())?;
         let (wg, most_rows) = if latent { self.tuning.latent } else { self.tuning.attention };
         let sharing = a.heads / a.kv_heads;
         // Of prefill one variant serves all lengths, so that none is compiled on the way.
         let tile_rows = if self.tokens == 1 { (sharing as u32).next_power_of_two().min(most_rows) } else { most_rows };
         let row_bytes = (a.kv_heads * a.head_dim * cache.bytes()) as u64;
         let positions = ((cache.k.size / row_bytes) as usize).min(a.window.map_or(usize::MAX, Window::positions));
+        let positions = positions.min(selection.map_or(usize::MAX, |s| s.top_k));
         let splits = if self.tokens == 1 { self.tuning.splits_for(positions, latent) } else { 1 };
         let split = splits > 1;
         let spec = KernelSpec::new("attention").size("WG", wg).size("ROWS", tile_rows);
         let key_dim = a.head_dim as u32;
         let spec = match latent {
-            true => staged(spec.size("KEY_DIM", key_dim).size("VALUE_DIM", value_dim as u32), tile_rows, key_dim),
+            true => spec.size("KEY_DIM", key_dim).size("VALUE_DIM", value_dim as u32),
             false => spec.size("HEAD_DIM", key_dim),
         };
-        let spec = spec
+        let spec = staged(spec, tile_rows, key_dim)
             .flag("LATENT", latent)
+            .flag("SELECTED", selection.is_some())
             .flag("KV_F16", cache.f16)
             .flag("WINDOW", matches!(a.window, Some(Window::Last(_))))
             .flag("CHUNK", matches!(a.window, Some(Window::Chunk(_))))
@@ -155,7 +170,11 @@ impl Step<'_> {
         bind.push(("out", sums.as_ref().unwrap_or(&out.view)));
         bind.extend(stats.as_ref().map(|s| ("stats", s)));
         bind.extend(a.sinks.as_ref().map(|s| ("sinks", s)));
-        let tiles = (tokens * sharing).div_ceil(tile_rows as usize) as u64;
+        bind.extend(selection.map(|s| ("selected", &s.positions)));
+        let tiles = match selection {
+            Some(_) => tokens * sharing.div_ceil(tile_rows as usize),
+            None => (tokens * sharing).div_ceil(tile_rows as usize),
+        };
         self.recorder.call(Call {
             spec,
             bind: &bind,
@@ -167,9 +186,10 @@ impl Step<'_> {
                 scale: a.scale,
                 window: a.window.map_or(0, |w| w.positions() as u32),
                 first_token: first_token as u32,
+                top_k: selection.map_or(0, |s| s.top_k as u32),
                 ..Default::default()
             },
-            grid: Grid::linear(tiles, a.kv_heads as u64 * u64::from(splits)),
+            grid: Grid::linear(tiles as u64, a.kv_heads as u64 * u64::from(splits)),
             cost: self.attention_cost(a, rows, cache, tile_rows as usize),
         })?;
         match (sums, stats) {

@@ -8,8 +8,13 @@ params!(EmbedParams { columns: u32, row_words: u32, tail_words: u32, first_row: 
 impl Step<'_> {
     /// `x[t] = scale * table[token t]`, x [tokens, columns].
     pub fn embed(&mut self, table: &Matrix, scale: f32) -> Result<Tensor> {
+        self.embed_into("x", table, scale)
+    }
+
+    /// As [`Step::embed`], into an activation of another name.
+    pub fn embed_into(&mut self, name: &'static str, table: &Matrix, scale: f32) -> Result<Tensor> {
         ensure(table.columns.is_multiple_of(4), "embed", || format!("{} columns are no multiple of 4", table.columns))?;
-        let x = self.tensor("x", table.columns)?;
+        let x = self.tensor(name, table.columns)?;
         let tokens = self.token_ids.clone();
         for shard in &table.shards {
             self.recorder.call(Call {

@@ -212,6 +212,7 @@ impl Step<'_> {
                         bias_stride: 2 * ff as u32,
                         expert_words: stack.expert_words(),
                         shard: index as u32,
+                        limit: mlp.activation.limit(),
                         ..Default::default()
                     },
                     grid: Grid::linear(ff.div_ceil(outputs as usize) as u64, routing.ranks as u64),
@@ -268,7 +269,7 @@ impl Step<'_> {
     fn group(&mut self, routing: &Routing, stack: &Stack) -> Result<Groups> {
         let rows = self.tokens * routing.ranks;
         // The three products share the tiles.
-        let bn = self.tiled(Product::Grouped, stack.format, [stack.rows, stack.columns]).bn;
+        let bn = self.tiled(Product::Grouped, self.tokens, stack.format, [stack.rows, stack.columns]).bn;
         // Every expert may end in a tile that is not full.
         let count = rows.div_ceil(bn as usize) + routing.experts.min(rows);
         let most_rows = self.scratch.max_tokens * routing.ranks;
@@ -302,7 +303,7 @@ impl Step<'_> {
         let weighted = weigh == Weigh::Inputs && what != Grouped::Down;
         let swiglu = what == Grouped::GateUp;
         let outputs = if swiglu { stack.rows / 2 } else { stack.rows };
-        let tiled = self.tiled(Product::Grouped, stack.format, [stack.rows, stack.columns]);
+        let tiled = self.tiled(Product::Grouped, self.tokens, stack.format, [stack.rows, stack.columns]);
         ensure(tiled.bn == g.bn, "experts", || format!("tiles of {} and of {} tokens", g.bn, tiled.bn))?;
         let rounded = if what == Grouped::Down { "quantised h" } else { "quantised" };
         let x = self.read_by(rounded, input, tiled.arithmetic)?;
@@ -350,6 +351,7 @@ impl Step<'_> {
                     expert_words: stack.expert_words(),
                     shard: index as u32,
                     ranks: routing.ranks as u32,
+                    limit: mlp.activation.limit(),
                     ..Default::default()
                 },
                 grid: tiled.grid(outputs, swiglu, g.count),

@@ -44,6 +44,8 @@ pub struct Heads<'a> {
     /// First outputs of q, k and v in a row.
     pub at: [usize; 3],
     pub qk_norm: Option<(&'a Norm, &'a Norm)>,
+    /// Whether heads of v are normalised too, without weights; of those with a norm of q and k.
+    pub v_norm: bool,
     pub pairs: RopePairs,
     /// f32 [positions, rope dimensions / 2, 2]: cos and sin.
     pub rope: &'a View,
@@ -58,6 +60,8 @@ pub struct KvLayer {
     pub k: View,
     /// None: values are the first lanes of the keys (latent attention).
     pub v: Option<View>,
+    /// Keys of a lightning indexer [positions, head size], f16 or f32 as the others.
+    pub index: Option<View>,
     /// f16, else f32.
     pub f16: bool,
 }
@@ -84,14 +88,13 @@ impl Step<'_> {
         )?;
         let [q_at, k_at, v_at] = h.at;
         let ends = [q_at + h.heads * h.head_dim, k_at + h.kv_heads * h.head_dim, v_at + h.kv_heads * h.head_dim];
-        ensure(
-            h.kv_heads > 0 && qkv.rows == self.tokens && ends.iter().all(|end| *end <= qkv.columns),
-            "heads",
-            || format!("q, k and v end at {ends:?} in [{}, {}], of {} tokens", qkv.rows, qkv.columns, self.tokens),
-        )?;
+        ensure(qkv.rows == self.tokens && ends.iter().all(|end| *end <= qkv.columns), "heads", || {
+            format!("q, k and v end at {ends:?} in [{}, {}], of {} tokens", qkv.rows, qkv.columns, self.tokens)
+        })?;
         ensure(h.qk_norm.is_none_or(|(q, k)| q.columns == h.head_dim && k.columns == h.head_dim), "heads", || {
             format!("norms of q and k that are not of the head size {}", h.head_dim)
         })?;
+        ensure(!h.v_norm || h.qk_norm.is_some(), "heads", || "a norm of v without one of q and k".into())?;
         ensure(h.temperature.is_none_or(|t| t.span > 0), "heads", || "a temperature over no positions".into())?;
         let q = self.tensor("q", h.heads * h.head_dim)?;
         let (rope_dim, elements) = (h.rope_dim, (h.heads + 2 * h.kv_heads) * h.head_dim * self.tokens);
@@ -99,6 +102,7 @@ impl Step<'_> {
             .reducing("heads", self.tuning.row)
             .size("HEAD_DIM", h.head_dim as u32)
             .flag("QK_NORM", h.qk_norm.is_some())
+            .flag("V_NORM", h.v_norm)
             .flag("ADJACENT", h.pairs == RopePairs::Adjacent)
             .flag("TEMPERATURE", h.temperature.is_some())
             .flag("KV_F16", cache.f16);

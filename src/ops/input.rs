@@ -71,6 +71,8 @@ impl Step<'_> {
                         eps: norm.eps,
                         x_stride: (x.columns / 4) as u32,
                         first,
+                        rows: x.rows as u32,
+                        scale: 1.0,
                     },
                     grid: Grid::linear(x.rows as u64, 1),
                     cost,

@@ -11,7 +11,7 @@
 use super::attention::{Attention, Rows};
 use super::heads::KvLayer;
 use super::linear::{MatmulParams, MatvecParams};
-use super::{Norm, Product, Result, Shard, Stack, Step, Tensor, ensure};
+use super::{Norm, Product, Result, Selection, Shard, Stack, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, View, params};
 use std::ops::Range;
 
@@ -47,6 +47,19 @@ impl LatentAttention {
     }
 }
 
+/// What it works on.
+pub struct LatentInputs<'a> {
+    /// [tokens, heads * (lanes that do not turn + rope_dim)]
+    pub q: &'a Tensor,
+    /// [tokens, ..]: each row holds the token's latent and rotated part from column `at` on.
+    pub a: &'a Tensor,
+    pub at: usize,
+    /// f32 [positions, rope_dim / 2, 2]: cos and sin.
+    pub rope: &'a View,
+    /// The positions that tokens see; all up to their own if none.
+    pub selection: Option<&'a Selection>,
+}
+
 /// Bytes of the queries that are absorbed at once.
 const SLICE_BYTES: usize = 64 << 20;
 
@@ -58,17 +71,10 @@ struct Strides {
 }
 
 impl Step<'_> {
-    /// Attention of q [tokens, heads * (lanes that do not turn + rope_dim)] over the cache, to which each token's row of
-    /// `a` [tokens, ..] adds its latent and rotated part from column `at` on. The result is [tokens, heads * value size].
-    pub fn latent_attention(
-        &mut self,
-        q: &Tensor,
-        a: &Tensor,
-        at: usize,
-        l: &LatentAttention,
-        rope: &View,
-        cache: &KvLayer,
-    ) -> Result<Tensor> {
+    /// Attention over the cache, to which each token's latent and rotated part are added. The result is
+    /// [tokens, heads * value size].
+    pub fn latent_attention(&mut self, inputs: &LatentInputs, l: &LatentAttention, cache: &KvLayer) -> Result<Tensor> {
+        let LatentInputs { q, a, at, selection, .. } = *inputs;
         let (nope, value_dim) = (l.k_b.columns, l.v_b.rows);
         ensure(q.rows == self.tokens && q.columns == l.heads * (nope + l.rope_dim), "latent", || {
             format!("q is [{}, {}], of {} heads of {nope} + {}", q.rows, q.columns, l.heads, l.rope_dim)
@@ -92,7 +98,7 @@ impl Step<'_> {
             let tokens = first..self.tokens.min(first + most);
             let queries = self.sliced("latent queries", l.heads * l.key_dim(), &tokens, most)?;
             let attended = self.sliced("attended", l.heads * l.rank, &tokens, most)?;
-            self.latent_rows(q, a, at, l, rope, cache, &tokens, &queries)?;
+            self.latent_rows(inputs, l, cache, &tokens, &queries)?;
             let strides = Strides { x: nope + l.rope_dim, y: l.key_dim() };
             self.per_head(q, first, &queries, 0, &l.k_b, strides)?;
             let geometry = Attention {
@@ -103,7 +109,7 @@ impl Step<'_> {
                 window: None,
                 sinks: None,
             };
-            self.attend(&Rows { q: &queries, first_token: first, out: &attended }, &geometry, cache)?;
+            self.attend(&Rows { q: &queries, first_token: first, out: &attended, selection }, &geometry, cache)?;
             self.per_head(&attended, 0, &out, first, &l.v_b, Strides { x: l.rank, y: value_dim })?;
         }
         Ok(out)
@@ -117,18 +123,15 @@ impl Step<'_> {
     }
 
     /// The rotated parts of the queries, and the cache's rows.
-    #[allow(clippy::too_many_arguments, reason = "what latent_attention was given, and the slice")]
     fn latent_rows(
         &mut self,
-        q: &Tensor,
-        a: &Tensor,
-        at: usize,
+        inputs: &LatentInputs,
         l: &LatentAttention,
-        rope: &View,
         cache: &KvLayer,
         tokens: &Range<usize>,
         queries: &Tensor,
     ) -> Result<()> {
+        let LatentInputs { q, a, at, rope, .. } = *inputs;
         let wg = self.tuning.row;
         let spec = self.reducing("latent", wg).flag("KV_F16", cache.f16);
         let groups = 1 + (l.heads * l.rope_dim / 2).div_ceil(wg as usize);
@@ -232,7 +235,7 @@ impl Step<'_> {
         [x_at, y_at]: [usize; 2],
         tokens: usize,
     ) -> Result<()> {
-        let tiled = self.tiled(Product::of(tokens), stack.format, [stack.rows, stack.columns]);
+        let tiled = self.tiled(Product::of(tokens), tokens, stack.format, [stack.rows, stack.columns]);
         let row_tiles = stack.rows.div_ceil(tiled.bm as usize) * shard.count;
         let grid = Grid::linear(row_tiles as u64, tokens.div_ceil(tiled.bn as usize) as u64);
         self.recorder.call(Call {

@@ -1,4 +1,5 @@
-//! Matrix products over any block format: a mat-vec for one token, a tiled matmul for more.
+//! Matrix products over any block format: a mat-vec for one token, one that shares its weights for 2 to 8, a tiled matmul
+//! for more.
 
 use super::input::Input;
 use super::{Arithmetic, GateUp, Joint, Matrix, Norm, Product, Result, Shard, Step, Tensor, ensure};
@@ -17,6 +18,7 @@ params!(MatvecParams {
     shard: u32,
     first_group: u32,
     bias_stride: u32,
+    limit: f32,
     x_head: u32,
     y_head: u32
 });
@@ -35,6 +37,7 @@ params!(MatmulParams {
     ranks: u32,
     first_group: u32,
     bias_stride: u32,
+    limit: f32,
     heads: u32,
     x_base: u32,
     x_head: u32,
@@ -43,7 +46,7 @@ params!(MatmulParams {
 });
 
 /// What a gated MLP's gate passes through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     /// x / (1 + e^-x)
     Silu,
@@ -51,16 +54,27 @@ pub enum Activation {
     GeluTanh,
     /// gpt-oss's: gate * sigmoid(1.702 gate) * (up + 1), gate at most 7, up within 7
     Clamped,
+    /// min(silu(gate), limit) * up, up within the limit: Step-3.5's. Above zero.
+    SiluLimited(f32),
 }
 
 impl Activation {
     pub(super) fn flags(self, spec: KernelSpec) -> KernelSpec {
-        spec.flag("GELU", self == Activation::GeluTanh).flag("CLAMPED", self == Activation::Clamped)
+        spec.flag("GELU", self == Activation::GeluTanh)
+            .flag("CLAMPED", self == Activation::Clamped)
+            .flag("LIMITED", matches!(self, Activation::SiluLimited(_)))
+    }
+
+    pub(super) fn limit(self) -> f32 {
+        match self {
+            Activation::SiluLimited(limit) => limit,
+            _ => 0.0,
+        }
     }
 }
 
 /// What happens to a product before it is written.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Epilogue {
     Store,
     /// y += W x
@@ -80,6 +94,14 @@ impl Epilogue {
         match self {
             Epilogue::GateUp(activation) | Epilogue::GateMul(activation) => activation.flags(spec),
             Epilogue::Store | Epilogue::Residual => spec,
+        }
+    }
+
+    /// Of the activation, if it has one.
+    fn limit(self) -> f32 {
+        match self {
+            Epilogue::GateUp(activation) | Epilogue::GateMul(activation) => activation.limit(),
+            Epilogue::Store | Epilogue::Residual => 0.0,
         }
     }
 
@@ -229,6 +251,7 @@ impl Step<'_> {
                 y_base: (op.at + shard.first) as u32,
                 bias_base: shard.first as u32,
                 eps: norm.map_or(0.0, |n| n.eps),
+                limit: op.epilogue.limit(),
                 ..Default::default()
             },
             grid: Grid::linear(outputs.div_ceil(if swiglu { rows / 2 } else { rows } as usize) as u64, 1),
@@ -239,7 +262,7 @@ impl Step<'_> {
 
     fn matmul(&mut self, input: &mut Input, y: &Tensor, op: &Linear, shard: &Shard) -> Result<()> {
         let (m, tokens) = (op.matrix, input.x.rows);
-        let tiled = self.tiled(Product::of(tokens), m.format, [m.rows, m.columns]);
+        let tiled = self.tiled(Product::of(tokens), tokens, m.format, [m.rows, m.columns]);
         let x = self.read_by("quantised", input, tiled.arithmetic)?;
         let swiglu = op.epilogue.joined();
         let outputs = if swiglu { m.rows / 2 } else { shard.count };
@@ -258,6 +281,7 @@ impl Step<'_> {
                 y_stride: y.columns as u32,
                 y_base: (op.at + shard.first) as u32,
                 bias_base: shard.first as u32,
+                limit: op.epilogue.limit(),
                 ..Default::default()
             },
             grid: tiled.grid(outputs, swiglu, tokens.div_ceil(tiled.bn as usize)),

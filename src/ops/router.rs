@@ -43,6 +43,14 @@ pub struct SigmoidRouter {
     pub shared: usize,
 }
 
+/// A choice by softmax whose weights, brought to a sum of 1, an expert's own factor multiplies.
+pub struct ExpertRouter {
+    /// Experts of each token.
+    pub ranks: usize,
+    /// f32 [experts].
+    pub scales: View,
+}
+
 impl Step<'_> {
     /// Softmax over the logits [tokens, experts], the best `ranks` of each token, their weights renormalised to 1 if
     /// asked.
@@ -69,6 +77,17 @@ impl Step<'_> {
     }
 
     /// The choice of `router` from logits [tokens, experts].
+    pub fn route_scaled(&mut self, logits: &Tensor, router: &ExpertRouter) -> Result<Routing> {
+        let ExpertRouter { ranks, scales } = router;
+        ensure(scales.size >= logits.columns as u64 * 4, "router", || {
+            format!("scales of {} bytes for {} experts", scales.size, logits.columns)
+        })?;
+        let spec = self.router_spec(logits.columns).flag("RENORMALISE", true).flag("SCALED", true);
+        let params = RouterParams { ranks: *ranks as u32, ..Default::default() };
+        self.route(logits, logits.columns, spec, Some(("scales", scales)), params)
+    }
+
+    /// The choice of `router` from logits [tokens, experts].
     pub fn route_sigmoid(&mut self, logits: &Tensor, router: &SigmoidRouter) -> Result<Routing> {
         let SigmoidRouter { groups: (groups, groups_used), .. } = router;
         let bias = router.bias.as_ref();
@@ -90,7 +109,7 @@ impl Step<'_> {
             groups_used: *groups_used as u32,
             ..Default::default()
         };
-        self.route(logits, logits.columns, spec, bias, params)
+        self.route(logits, logits.columns, spec, bias.map(|bias| ("bias", bias)), params)
     }
 
     fn router_spec(&self, experts: usize) -> KernelSpec {
@@ -103,7 +122,7 @@ impl Step<'_> {
         logits: &Tensor,
         experts: usize,
         spec: KernelSpec,
-        bias: Option<&View>,
+        more: Option<(&'static str, &View)>,
         params: RouterParams,
     ) -> Result<Routing> {
         let ranks = params.ranks as usize;
@@ -116,7 +135,7 @@ impl Step<'_> {
         let routed = self.tensor("routed", ranks)?.view;
         let gates = self.tensor("gates", ranks)?.view;
         let mut bind = vec![("logits", &logits.view), ("routed", &routed), ("gates", &gates)];
-        bind.extend(bias.map(|bias| ("bias", bias)));
+        bind.extend(more);
         self.recorder.call(Call {
             spec,
             bind: &bind,

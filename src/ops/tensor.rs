@@ -12,6 +12,14 @@ pub struct Tensor {
     pub columns: usize,
 }
 
+impl Tensor {
+    /// The same values in shorter rows.
+    pub fn in_rows_of(&self, columns: usize) -> Tensor {
+        let rows = |count: usize| count * self.columns / columns;
+        Tensor { view: self.view.clone(), first_row: rows(self.first_row), rows: rows(self.rows), columns }
+    }
+}
+
 /// A run of a matrix's rows, or of a stack's experts, in one buffer.
 #[derive(Clone)]
 pub struct Shard {

@@ -2,7 +2,7 @@
 
 use super::{Arithmetic, MatmulTile, MatrixTile, Product, Step, Tuning};
 use crate::formats::Format;
-use crate::gpu::{Grid, KernelSpec};
+use crate::gpu::{Grid, KernelSpec, Tier};
 
 /// A kernel that lacks its format and its flags, and the tile that one of its workgroups computes.
 pub(super) struct Tiled {
@@ -19,6 +19,13 @@ impl Tiled {
         let MatmulTile { bm, bn, tm, tn, runs } = t.matmul;
         let spec = KernelSpec::new("matmul").size("BM", bm).size("BN", bn).size("TM", tm).size("TN", tn);
         Tiled { spec: spec.size("RUNS", runs), bm, bn, arithmetic: Arithmetic::F32 }
+    }
+
+    /// Of 2 to 8 tokens, whose reductions lack their flag.
+    pub fn batch(t: &Tuning, tokens: usize) -> Tiled {
+        let ((wg, bm), bn) = (t.batch, tokens.next_power_of_two() as u32);
+        let spec = KernelSpec::new("matvec_batch").size("WG", wg).size("BM", bm).size("BN", bn);
+        Tiled { spec, bm, bn, arithmetic: Arithmetic::F32 }
     }
 
     /// Of cooperative matrices of `side` x `side`, where subgroups have at most `subgroup` invocations.
@@ -39,10 +46,16 @@ impl Tiled {
 }
 
 impl Step<'_> {
-    /// The kernel for a product with a matrix [rows, columns].
-    pub(super) fn tiled(&self, product: Product, format: Format, shape: [usize; 2]) -> Tiled {
+    /// The kernel for a product of several tokens with a matrix [rows, columns].
+    pub(super) fn tiled(&self, product: Product, tokens: usize, format: Format, shape: [usize; 2]) -> Tiled {
         let caps = self.recorder.gpu().caps();
-        match (self.ground.choose(product, format, shape).arithmetic, caps.matrix) {
+        let arithmetic = self.ground.choose(product, format, shape).arithmetic;
+        if (product, arithmetic) == (Product::Batch, Arithmetic::F32) {
+            let batch = Tiled::batch(self.tuning, tokens);
+            let spec = batch.spec.flag("SUBGROUP", self.ground.tier >= Tier::Subgroup);
+            return Tiled { spec: spec.flag("RAGGED", !shape[1].is_multiple_of(16)), ..batch };
+        }
+        match (arithmetic, caps.matrix) {
             (Arithmetic::Matrix, Some(side)) => Tiled::matrices(self.tuning, side, caps.subgroup.1),
             (Arithmetic::Matrix, None) => Tiled::registers(self.tuning),
             (arithmetic, _) => {

@@ -7,6 +7,8 @@ use crate::gpu::DeviceClass;
 pub struct Tuning {
     /// Invocations of a mat-vec workgroup, and rows that it computes.
     pub matvec: (u32, u32),
+    /// The same of a mat-vec for several tokens.
+    pub batch: (u32, u32),
     /// Invocations of a workgroup that normalises, rotates or embeds one row.
     pub row: u32,
     /// Invocations of an attention workgroup (and keys of its tile), and most query rows that share a reading of them.
@@ -57,6 +59,7 @@ impl Tuning {
         match class {
             DeviceClass::Gpu => &Tuning {
                 matvec: (64, 4),
+                batch: (64, 4),
                 row: 64,
                 attention: (64, 8),
                 latent: (128, 16),
@@ -72,6 +75,7 @@ impl Tuning {
             // 65,535 rounds of its loops in total, so a small WG also bounds the context of attention.
             DeviceClass::Cpu => &Tuning {
                 matvec: (8, 8),
+                batch: (8, 4),
                 row: 8,
                 attention: (32, 8),
                 latent: (32, 8),

@@ -4,10 +4,12 @@
 //! Weights come in decoded, all arrays are row-major, and shapes stand as in the kernels' own declarations.
 
 mod delta_net;
+mod index;
 mod latent;
 mod rounded;
 
 pub use delta_net::{DeltaGates, delta_net, gate, short_conv};
+pub use index::{index_key, index_scores, index_select};
 pub use latent::{Latent, latent_attention, latent_row};
 pub use rounded::{dequantise, quantise};
 
@@ -70,6 +72,10 @@ pub fn gated(activation: Activation, gate: f64, up: f64) -> f64 {
         Activation::Clamped => {
             let gate = gate.min(7.0);
             gate / (1.0 + (-1.702 * gate).exp()) * (up.clamp(-7.0, 7.0) + 1.0)
+        }
+        Activation::SiluLimited(limit) => {
+            let limit = f64::from(limit);
+            silu(gate).min(limit) * up.clamp(-limit, limit)
         }
     }
 }
@@ -190,6 +196,18 @@ pub fn router(logits: &[f32], experts: usize, ranks: usize, renormalise: bool) -
         gates.extend(order[..ranks].iter().map(|e| (weight(e) / total) as f32));
     }
     (routed, gates)
+}
+
+/// As [`router`], renormalised, each weight times its expert's factor.
+pub fn router_scaled(logits: &[f32], scales: &[f32], ranks: usize) -> (Vec<u32>, Vec<f32>) {
+    let (routed, mut gates) = router(logits, scales.len(), ranks, true);
+    gates.iter_mut().zip(&routed).for_each(|(gate, e)| *gate *= scales[*e as usize]);
+    (routed, gates)
+}
+
+/// cap * tanh(x / cap)
+pub fn softcap(x: &[f32], cap: f32) -> Vec<f32> {
+    x.iter().map(|x| (f64::from(cap) * (f64::from(*x) / f64::from(cap)).tanh()) as f32).collect()
 }
 
 /// What [`router_sigmoid`] goes by, as in [`SigmoidRouter`](super::SigmoidRouter).

@@ -89,7 +89,7 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         let head = matvec.clone().flag("HEADS", true);
         all.extend(each(vec![head], if usual { &["RAGGED", "SUBGROUP"] } else { &["SUBGROUP"] }));
         all.push(matmul.clone().flag("HEADS", true));
-        let expert = all_of(matvec, &["EXPERT", "NORM"]);
+        let expert = all_of(matvec.clone(), &["EXPERT", "NORM"]);
         all.extend(each(one_of(vec![expert.clone()], &epilogues[1..]), &["RAGGED", "SUBGROUP"]));
         if usual || format == Format::MXFP4 {
             let clamped = one_of(vec![expert.clone().flag("BIAS", true)], &epilogues[1..]);
@@ -110,6 +110,17 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
             );
         }
         if usual {
+            for gated in [&epilogues[1..2], &epilogues[2..]] {
+                let limited = all_of(expert.clone(), gated).flag("LIMITED", true);
+                all.extend(each(vec![limited], &["SUBGROUP"]));
+                let limited = all_of(matvec.clone(), gated).flag("LIMITED", true);
+                all.extend(each(vec![limited], &["NORM", "SUBGROUP"]));
+                all.push(all_of(matmul.clone(), gated).flag("LIMITED", true));
+                all.push(all_of(grouped(&["GATHER", "LIMITED"]), gated));
+                let gelu = all_of(expert.clone(), gated).flag("GELU", true);
+                all.extend(each(vec![gelu], &["SUBGROUP"]));
+                all.push(all_of(grouped(&["GATHER", "GELU"]), gated));
+            }
             let weighted = expert.flag("WEIGHTED", true);
             all.extend(each(one_of(vec![weighted], &epilogues[1..]), &["SUBGROUP"]));
             all.extend(each(one_of(vec![down.clone()], &["UNWEIGHTED", "STORE"])[1..].to_vec(), &["SUBGROUP"]));
@@ -119,6 +130,14 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         all.extend(each(vec![down], &["RAGGED", "SUBGROUP"]));
         all.extend([&["GATHER"][..], &["GATHER", "SWIGLU"], &["GATHER", "SILU_MUL"], &["SCATTER"]].map(grouped));
         all.push(matmul);
+        for tokens in [2, 4, 8] {
+            let batch = Tiled::batch(t, tokens).spec.format(format);
+            all.extend(each(vec![batch.clone(), batch.clone().flag("HEADS", true)], &["SUBGROUP"]));
+            if usual && tokens == 8 {
+                all.extend(each(one_of(vec![batch.clone()], &epilogues), &["BIAS", "RAGGED", "SUBGROUP"]));
+                all.extend(one_of(vec![batch.flag("GELU", true)], &epilogues[1..]));
+            }
+        }
         for (side, subgroup) in MATRICES {
             all.extend(matrix_products(Tiled::matrices(t, side, subgroup).spec.format(format)));
         }
@@ -129,13 +148,18 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
     all.extend(narrower);
     all.push(new("quantise").size("WG", t.row));
     all.push(all_of(new("rms_norm").size("WG", t.row), &["QUANTISE", "SUBGROUP"]));
-    for dim in [16, 20, 32, 64, 80, 96, 112, 128, 192, 256] {
+    for dim in [16, 20, 32, 64, 80, 96, 112, 128, 192, 256, 512] {
         let heads = new("heads").size("WG", t.row).size("HEAD_DIM", dim);
         let tempered = all_of(heads.clone(), &["ADJACENT", "TEMPERATURE"]);
         all.extend(each(vec![heads], &["QK_NORM", "ADJACENT", "KV_F16", "SUBGROUP"]));
         all.extend(each(vec![tempered], &["KV_F16", "SUBGROUP"]));
+        if [256, 512].contains(&dim) {
+            let normed = all_of(new("heads").size("WG", t.row).size("HEAD_DIM", dim), &["QK_NORM", "V_NORM"]);
+            all.extend(each(vec![normed], &["KV_F16", "SUBGROUP"]));
+        }
         for rows in (0..).map(|i| 1 << i).take_while(|rows| *rows <= t.attention.1) {
             let attention = new("attention").size("WG", t.attention.0).size("ROWS", rows).size("HEAD_DIM", dim);
+            let attention = staged(attention, rows, dim);
             if dim == 128 {
                 all.extend(each(vec![attention.clone().flag("CHUNK", true)], &["KV_F16", "SPLIT"]));
             }
@@ -151,15 +175,23 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         for rows in (0..).map(|i| 1 << i).take_while(|rows| *rows <= t.latent.1) {
             let spec = new("attention").size("WG", t.latent.0).size("ROWS", rows);
             let spec = staged(spec.size("KEY_DIM", row).size("VALUE_DIM", rank).flag("LATENT", true), rows, row);
-            all.extend(each(vec![spec], &["KV_F16", "SPLIT"]));
+            all.extend(each(vec![spec], &["KV_F16", "SELECTED", "SPLIT"]));
         }
         let combine = new("attention_combine").size("WG", t.row.min(rank / 4)).size("SPLITS", t.latent_splits.0);
         all.push(combine.size("HEAD_DIM", rank));
     }
+    for (group, dim) in [(8, 128), (4, 64), (1, 12)] {
+        let rows = new("index_rows").size("WG", t.row).size("HEAD_DIM", dim);
+        all.extend(each(vec![rows], &["ADJACENT", "KV_F16", "SUBGROUP"]));
+        let scores = new("index_scores").size("WG", t.row).size("GROUP", group).size("HEAD_DIM", dim);
+        all.extend(each(vec![scores], &["KV_F16"]));
+    }
+    all.push(new("index_select").size("WG", t.wide));
     for experts in [2, 8, 64, 128, 512, 1024] {
         let router = new("router").size("WG", t.wide.min(experts)).size("EXPERTS", experts);
         let grouped = all_of(router.clone(), &["SIGMOID", "GROUPS"]);
         all.push(all_of(router.clone(), &["RENORMALISE", "SHARED_GATE"]));
+        all.push(all_of(router.clone(), &["RENORMALISE", "SCALED"]));
         all.push(all_of(router.clone(), &["SIGMOID", "UNBIASED"]));
         all.extend(each(vec![router], &["SIGMOID", "RENORMALISE"]));
         all.extend(each(vec![grouped], &["RENORMALISE"]));
@@ -173,6 +205,8 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         all.extend(each(vec![dims(new("delta_net")).size("TILE", 8.min(dim))], &["TILED"]));
     }
     all.push(new("gate").size("WG", t.wide));
+    all.push(new("softcap").size("WG", t.wide));
+    all.extend(one_of(vec![new("glu").size("WG", t.wide)], &["GELU", "CLAMPED", "LIMITED"]));
     all.extend(each(vec![new("rms_norm").size("WG", t.row)], &["RESIDUAL", "SUBGROUP"]));
     // The measurements of the device itself.
     all.extend(one_of(vec![new("stream").size("WG", t.wide)], &["FILL"]));

@@ -81,6 +81,7 @@ impl Session {
                 .scratch_per_token
                 .saturating_mul(chunk)
                 .saturating_add(shape.sliced.bytes(chunk as usize))
+                .saturating_add(shape.score_bytes(context, chunk as usize))
                 .saturating_add(positions)
                 .saturating_add(sampling),
             checkpoints: Self::checkpoint_bytes(shape, options, context),
@@ -309,9 +310,18 @@ impl Session {
             Ending::Sample => {
                 let last = Tensor { first_row: tokens - 1, rows: 1, ..x };
                 let row = step.norm_linear("logits", &last, norm, output)?;
+                if let Some(cap) = architecture.logit_cap() {
+                    step.softcap(&row, cap)?;
+                }
                 step.sample(&row, &self.sample)?;
             }
-            Ending::Logits => logits = Some(step.norm_linear("all logits", &x, norm, output)?.view),
+            Ending::Logits => {
+                let all = step.norm_linear("all logits", &x, norm, output)?;
+                if let Some(cap) = architecture.logit_cap() {
+                    step.softcap(&all, cap)?;
+                }
+                logits = Some(all.view);
+            }
         }
         Ok((step, logits))
     }

@@ -3,7 +3,7 @@
 use super::engine::{Ending, RECORD_OFFSET};
 use super::state::State;
 use super::{Error, Result, Session};
-use crate::gpu::{Readback, Recording, View};
+use crate::gpu::{self, Dispatch, Readback, Recording, View};
 use crate::ops::Record;
 use std::ops::Range;
 
@@ -204,6 +204,42 @@ impl Session {
     /// # Errors
     /// Token ids out of range, or more tokens than the context.
     pub fn blocking_logits(&mut self, tokens: &[u32], chunk: usize) -> Result<Vec<f32>> {
+        self.logits_by(tokens, chunk, |session, key, position| session.blocking_run(key, position + key.0))
+    }
+
+    /// As [`Session::blocking_logits`], of a model whose experts are all there. After each router has run, `watch` is told the
+    /// first token's position and may read and write the dispatch's buffers; the router runs again for as long as it asks.
+    /// For tests that compare what models say, not which experts they choose.
+    #[doc(hidden)]
+    pub fn blocking_logits_watched(
+        &mut self,
+        tokens: &[u32],
+        chunk: usize,
+        mut watch: impl FnMut(usize, &Dispatch) -> gpu::Result<bool>,
+    ) -> Result<Vec<f32>> {
+        self.logits_by(tokens, chunk, |session, key, position| {
+            let (recording, mut from) = (&session.recordings[&key].recording, 0);
+            for (i, router) in recording.dispatches.iter().enumerate() {
+                if router.kernel.spec.shader == "router" {
+                    session.gpu().submit(recording, from..i + 1, &[])?;
+                    while watch(position, router)? {
+                        session.gpu().submit(recording, i..i + 1, &[])?;
+                    }
+                    from = i + 1;
+                }
+            }
+            session.gpu().submit(recording, from..recording.dispatches.len(), &[])?;
+            Ok(())
+        })
+    }
+
+    /// `run` runs a recorded step of tokens from a position on.
+    fn logits_by(
+        &mut self,
+        tokens: &[u32],
+        chunk: usize,
+        mut run: impl FnMut(&mut Session, (usize, Ending), usize) -> Result<()>,
+    ) -> Result<Vec<f32>> {
         let context = self.cache.positions;
         if tokens.len() > context {
             return Err(Error::ContextOverflow { prompt: tokens.len(), context });
@@ -220,7 +256,7 @@ impl Session {
             self.record(count, Ending::Logits)?;
             let (position, clock) = (start as u32, self.model().next_clock());
             self.write_state(&State { position, context: context as u32, clock, ..State::default() })?;
-            self.blocking_run((count, Ending::Logits), start + count)?;
+            run(self, (count, Ending::Logits), start)?;
             let view = self.recordings[&(count, Ending::Logits)].logits.as_ref().expect("recorded with logits");
             logits.extend_from_slice(&self.gpu().blocking_read::<f32>(view)?[..count * vocabulary]);
         }

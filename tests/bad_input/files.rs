@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use halogen::formats::Format;
-use halogen::gguf::{Strings, Value};
+use halogen::gguf::{Array, Strings, Value};
 use halogen::session::{Model, Session, SessionOptions};
 
 fn made(architecture: &str) -> Made {
@@ -62,7 +62,15 @@ fn missing_tensors() {
         ("deepseek2", "blk.0.attn_k_b.weight"),
         ("deepseek2", "blk.1.attn_kv_a_norm.weight"),
         ("llama4", "blk.1.ffn_gate_shexp.weight"),
+        ("step35", "blk.1.attn_gate.weight"),
+        ("gemma4", "blk.1.ffn_down_exps.scale"),
+        ("gemma4", "blk.0.pre_ffw_norm_2.weight"),
+        ("gemma4", "blk.1.attn_k_norm.weight"),
+        ("step35", "blk.1.exp_probs_b.bias"),
+        ("step35", "blk.0.attn_q_norm.weight"),
         ("llama4", "blk.0.ffn_up.weight"),
+        ("glm-dsa", "blk.0.indexer.k_norm.bias"),
+        ("glm-dsa", "blk.1.indexer.attn_q_b.weight"),
         ("glm4moe", "blk.0.exp_probs_b.bias"),
         ("glm4moe", "blk.1.ffn_down_shexp.weight"),
     ] {
@@ -145,12 +153,12 @@ fn sizes_that_do_not_go_together() {
     check_key("qwen3moe", "expert_used_count", 7u32, &["= 7", "there are 6 experts"]);
     check_key("qwen3moe", "expert_count", 5000u32, &["= 5000", "at most 1024"]);
     // What kernels cannot do, said before anything is loaded.
-    for dim in [3u32, 512, 260] {
+    for dim in [3u32, 516, 1024] {
         let set = |made: &mut Made| {
             made.set("attention.value_length", dim.into());
             made.set("attention.key_length", dim.into());
         };
-        check("llama", set, &[&format!("attention.key_length = {dim}: heads of a multiple of 4 up to 256")]);
+        check("llama", set, &[&format!("attention.key_length = {dim}: heads of a multiple of 4 up to 512")]);
     }
     check_key("llama", "embedding_length", 30u32, &["= 30", "multiple of 4"]);
     check_key("llama", "feed_forward_length", 46u32, &["= 46", "multiple of 4"]);
@@ -168,6 +176,50 @@ fn what_llama4_does_not_know() {
         |made| made.set("interleave_moe_layer_step", 1u32.into()),
         &["blk.0.ffn_gate_exps.weight is missing"],
     );
+}
+
+#[test]
+fn what_step35_does_not_know() {
+    let three = Value::Array(Array::U32(vec![4, 4, 4]));
+    check_key("step35", "attention.head_count", three.clone(), &["an array of 3", "there are 2 layers"]);
+    check_key("step35", "attention.head_count_kv", three, &["an array of 3", "there are 2 layers"]);
+    let pattern = |n: usize| Value::Array(Array::Bool(vec![true; n]));
+    check_key("step35", "attention.sliding_window_pattern", pattern(1), &["an array of 1", "there are 2 layers"]);
+    check_key("step35", "attention.sliding_window", 0u32, &["= 0: a number from 1 to"]);
+    check_key("step35", "moe_every_n_layers", 2u32, &["= 2", "every layer"]);
+    check_key("step35", "expert_gating_func", 1u32, &["= 1", "the sigmoid"]);
+    check_key("step35", "rope.dimension_count", 6u32, &["= 6", "a multiple of 4"]);
+    for limit in [-1.0, f32::NAN, f32::INFINITY] {
+        check_key("step35", "swiglu_clamp_exp", vec![0.0, limit], &["a positive number, or 0 for none"]);
+    }
+    check_key("step35", "swiglu_clamp_shexp", vec![1.0f32], &["an array of 1", "there are 2 layers"]);
+    // Heads that the tensors do not have.
+    let heads = Value::Array(Array::U32(vec![4, 4]));
+    check("step35", |made| made.set("attention.head_count", heads), &["blk.1.attn_q.weight", "[32, 64]", "[32, 32]"]);
+    let none = Value::Array(Array::U32(vec![4, 0]));
+    check_key("step35", "attention.head_count", none, &["= 0: a number from 1 to"]);
+}
+
+#[test]
+fn what_gemma4_does_not_know() {
+    let three = Value::Array(Array::U32(vec![2, 2, 2]));
+    for key in ["attention.head_count", "attention.head_count_kv", "feed_forward_length"] {
+        check_key("gemma4", key, three.clone(), &["an array of 3", "there are 2 layers"]);
+    }
+    let pattern = Value::Array(Array::Bool(vec![true; 3]));
+    check_key("gemma4", "attention.sliding_window_pattern", pattern, &["an array of 3", "there are 2 layers"]);
+    check_key("gemma4", "attention.sliding_window", 0u32, &["= 0: a number from 1 to"]);
+    check_key("gemma4", "attention.key_length_swa", 516u32, &["= 516", "up to 512"]);
+    check_key("gemma4", "attention.value_length_swa", 4u32, &["= 4", "keys of 8"]);
+    check_key("gemma4", "attention.shared_kv_layers", 2u32, &["= 2", "there are 2 layers"]);
+    check_key("gemma4", "attention.shared_kv_layers", 1u32, &["= 1", "layer 1's kind"]);
+    check_key("gemma4", "final_logit_softcapping", -30f32, &["a positive number"]);
+    check_key("gemma4", "embedding_length_per_layer_input", 6u32, &["= 6", "multiple of 4"]);
+    let inputs = |made: &mut Made| made.set("embedding_length_per_layer_input", 8u32.into());
+    check("gemma4", inputs, &["per_layer_proj_norm.weight is missing"]);
+    // A layer that sees all, which the tensors hold as one with a window.
+    let none = Value::Array(Array::Bool(vec![false, false]));
+    check("gemma4", |made| made.set("attention.sliding_window_pattern", none), &["blk.0.attn_q.weight", "[32, 32]"]);
 }
 
 #[test]
@@ -237,6 +289,24 @@ fn latents_that_no_model_has() {
     check("deepseek2", other("attention.key_length_mla"), &["blk.0.attn_q_b.weight", "[20, 80]", "[20, 96]"]);
     check("deepseek2", other("attention.value_length_mla"), &["blk.0.attn_v_b.weight", "[16, 12, 4]", "[16, 24, 4]"]);
     check_key("deepseek2", "nextn_predict_layers", 2u32, &["= 2", "there are 2 blocks"]);
+}
+
+#[test]
+fn indexers_that_no_model_has() {
+    for key in ["attention.indexer.head_count", "attention.indexer.key_length", "attention.indexer.top_k"] {
+        check_key("glm-dsa", key, 0u32, &["= 0: a number from 1 to"]);
+        check_key("glm-dsa", key, 1u64 << 40, &["= 1099511627776"]);
+    }
+    check_key("glm-dsa", "attention.indexer.key_length", 4u32, &["= 4", "a size from 8"]);
+    check_key("glm-dsa", "attention.indexer.key_length", 1028u32, &["= 1028", "to 1024"]);
+    check_key("glm-dsa", "attention.indexer.top_k", 65_537u32, &["= 65537", "at most 65536"]);
+    check_key("glm-dsa", "attention.indexer.types", vec![true], &["1 flags", "layer 1 needs one"]);
+    check_key("glm-dsa", "attention.indexer.types", vec![false, true], &["= false", "the first layer"]);
+    let heads = |made: &mut Made| made.set("attention.indexer.head_count", 8u32.into());
+    check("glm-dsa", heads, &["blk.0.indexer.proj.weight", "[32, 4]", "[32, 8]"]);
+    // A layer without an indexer has no tensors of one.
+    let shared = |made: &mut Made| made.set("attention.indexer.types", vec![true, false].into());
+    check("glm-dsa", shared, &["blk.1.indexer."]);
 }
 
 #[test]

@@ -7,8 +7,20 @@ use halogen::gguf::Value;
 use halogen::session::{Result, Sampling, Session, SessionOptions};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-const ARCHITECTURES: [&str; 9] =
-    ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe", "deepseek2", "llama4", "qwen3next", "qwen35"];
+const ARCHITECTURES: [&str; 12] = [
+    "llama",
+    "qwen2",
+    "qwen3",
+    "qwen3moe",
+    "glm4moe",
+    "deepseek2",
+    "glm-dsa",
+    "llama4",
+    "step35",
+    "gemma4",
+    "qwen3next",
+    "qwen35",
+];
 
 /// Loads a model and runs it a little.
 fn run(made: &Made) -> Result<()> {
@@ -90,11 +102,20 @@ fn wrong_values_are_refused_or_run() {
         "expert_count",
         "expert_used_count",
         "expert_feed_forward_length",
+        "attention.indexer.head_count",
+        "attention.indexer.key_length",
+        "attention.indexer.top_k",
         "attention.q_lora_rank",
         "attention.kv_lora_rank",
         "attention.key_length_mla",
         "attention.value_length_mla",
         "interleave_moe_layer_step",
+        "leading_dense_block_count",
+        "attention.shared_kv_layers",
+        "embedding_length_per_layer_input",
+        "attention.key_length_swa",
+        "final_logit_softcapping",
+        "expert_shared_feed_forward_length",
         "attention.sliding_window",
         "expert_group_count",
         "expert_group_used_count",

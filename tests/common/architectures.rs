@@ -2,12 +2,15 @@
 
 use super::{HYBRIDS, Made, Sizes};
 use halogen::formats::Format;
+use halogen::gguf::{Array, Value};
 
 impl Made {
     /// Turns the dense model that `new` made into one of its architecture, where there is more to it.
     pub(super) fn specialise(&mut self, format: Format, s: &Sizes) {
         match self.architecture().as_str() {
             "llama4" => self.llama4(format, s),
+            "step35" => self.step35(format, s),
+            "gemma4" => self.gemma4(format, s),
             hybrid if HYBRIDS.contains(&hybrid) => self.hybrid(hybrid, format, s),
             _ => {}
         }
@@ -30,6 +33,77 @@ impl Made {
             self.remove(&format!("blk.{layer}.ffn_{what}.weight"));
             self.layer_matrix(layer, &format!("ffn_{what}_exps"), &[dims[0], dims[1], s.experts], format);
             self.layer_matrix(layer, &format!("ffn_{what}_shexp"), &dims, format);
+        }
+    }
+
+    /// A dense layer that sees all, then windows of 16 positions with as many heads again; limits on the last layer.
+    fn step35(&mut self, format: Format, s: &Sizes) {
+        self.mixture_keys(s);
+        let windowed = |layer: usize| layer > 0;
+        let heads = |layer: usize| s.heads * (1 + usize::from(windowed(layer)));
+        let counts = |of: &dyn Fn(usize) -> usize| Array::U32((0..s.layers).map(|i| of(i) as u32).collect());
+        let limits: Vec<f32> = (0..s.layers).map(|i| if i + 1 == s.layers { 0.4 } else { 0.0 }).collect();
+        self.set("attention.head_count", Value::Array(counts(&heads)));
+        self.set("attention.head_count_kv", Value::Array(counts(&|_| s.kv_heads)));
+        self.set("attention.sliding_window", 16u32.into());
+        self.set("attention.sliding_window_pattern", Value::Array(Array::Bool((0..s.layers).map(windowed).collect())));
+        self.set("rope.freq_base_swa", 5_000f32.into());
+        self.set("leading_dense_block_count", 1u32.into());
+        self.set("expert_shared_feed_forward_length", (s.ff as u32).into());
+        self.set("swiglu_clamp_exp", limits.clone().into());
+        self.set("swiglu_clamp_shexp", limits.into());
+        for layer in 0..s.layers {
+            let q = heads(layer) * s.head_dim;
+            self.layer_matrix(layer, "attn_q", &[s.hidden, q], format);
+            self.layer_matrix(layer, "attn_gate", &[s.hidden, heads(layer)], format);
+            self.layer_matrix(layer, "attn_output", &[q, s.hidden], format);
+            for norm in ["attn_q_norm", "attn_k_norm"] {
+                self.vector(&format!("blk.{layer}.{norm}.weight"), s.head_dim, 1.0);
+            }
+            if layer >= 1 {
+                self.experts_with_shared(layer, format, s);
+                self.vector(&format!("blk.{layer}.exp_probs_b.bias"), s.experts, 0.0);
+            }
+        }
+    }
+
+    /// Experts beside the dense MLPs; windows of 16 positions, then a layer that sees all, of heads twice as large whose
+    /// values are their keys.
+    fn gemma4(&mut self, format: Format, s: &Sizes) {
+        self.mixture_keys(s);
+        let windowed = |layer: usize| layer.is_multiple_of(2);
+        self.set("attention.key_length", (2 * s.head_dim as u32).into());
+        self.set("attention.value_length", (2 * s.head_dim as u32).into());
+        self.set("rope.dimension_count", (2 * s.head_dim as u32).into());
+        for key in ["attention.key_length_swa", "attention.value_length_swa", "rope.dimension_count_swa"] {
+            self.set(key, (s.head_dim as u32).into());
+        }
+        self.set("attention.head_count_kv", Value::Array(Array::U32(vec![s.kv_heads as u32; s.layers])));
+        self.set("attention.sliding_window", 16u32.into());
+        self.set("attention.sliding_window_pattern", Value::Array(Array::Bool((0..s.layers).map(windowed).collect())));
+        self.set("final_logit_softcapping", 30f32.into());
+        self.vector("rope_freqs.weight", s.head_dim, 1.0);
+        for layer in 0..s.layers {
+            let dim = if windowed(layer) { s.head_dim } else { 2 * s.head_dim };
+            self.layer_matrix(layer, "attn_q", &[s.hidden, s.heads * dim], format);
+            self.layer_matrix(layer, "attn_k", &[s.hidden, s.kv_heads * dim], format);
+            self.layer_matrix(layer, "attn_output", &[s.heads * dim, s.hidden], format);
+            if !windowed(layer) {
+                self.remove(&format!("blk.{layer}.attn_v.weight"));
+            }
+            self.layer_matrix(layer, "ffn_gate_inp", &[s.hidden, s.experts], Format::F32);
+            self.layer_matrix(layer, "ffn_gate_up_exps", &[s.hidden, 2 * s.ff, s.experts], format);
+            self.layer_matrix(layer, "ffn_down_exps", &[s.ff, s.hidden, s.experts], format);
+            let norms =
+                ["post_attention_norm", "post_ffw_norm", "post_ffw_norm_1", "post_ffw_norm_2", "pre_ffw_norm_2"];
+            let vectors = norms.map(|norm| (format!("{norm}.weight"), s.hidden)).into_iter().chain([
+                ("attn_q_norm.weight".into(), dim),
+                ("attn_k_norm.weight".into(), dim),
+                ("ffn_gate_inp.scale".into(), s.hidden),
+                ("ffn_down_exps.scale".into(), s.experts),
+                ("layer_output_scale.weight".into(), 1),
+            ]);
+            vectors.for_each(|(name, len)| self.vector(&format!("blk.{layer}.{name}"), len, 1.0));
         }
     }
 

@@ -78,6 +78,10 @@ struct Latent {
 
 const LATENT: Latent = Latent { q_rank: 20, rank: 16, rope_dim: 8, nope: 12, value_dim: 12 };
 
+/// Of a made-up lightning indexer.
+const INDEX_HEADS: usize = 4;
+const INDEX_DIM: usize = 12;
+
 /// A tensor of a made-up file. Dimensions have the columns first.
 #[derive(Clone)]
 pub struct Tensor {
@@ -120,7 +124,7 @@ fn encode(format: Format, values: impl Iterator<Item = f32>) -> Vec<u8> {
 }
 
 impl Made {
-    /// llama, llama4, qwen2, qwen3, qwen3moe, glm4moe, deepseek2 or one of [`HYBRIDS`] with weights in `format`.
+    /// llama, llama4, qwen2, qwen3, qwen3moe, glm4moe, deepseek2, glm-dsa or one of [`HYBRIDS`] with weights in `format`.
     pub fn new(architecture: &str, format: Format, s: &Sizes) -> Made {
         let mut made = Made { metadata: Metadata::new(), tensors: Vec::new() };
         made.metadata.insert("general.architecture", architecture.into());
@@ -139,8 +143,9 @@ impl Made {
         }
         made.set("rope.freq_base", 10_000f32.into());
         made.set("attention.layer_norm_rms_epsilon", 1e-6f32.into());
-        let moe = ["qwen3moe", "glm4moe", "deepseek2"].contains(&architecture);
-        let latent = architecture == "deepseek2";
+        let moe = ["qwen3moe", "glm4moe", "deepseek2", "glm-dsa"].contains(&architecture);
+        let indexed = architecture == "glm-dsa";
+        let latent = indexed || architecture == "deepseek2";
         let shared = moe && architecture != "qwen3moe";
         let ffn_norm = if architecture == "glm4moe" || HYBRIDS.contains(&architecture) {
             "post_attention_norm.weight"
@@ -170,6 +175,11 @@ impl Made {
                 made.set(key, (value as u32).into());
             }
         }
+        if indexed {
+            for (key, value) in [("head_count", INDEX_HEADS), ("key_length", INDEX_DIM), ("top_k", 5)] {
+                made.set(&format!("attention.indexer.{key}"), (value as u32).into());
+            }
+        }
         made.vocabulary(s.vocabulary);
 
         let (q, kv) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
@@ -195,6 +205,11 @@ impl Made {
                 dense("attn_v.weight", &[s.hidden, kv]);
                 dense("attn_output.weight", &[q, s.hidden]);
             }
+            if indexed {
+                dense("indexer.attn_q_b.weight", &[LATENT.q_rank, INDEX_HEADS * INDEX_DIM]);
+                dense("indexer.attn_k.weight", &[s.hidden, INDEX_DIM]);
+                dense("indexer.proj.weight", &[s.hidden, INDEX_HEADS]);
+            }
             if moe {
                 dense("ffn_gate_inp.weight", &[s.hidden, s.experts]);
                 dense("ffn_gate_exps.weight", &[s.hidden, s.ff, s.experts]);
@@ -214,6 +229,10 @@ impl Made {
             made.vector(&name(ffn_norm), s.hidden, 1.0);
             if shared {
                 made.vector(&name("exp_probs_b.bias"), s.experts, 0.0);
+            }
+            if indexed {
+                made.vector(&name("indexer.k_norm.weight"), INDEX_DIM, 1.0);
+                made.vector(&name("indexer.k_norm.bias"), INDEX_DIM, 0.0);
             }
             if latent {
                 made.vector(&name("attn_q_a_norm.weight"), LATENT.q_rank, 1.0);

@@ -26,6 +26,9 @@ pub fn cases(cases: &mut Vec<Case>) {
         (64, 8, 1, 4097),
         (128, 5, 2, 4097),
         (256, 2, 1, 16384),
+        (512, 4, 2, 113),
+        (512, 8, 1, 1025),
+        (512, 1, 1, 3),
     ] {
         for f16 in [true, false] {
             add(
@@ -57,6 +60,8 @@ pub fn cases(cases: &mut Vec<Case>) {
         (256, 1, 1, 2, 1),
         (64, 8, 2, 7, 1017),
         (36, 5, 1, 9, 3),
+        (512, 8, 1, 7, 130),
+        (512, 1, 2, 33, 0),
         (128, 8, 1, 2, 4090),
         (256, 2, 1, 2, 8190),
     ] {
@@ -150,7 +155,7 @@ impl Geometry {
             words.resize(words.len() + spare * kv_heads * head_dim, 0x7fff_7fff);
             gpu.upload("cache", &words).unwrap()
         };
-        let kv = KvLayer { k: upload(&k), v: Some(upload(&v)), f16 };
+        let kv = KvLayer { k: upload(&k), v: Some(upload(&v)), index: None, f16 };
         let (k, v) = if f16 { (twins::round_f16(&k), twins::round_f16(&v)) } else { (k, v) };
         let sinks = sinks.then(|| random.floats(heads));
         let on_device = sinks.as_ref().map(|s| gpu.upload("sinks", s).unwrap());

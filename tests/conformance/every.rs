@@ -5,8 +5,8 @@ use crate::rig::*;
 use halogen::formats::Format;
 use halogen::gpu::View;
 use halogen::ops::{
-    Activation, Attention, DeltaHeads, DeltaNet, ExpertGateUp, ExpertMlp, GateUp, Heads, KeySharing, KvLayer,
-    LatentAttention, RecurrentLayer, RopePairs, Routing, SampleBuffers, SigmoidRouter, Tensor,
+    Activation, Attention, DeltaHeads, DeltaNet, ExpertGateUp, ExpertMlp, GateUp, Heads, Indexer, KeySharing, KvLayer,
+    LatentAttention, LatentInputs, RecurrentLayer, RopePairs, Routing, SampleBuffers, SigmoidRouter, Tensor,
 };
 
 type Record = fn(&mut Rig, &mut Random, usize) -> Outcome;
@@ -28,6 +28,17 @@ const OPERATORS: &[(&str, Record)] = &[
         let y = tensor(rig.gpu(), &random.floats(tokens * 1000), 1000);
         rig.watch(&y.view);
         rig.run(|step| step.add_norm(&y, &x, &norm))
+    }),
+    ("glu", |rig, random, tokens| {
+        let y = tensor(rig.gpu(), &random.floats(tokens * 100), 100);
+        let u = tensor(rig.gpu(), &random.floats(tokens * 120), 120);
+        rig.watch(&y.view);
+        rig.run(|step| step.glu(&y, &u, 8, Activation::GeluTanh))
+    }),
+    ("softcap", |rig, random, tokens| {
+        let y = tensor(rig.gpu(), &random.floats(tokens * 100), 100);
+        rig.watch(&y.view);
+        rig.run(|step| step.softcap(&y, 30.0))
     }),
     ("norm_linear", |rig, random, tokens| {
         rig.poison("normed", tokens * 512);
@@ -65,6 +76,7 @@ const OPERATORS: &[(&str, Record)] = &[
             head_dim,
             at: [0, 256, 384],
             qk_norm,
+            v_norm: false,
             pairs,
             rope: &rope,
             rope_dim: head_dim,
@@ -112,7 +124,24 @@ const OPERATORS: &[(&str, Record)] = &[
         for (name, columns) in [("latent queries", 4 * 48), ("attended", 4 * 32), ("values", 4 * 32)] {
             rig.poison(name, tokens * columns);
         }
-        rig.run(|step| step.latent_attention(&q, &a, 4, &l, &rope, &kv).map(drop))
+        let inputs = LatentInputs { q: &q, a: &a, at: 4, rope: &rope, selection: None };
+        rig.run(|step| step.latent_attention(&inputs, &l, &kv).map(drop))
+    }),
+    ("index", |rig, random, tokens| {
+        rig.poison("selected", tokens * 4);
+        rig.poison("index scores", tokens * 32);
+        let gpu = rig.gpu();
+        let q = tensor(gpu, &random.floats(tokens * 48), 48);
+        rig.watch(&q.view);
+        let a = tensor(gpu, &random.floats(tokens * 24), 24);
+        let norm = [1.0f32, 0.0].map(|value| gpu.upload("norm", &[value; 16]).unwrap());
+        let rope = gpu.upload("rope", &[[0.6f32, 0.8]; 32 * 4]).unwrap();
+        let keys = gpu.upload("cache", &random.floats(32 * 16)).unwrap();
+        rig.watch(&keys);
+        let pairs = RopePairs::Adjacent;
+        let ix = Indexer { heads: 3, head_dim: 16, rope_dim: 8, pairs, top_k: 4, norm, eps: 1e-6 };
+        let kv = KvLayer { k: keys.clone(), v: None, index: Some(keys), f16: false };
+        rig.run(|step| step.index(&q, &a, [0, 16], &ix, &rope, &kv).map(drop))
     }),
     ("router", |rig, random, tokens| {
         rig.poison("routed", tokens * 8);
@@ -199,7 +228,7 @@ fn cache(rig: &mut Rig, words: &[u32]) -> KvLayer {
         }
         view
     };
-    KvLayer { k: upload(rig), v: Some(upload(rig)), f16: true }
+    KvLayer { k: upload(rig), v: Some(upload(rig)), index: None, f16: true }
 }
 
 /// Four heads on a latent of 32 and 16 rotated lanes, from column 4 of 56 on, with a watched cache of 32 positions.
@@ -214,7 +243,7 @@ fn latent(rig: &mut Rig, random: &mut Random, tokens: usize) -> (Tensor, Tensor,
     let l = LatentAttention { heads: 4, rank: 32, rope_dim: 16, scale: 0.15, norm, k_b, v_b };
     let k = gpu.upload("cache", &vec![0x3c00_3800u32; 32 * 24]).unwrap();
     rig.watch(&k);
-    (q, a, rope, l, KvLayer { k, v: None, f16: true })
+    (q, a, rope, l, KvLayer { k, v: None, index: None, f16: true })
 }
 
 /// A delta net whose z, b and a lie behind its 128 channels, and its state.
@@ -291,17 +320,29 @@ const REFUSED: &[(&str, Record)] = &[
     }),
     ("latent_attention/row", |rig, random, tokens| {
         let (q, a, rope, l, kv) = latent(rig, random, tokens);
-        rig.run(|step| step.latent_attention(&q, &a, 12, &l, &rope, &kv).map(drop))
+        let inputs = LatentInputs { q: &q, a: &a, at: 12, rope: &rope, selection: None };
+        rig.run(|step| step.latent_attention(&inputs, &l, &kv).map(drop))
     }),
     ("latent_attention/heads", |rig, random, tokens| {
         let (q, a, rope, l, kv) = latent(rig, random, tokens);
         let l = LatentAttention { heads: 5, ..l };
-        rig.run(|step| step.latent_attention(&q, &a, 4, &l, &rope, &kv).map(drop))
+        let inputs = LatentInputs { q: &q, a: &a, at: 4, rope: &rope, selection: None };
+        rig.run(|step| step.latent_attention(&inputs, &l, &kv).map(drop))
     }),
     ("latent_attention/values", |rig, random, tokens| {
         let (q, a, rope, l, kv) = latent(rig, random, tokens);
         let kv = KvLayer { v: Some(kv.k.clone()), ..kv };
-        rig.run(|step| step.latent_attention(&q, &a, 4, &l, &rope, &kv).map(drop))
+        let inputs = LatentInputs { q: &q, a: &a, at: 4, rope: &rope, selection: None };
+        rig.run(|step| step.latent_attention(&inputs, &l, &kv).map(drop))
+    }),
+    ("index/weights", |rig, random, tokens| {
+        let gpu = rig.gpu();
+        let (q, a) = (tensor(gpu, &random.floats(tokens * 48), 48), tensor(gpu, &random.floats(tokens * 24), 24));
+        let view = gpu.upload("all", &[0f32; 512]).unwrap();
+        let (pairs, norm) = (RopePairs::Adjacent, [view.clone(), view.clone()]);
+        let ix = Indexer { heads: 3, head_dim: 16, rope_dim: 8, pairs, top_k: 4, norm, eps: 1e-6 };
+        let kv = KvLayer { k: view.clone(), v: None, index: Some(view.clone()), f16: false };
+        rig.run(|step| step.index(&q, &a, [0, 22], &ix, &view, &kv).map(drop))
     }),
     ("attention/no values", |rig, random, tokens| {
         let a = Attention { heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125, window: None, sinks: None };

@@ -30,6 +30,9 @@ struct Mixture {
     /// gpt-oss's: biases and the clamped activation.
     clamped: bool,
     way: Way,
+    /// Of Step-3.5's activation.
+    limit: Option<f32>,
+    gelu: bool,
 }
 
 /// What becomes of the mixture's result.
@@ -56,14 +59,17 @@ pub fn cases(cases: &mut Vec<Case>) {
         choice: Spread,
         clamped: false,
         way: Add,
+        limit: None,
+        gelu: false,
     };
     for tokens in [1, 2, 7, 33, 129] {
         for joined in [true, false] {
             for (choice, shards) in [(Spread, 1), (Same, 1), (Crowd, 2), (Spread, 2)] {
                 add(cases, Mixture { tokens, joined, choice, shards, ..small });
                 add(cases, Mixture { tokens, joined, choice, shards, clamped: true, ..small });
+                add(cases, Mixture { tokens, joined, choice, shards, limit: Some(0.3), ..small });
                 add(cases, Mixture { tokens, joined, choice, shards, way: Weighted, ..small });
-                add(cases, Mixture { tokens, joined, choice, shards, way: Store, ..small });
+                add(cases, Mixture { tokens, joined, choice, shards, way: Store, gelu: true, ..small });
             }
         }
         // Formats as files mix them.
@@ -121,7 +127,7 @@ fn routing(rig: &Rig, routed: &[u32], gates: &[f32], experts: usize, ranks: usiz
 fn add(cases: &mut Vec<Case>, m: Mixture) {
     let formats = m.formats.map(|f| f.name()).join("+");
     let name = format!(
-        "experts/{formats}/experts={}/ranks={}/hidden={}/ff={}/tokens={}/{}/{:?}{}{}{}",
+        "experts/{formats}/experts={}/ranks={}/hidden={}/ff={}/tokens={}/{}/{:?}{}{}{}{}",
         m.experts,
         m.ranks,
         m.hidden,
@@ -131,6 +137,7 @@ fn add(cases: &mut Vec<Case>, m: Mixture) {
         m.choice,
         if m.shards > 1 { "/shards=2" } else { "" },
         if m.clamped { "/clamped" } else { "" },
+        m.limit.map_or(String::new(), |limit| format!("/limit={limit}")),
         if m.way == Add { String::new() } else { format!("/{:?}", m.way) },
     );
     cases.push(Case::of_products(name.to_lowercase(), move |setup| m.run(setup)));
@@ -171,7 +178,9 @@ impl Mixture {
         let (norm, weight) = norm(gpu, random, hidden);
         rig.poison("expert h", tokens * ranks * ff);
         rig.poison("normed", tokens * hidden);
-        let activation = if self.clamped { Activation::Clamped } else { Activation::Silu };
+        let unlimited = if self.gelu { Activation::GeluTanh } else { Activation::Silu };
+        let plain = self.limit.map_or(unlimited, Activation::SiluLimited);
+        let activation = if self.clamped { Activation::Clamped } else { plain };
         let biases = self.clamped.then(|| [experts * 2 * ff, experts * hidden].map(|len| random.floats(len)));
         let bias = biases.as_ref().map(|[gate_up, down]| ExpertBias {
             gate_up: gpu.upload("bias", gate_up).unwrap(),

@@ -15,6 +15,8 @@ pub fn cases(cases: &mut Vec<Case>) {
         (128, 32, 4, 1, 1000),
         (128, 16, 2, 129, 7),
         (256, 16, 1, 2, 63),
+        (512, 8, 1, 2, 9),
+        (64, 4, 0, 2, 3),
     ] {
         for (pairs, rope_dim) in [(Adjacent, head_dim), (HalfSplit, head_dim), (HalfSplit, head_dim / 2), (Adjacent, 0)]
         {
@@ -106,6 +108,7 @@ impl Geometry {
         let kv = KvLayer {
             k: cache(gpu, positions * row_words, POISON),
             v: Some(cache(gpu, positions * row_words, POISON)),
+            index: None,
             f16: self.f16,
         };
         let rope_view = gpu.upload("rope", &rope).unwrap();
@@ -115,6 +118,7 @@ impl Geometry {
             head_dim,
             at,
             qk_norm: self.qk_norm.then_some((&q_norm, &k_norm)),
+            v_norm: self.qk_norm && self.kv_heads == 1,
             pairs,
             rope: &rope_view,
             rope_dim,
@@ -136,7 +140,10 @@ impl Geometry {
             }
             for i in 0..kv_heads {
                 k.extend(twins::head(part(at[1], i), norms(&k_weight[..]), turns, pairs));
-                v.extend_from_slice(part(at[2], i));
+                match self.qk_norm && self.kv_heads == 1 {
+                    true => v.extend(twins::rms_norm(part(at[2], i), &vec![1.0; head_dim], eps)),
+                    false => v.extend_from_slice(part(at[2], i)),
+                }
             }
         }
         compare("q", &rig.floats("q", q.len())?, &q, head_dim, 1e-7)?;

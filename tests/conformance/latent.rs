@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use halogen::formats::Format;
-use halogen::ops::{KvLayer, LatentAttention, twins};
+use halogen::ops::{KvLayer, LatentAttention, LatentInputs, Selection, twins};
 
 #[derive(Clone, Copy)]
 struct Geometry {
@@ -15,6 +15,8 @@ struct Geometry {
     position: usize,
     format: Format,
     shards: usize,
+    /// Positions that each token sees at most, some of those up to its own.
+    top_k: Option<usize>,
 }
 
 pub fn cases(cases: &mut Vec<Case>) {
@@ -29,6 +31,7 @@ pub fn cases(cases: &mut Vec<Case>) {
         position: 0,
         format: F16,
         shards: 1,
+        top_k: None,
     };
     for (tokens, position) in [(1, 0), (1, 39), (1, 1100), (2, 0), (7, 14), (33, 100), (129, 3)] {
         for (heads, format, shards) in [(4, F16, 1), (3, Q8_0, 2), (20, F32, 3), (16, BF16, 1)] {
@@ -37,6 +40,13 @@ pub fn cases(cases: &mut Vec<Case>) {
             }
         }
         add(cases, Geometry { rank: 20, rope_dim: 4, nope: 12, value_dim: 36, tokens, position, ..small }, false);
+    }
+    for (heads, tokens, position, top_k) in
+        [(4, 1, 300, 16), (20, 1, 1100, 128), (4, 40, 0, 16), (20, 7, 100, 33), (3, 33, 130, 1000), (4, 1, 4096, 2048)]
+    {
+        for f16 in [true, false] {
+            add(cases, Geometry { heads, tokens, position, top_k: Some(top_k), ..small }, f16);
+        }
     }
     // Sizes of real models: DeepSeek-V3's once in full, then with narrower heads; twice its heads; GLM-5's heads.
     let large = Geometry { heads: 128, rank: 512, rope_dim: 64, nope: 128, value_dim: 128, format: Q8_0, ..small };
@@ -52,6 +62,7 @@ pub fn cases(cases: &mut Vec<Case>) {
         Geometry { heads: 8, nope: 192, value_dim: 256, format: Q5_1, tokens: 9, position: 300, ..large },
         false,
     );
+    add(cases, Geometry { heads: 64, position: 2100, top_k: Some(2048), ..narrow }, true);
     add(cases, Geometry { heads: 256, position: 64, ..narrow }, false);
     // More tokens than have their queries absorbed at once.
     add(cases, Geometry { heads: 256, tokens: 67, ..narrow }, true);
@@ -59,7 +70,7 @@ pub fn cases(cases: &mut Vec<Case>) {
 
 fn add(cases: &mut Vec<Case>, g: Geometry, f16: bool) {
     let name = format!(
-        "latent/{}/heads={}/rank={}+{}/nope={}/value={}/tokens={}/position={}/shards={}/{}",
+        "latent/{}/heads={}/rank={}+{}/nope={}/value={}/tokens={}/position={}/shards={}{}/{}",
         g.format,
         g.heads,
         g.rank,
@@ -69,6 +80,7 @@ fn add(cases: &mut Vec<Case>, g: Geometry, f16: bool) {
         g.tokens,
         g.position,
         g.shards,
+        g.top_k.map_or(String::new(), |top_k| format!("/top={top_k}")),
         if f16 { "f16" } else { "f32" },
     );
     cases.push(Case::new(name, move |setup| g.run(setup, f16)));
@@ -76,7 +88,7 @@ fn add(cases: &mut Vec<Case>, g: Geometry, f16: bool) {
 
 impl Geometry {
     fn run(self, setup: &Setup, f16: bool) -> Outcome {
-        let Geometry { heads, rank, rope_dim, nope, value_dim, tokens, position, format, shards } = self;
+        let Geometry { heads, rank, rope_dim, nope, value_dim, tokens, position, format, shards, top_k } = self;
         let random = &mut Random::new((heads * rank + tokens + position) as u64);
         let (key_dim, pairs, positions) = (rank + rope_dim, rope_dim / 2, position + tokens);
         // A gap before the latent: nothing may depend on the usual order.
@@ -109,14 +121,25 @@ impl Geometry {
         let row_words = if f16 { key_dim / 2 } else { key_dim };
         let mut cached = words(&before);
         cached.resize((positions + spare) * row_words, POISON);
-        let kv = KvLayer { k: gpu.upload("cache", &cached).unwrap(), v: None, f16 };
+        let kv = KvLayer { k: gpu.upload("cache", &cached).unwrap(), v: None, index: None, f16 };
         let scale = 1.0 / ((nope + rope_dim) as f32).sqrt();
         let stack = |w: &Weights| in_order(w, gpu, heads, shards);
         let l = LatentAttention { heads, rank, rope_dim, scale, norm, k_b: stack(&k_b), v_b: stack(&v_b) };
         rig.poison("values", tokens * heads * value_dim);
         let (qs, rows) = (tensor(gpu, &q, heads * (nope + rope_dim)), tensor(gpu, &a, columns));
         let rope = gpu.upload("rope", &turns).unwrap();
-        rig.run(|step| step.latent_attention(&qs, &rows, at, &l, &rope, &kv).map(drop))?;
+        // Lists as an indexer leaves them, what lies behind them anything.
+        let lists: Option<Vec<Vec<u32>>> = top_k.map(|top_k| {
+            let scores = |count: usize, random: &mut Random| -> Vec<f32> { random.floats(count) };
+            (0..tokens).map(|t| twins::index_select(&scores(position + t + 1, random), top_k)).collect()
+        });
+        let selection = lists.as_ref().zip(top_k).map(|(lists, top_k)| {
+            let padded =
+                lists.iter().flat_map(|list| list.iter().copied().chain(std::iter::repeat(POISON)).take(top_k));
+            Selection { positions: gpu.upload("selected", &padded.collect::<Vec<u32>>()).unwrap(), top_k }
+        });
+        let inputs = LatentInputs { q: &qs, a: &rows, at, rope: &rope, selection: selection.as_ref() };
+        rig.run(|step| step.latent_attention(&inputs, &l, &kv).map(drop))?;
 
         let norm = (&weight[..], eps);
         let twin = twins::Latent { heads, rank, rope_dim, scale, norm, k_b: &k_b.values, v_b: &v_b.values };
@@ -142,7 +165,8 @@ impl Geometry {
         } else {
             compare("row", bytemuck::cast_slice(&held[first..end]), &new, key_dim, 1e-7)?;
         }
-        let want = twins::latent_attention(&q, &all, &twin, &turns[position * pairs..], position, &|_, _| true);
+        let sees = |t: usize, p: usize| lists.as_ref().is_none_or(|lists| lists[t].binary_search(&(p as u32)).is_ok());
+        let want = twins::latent_attention(&q, &all, &twin, &turns[position * pairs..], position, &sees);
         compare("values", &rig.floats("values", want.len())?, &want, value_dim, 1e-7)
     }
 }

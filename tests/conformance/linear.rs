@@ -65,6 +65,13 @@ pub fn cases(cases: &mut Vec<Case>) {
             }
         }
     }
+    // Few tokens, which share the weights.
+    for tokens in 2..=9 {
+        add(cases, Format::Q4K, 35, 768, tokens, Residual, 1);
+        add(cases, Format::Q6K, 36, 512, tokens, Swiglu, 1);
+        add(cases, Format::F16, 21, 100, tokens, Bias, 1);
+        add(cases, Format::F32, 7, 36, tokens, Split, 2);
+    }
     add(cases, Format::F32, 1, 16, 1, Residual, 1);
     add(cases, Format::F32, 1, 4, 2, Residual, 1);
     for format in [Format::Q8_0, Format::Q4K, Format::MXFP4] {

@@ -9,6 +9,7 @@ mod delta_net;
 mod every;
 mod experts;
 mod heads;
+mod index;
 mod latent;
 mod leak;
 mod linear;
@@ -53,6 +54,7 @@ fn main() {
         attention::cases,
         delta_net::cases,
         latent::cases,
+        index::cases,
         experts::cases,
         lookup::cases,
         leak::cases,

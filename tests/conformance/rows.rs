@@ -3,7 +3,7 @@
 
 use crate::rig::*;
 use halogen::formats::Format;
-use halogen::ops::{SigmoidRouter, twins};
+use halogen::ops::{Activation, ExpertRouter, SigmoidRouter, twins};
 
 pub fn cases(cases: &mut Vec<Case>) {
     for &format in Format::ALL {
@@ -23,6 +23,12 @@ pub fn cases(cases: &mut Vec<Case>) {
             rms_norm(cases, rows, columns);
         }
     }
+    for (tokens, columns) in [(1, 16), (3, 256), (70, 20)] {
+        for activation in [Activation::GeluTanh, Activation::Silu, Activation::SiluLimited(0.5)] {
+            glu(cases, tokens, columns, activation);
+        }
+        softcap(cases, tokens, 37 * columns);
+    }
     for (tokens, experts, ranks) in [
         (1, 2, 1),
         (3, 2, 2),
@@ -36,6 +42,7 @@ pub fn cases(cases: &mut Vec<Case>) {
         (1, 1024, 10),
         (2, 10, 10),
     ] {
+        router_scaled(cases, tokens, experts, ranks);
         for renormalise in [true, false] {
             for logits in [Logits::Spread, Logits::Ties, Logits::Extremes] {
                 router(cases, tokens, experts, ranks, renormalise, logits);
@@ -94,11 +101,11 @@ fn rms_norm(cases: &mut Vec<Case>, rows: usize, columns: usize) {
         rig.run(|step| step.rms_norm(&xs, &norm).map(drop))?;
         let want = twins::rms_norm(&x, &weight, norm.eps);
         compare("y", &rig.floats("normed", x.len())?, &want, columns, 1e-7)?;
-        // The same, added to what was there.
+        // The same, added to what was there, with a factor on the sum.
         let held = random.floats(rows * columns);
         let y = tensor(rig.gpu(), &held, columns);
-        rig.run(|step| step.add_norm(&y, &xs, &norm))?;
-        let want: Vec<f32> = want.iter().zip(&held).map(|(x, y)| x + y).collect();
+        rig.run(|step| step.add_norm_scaled(&y, &xs, &norm, 0.75))?;
+        let want: Vec<f32> = want.iter().zip(&held).map(|(x, y)| 0.75 * (x + y)).collect();
         let got = guarded(rig.gpu(), &y.view, held.len())?;
         compare("y", bytemuck::cast_slice(&got), &want, columns, 1e-7)
     }));
@@ -122,6 +129,63 @@ impl Logits {
         };
         (0..count).map(|_| one(random)).collect()
     }
+}
+
+/// Weights with a factor an expert.
+fn router_scaled(cases: &mut Vec<Case>, tokens: usize, experts: usize, ranks: usize) {
+    cases.push(Case::new(format!("router/scaled/experts={experts}/ranks={ranks}/tokens={tokens}"), move |setup| {
+        let random = &mut Random::new((tokens * experts + ranks) as u64);
+        let x = Logits::Spread.draw(random, tokens * experts);
+        let scales = random.floats(experts);
+        let mut rig = Rig::new(setup, tokens, State::at(0), &[]);
+        rig.poison("routed", tokens * ranks);
+        rig.poison("gates", tokens * ranks);
+        let xs = tensor(rig.gpu(), &x, experts);
+        let router = ExpertRouter { ranks, scales: rig.gpu().upload("scales", &scales).unwrap() };
+        rig.run(|step| step.route_scaled(&xs, &router).map(drop))?;
+        let (routed, gates) = twins::router_scaled(&x, &scales, ranks);
+        let got = rig.words("routed", tokens * ranks)?;
+        if got != routed {
+            return Err(format!("routed {got:?} instead of {routed:?}"));
+        }
+        let got = rig.floats("gates", tokens * ranks)?;
+        got.iter().zip(&gates).enumerate().try_for_each(|(i, (got, want))| {
+            let near = (got - want).abs() <= 2e-6 * want.abs() + 1e-7;
+            if near { Ok(()) } else { Err(format!("gate {i}: {got} instead of {want}")) }
+        })
+    }));
+}
+
+/// Gates of inputs that lie in wider rows.
+fn glu(cases: &mut Vec<Case>, tokens: usize, columns: usize, activation: Activation) {
+    cases.push(Case::new(format!("glu/columns={columns}/tokens={tokens}/{activation:?}"), move |setup| {
+        let random = &mut Random::new((tokens * columns) as u64);
+        let (at, stride) = (5, columns + 9);
+        let y: Vec<f32> = random.floats(tokens * columns).iter().map(|y| 4.0 * y).collect();
+        let u = random.floats(tokens * stride);
+        let mut rig = Rig::new(setup, tokens, State::at(0), &[]);
+        let (ys, us) = (tensor(rig.gpu(), &y, columns), tensor(rig.gpu(), &u, stride));
+        rig.run(|step| step.glu(&ys, &us, at, activation))?;
+        let of = |i: usize| u[i / columns * stride + at + i % columns];
+        let want: Vec<f32> =
+            y.iter().enumerate().map(|(i, y)| twins::gated(activation, (*y).into(), of(i).into()) as f32).collect();
+        let got = guarded(rig.gpu(), &ys.view, y.len())?;
+        compare("y", bytemuck::cast_slice(&got), &want, columns, 1e-7)
+    }));
+}
+
+/// Small logits and ones far beyond the cap.
+fn softcap(cases: &mut Vec<Case>, rows: usize, columns: usize) {
+    cases.push(Case::new(format!("softcap/rows={rows}/columns={columns}"), move |setup| {
+        let random = &mut Random::new((rows + columns) as u64);
+        let size = |i: usize| [1e-3, 1.0, 30.0, 3e3, 3e38][i % 5];
+        let y: Vec<f32> = random.floats(rows * columns).iter().enumerate().map(|(i, y)| size(i) * y).collect();
+        let mut rig = Rig::new(setup, rows, State::at(0), &[]);
+        let ys = tensor(rig.gpu(), &y, columns);
+        rig.run(|step| step.softcap(&ys, 30.0))?;
+        let got = guarded(rig.gpu(), &ys.view, y.len())?;
+        compare("y", bytemuck::cast_slice(&got), &twins::softcap(&y, 30.0), columns, 1e-7)
+    }));
 }
 
 fn router(cases: &mut Vec<Case>, tokens: usize, experts: usize, ranks: usize, renormalise: bool, logits: Logits) {

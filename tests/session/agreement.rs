@@ -19,7 +19,7 @@ pub(super) fn some_tokens(count: usize) -> Vec<u32> {
 #[test]
 fn prefill_in_one_chunk_in_sevens_and_by_token_agree() {
     let mut models: Vec<(String, Arc<Model>, Vec<u32>)> = vec![("demo".into(), demo(), prompt().repeat(3))];
-    for name in ["llama", "llama4", "qwen2", "qwen3", "qwen3moe"].into_iter().chain(HYBRIDS) {
+    for name in ["llama", "llama4", "step35", "gemma4", "qwen2", "qwen3", "qwen3moe"].into_iter().chain(HYBRIDS) {
         models.push((name.into(), made(name), some_tokens(40)));
     }
     for (name, model, tokens) in models {

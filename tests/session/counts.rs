@@ -24,13 +24,40 @@ fn dispatches(made: &Made) -> Vec<usize> {
 #[test]
 fn dense_layers_take_7_dispatches_and_mixtures_9() {
     // A shared expert of the others' type and size takes none of its own.
-    for (name, most) in
-        [("llama", 7), ("qwen2", 7), ("qwen3", 7), ("qwen3moe", 9), ("glm4moe", 9), ("llama4", 9), ("deepseek2", 11)]
-    {
+    for (name, most) in [
+        ("llama", 7),
+        ("qwen2", 7),
+        ("qwen3", 7),
+        ("qwen3moe", 9),
+        ("glm4moe", 9),
+        ("llama4", 9),
+        ("deepseek2", 11),
+        ("glm-dsa", 15),
+        ("step35", 9),
+        ("gemma4", 14),
+    ] {
         let counts = dispatches(&Made::new(name, Format::F16, &TINY));
-        // One for the embedding, three for the head: logits and sampling's two.
-        assert!(counts[0] <= most + 1 && counts[1] <= most && counts[2] <= 3, "{name}: {counts:?}");
+        // One for the embedding, three for the head: logits and sampling's two; Gemma 4 caps its logits.
+        let head = 3 + usize::from(name == "gemma4");
+        assert!(counts[0] <= most + 1 && counts[1] <= most && counts[2] <= head, "{name}: {counts:?}");
     }
+}
+
+/// The table of docs/models.md: `| architecture | dispatches |`.
+#[test]
+fn the_documented_dispatches_are_those_of_recordings() {
+    let mut rows = 0;
+    for line in include_str!("../../docs/models.md").lines().filter(|line| line.starts_with("| `")) {
+        let mut cells = line.split('|').map(str::trim).skip(1);
+        let name = cells.next().expect("an architecture").trim_matches('`');
+        let said: usize = cells.next().expect("a number").parse().expect("a number");
+        let mut counts = dispatches(&Made::new(name, Format::F16, &TINY));
+        counts.pop();
+        counts[0] -= 1; // the embedding
+        assert_eq!(counts.iter().max(), Some(&said), "{name}: {counts:?}");
+        rows += 1;
+    }
+    assert!(rows >= 8, "{rows} rows");
 }
 
 #[test]
@@ -90,7 +117,7 @@ fn a_recording_can_be_entered_at_any_layer() {
 #[test]
 fn no_prompt_compiles_a_kernel() {
     let gpu = own_gpu();
-    for name in ["llama", "llama4", "qwen3moe", "qwen35moe", "deepseek2"] {
+    for name in ["llama", "llama4", "qwen3moe", "qwen35moe", "deepseek2", "glm-dsa"] {
         let model = load(&gpu, &Made::new(name, Format::F16, &TINY).gguf()).expect("a model");
         let mut session = session(&model, SessionOptions { chunk: 16, ..SessionOptions::default() });
         let compiled = gpu.kernels_compiled();
@@ -108,7 +135,10 @@ fn no_prompt_compiles_a_kernel() {
 fn a_session_takes_the_memory_that_it_says() {
     let wide = Sizes { hidden: 256, heads: 8, head_dim: 32, ff: 512, vocabulary: 2000, ..TINY };
     let mut models: Vec<Arc<Model>> = vec![demo()];
-    for name in ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe", "llama4", "deepseek2"].into_iter().chain(HYBRIDS) {
+    for name in ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe", "llama4", "deepseek2", "glm-dsa", "step35", "gemma4"]
+        .into_iter()
+        .chain(HYBRIDS)
+    {
         models.push(Made::new(name, Format::F16, &wide).load().expect("a model"));
     }
     for model in models {

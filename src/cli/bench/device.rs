@@ -7,6 +7,7 @@ use crate::cli::device::DeviceArgs;
 use crate::cli::human;
 use anyhow::Result;
 use halogen::bench::device;
+use std::path::PathBuf;
 
 /// Measure what the device reaches at best, each limit by work that is checked
 #[derive(clap::Args)]
@@ -14,6 +15,10 @@ pub struct Args {
     /// Measurements of a limit that gives one number at a time
     #[arg(short, long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
+
+    /// Also measure how fast this file's bytes reach the device
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
 
     /// How to print
     #[arg(short, long, value_enum, default_value = "table")]
@@ -25,7 +30,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let gpu = args.device.open()?;
-    let rows = device(&gpu, args.repetitions as usize)?;
+    let rows = device(&gpu, args.repetitions as usize, args.file.as_deref())?;
     let mut table = Table::new(&["limit", "median", "spread", "samples"]);
     let mut notes = String::new();
     for r in &rows {
