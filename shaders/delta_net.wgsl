@@ -7,6 +7,8 @@
 // Grid: one workgroup a value head, which goes through the tokens TILE by TILE. An invocation keeps a column of S in
 // registers from the first token to the last, so S is read and written once, and no sum crosses invocations but the norm's.
 // Decode is the same with one token.   Bound: bytes of S in decode; in prefill the chain of tokens, 4 KEY_DIM operations each.
+// RADV's gfx1151 code at 128 x 128: loops over the column unroll, 192 VGPRs, no spill. The rival in prefill, the chunked form
+// of section 3.3 (16 steps for 512 tokens, but a triangular inverse and S read and written a chunk), is not measured yet.
 #import lib/state
 
 struct Params {

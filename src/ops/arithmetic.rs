@@ -273,7 +273,9 @@ mod tests {
         assert_eq!(of(Product::Matvec, Format::Q4K, [256, 256]), Arithmetic::F32);
         assert_eq!(of(Product::Matvec, Format::Q8_0, [151_936, 4096]), Arithmetic::F32);
         assert_eq!(of(Product::Matvec, Format::MXFP4, [151_936, 4096]), Arithmetic::F32);
-        for product in [Product::Batch, Product::Matmul, Product::Grouped] {
+        // Few tokens fill no tile.
+        assert_eq!(of(Product::Batch, Format::Q8_0, [4096, 4096]), Arithmetic::F32);
+        for product in [Product::Matmul, Product::Grouped] {
             assert_eq!(of(product, Format::Q8_0, [4096, 4096]), Arithmetic::Dot);
             assert_eq!(of(product, Format::F16, [4096, 4096]), Arithmetic::F16);
         }
