@@ -28,14 +28,14 @@ fn stage(tile: Tile, run: u32, tid: u32) {
 
 fn multiply(tm: u32, tn: u32, sums: ptr<function, array<f32, TM * TN>>) {
     for (var quad = 0u; quad < QUADS; quad++) {
-        var v: array<vec4<f16>, TN>;
+        var v: array<vec4<f32>, TN>;
         for (var j = 0u; j < TN; j++) {
-            v[j] = x_tile[quad * BN + tn + j * (BN / TN)];
+            v[j] = vec4<f32>(x_tile[quad * BN + tn + j * (BN / TN)]);
         }
         for (var i = 0u; i < TM; i++) {
             let w = vec4<f32>(w_tile[quad * BM + tm + i * THREADS_M]);
             for (var j = 0u; j < TN; j++) {
-                (*sums)[i * TN + j] += dot(w, vec4<f32>(v[j]));
+                (*sums)[i * TN + j] += dot(w, v[j]);
             }
         }
     }
