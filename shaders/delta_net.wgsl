@@ -6,6 +6,7 @@
 // It moves the convolution's past on, too: short_conv, which reads it, has run.
 // Grid: one workgroup a value head, which goes through the tokens TILE by TILE. An invocation keeps a column of S in
 // registers from the first token to the last, so S is read and written once, and no sum crosses invocations but the norm's.
+// A column lies in one piece. Lost: rows in one piece, whose distances take a scalar register each, 47 more than there are.
 // Decode is the same with one token.   Bound: bytes of S in decode; in prefill the chain of tokens, 4 KEY_DIM operations each.
 // RADV's gfx1151 code at 128 x 128: loops over the column unroll, 192 VGPRs, no spill. The rival in prefill, the chunked form
 // of section 3.3 (16 steps for 512 tokens, but a triangular inverse and S read and written a chunk), is not measured yet.
@@ -28,7 +29,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> qkv: array<f32>;                 // [tokens, channels]: q, k and v heads
 @group(0) @binding(4) var<storage, read> gates: array<vec2<f32>>;         // [heads]: a, dt
 @group(0) @binding(5) var<storage, read> norm: array<f32>;                // [VALUE_DIM]
-@group(0) @binding(6) var<storage, read_write> delta: array<f32>;         // [heads, KEY_DIM, VALUE_DIM]
+@group(0) @binding(6) var<storage, read_write> delta: array<vec4<f32>>;   // [heads, VALUE_DIM, KEY_DIM]
 @group(0) @binding(7) var<storage, read_write> past: array<f32>;          // [TAPS - 1, channels], oldest first
 @group(0) @binding(8) var<storage, read_write> out: array<f32>;           // [tokens, heads, VALUE_DIM]
 
@@ -75,14 +76,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #endif
     let k_at = (params.key_heads + key_head) * KEY_DIM;
     let v_at = 2u * params.key_heads * KEY_DIM + head * VALUE_DIM + tid;
-    let held = head * KEY_DIM * VALUE_DIM + tid;
+    let held = (head * VALUE_DIM + tid) * QUADS;
 
-    // Rows of the column, four a quad. A sequence starts at position 0, with nothing.
+    // A sequence starts at position 0, with nothing.
     var column: array<vec4<f32>, QUADS>;
     if state.position + params.first > 0u {
         for (var i = 0u; i < QUADS; i++) {
-            let at = held + 4u * i * VALUE_DIM;
-            column[i] = vec4(delta[at], delta[at + VALUE_DIM], delta[at + 2u * VALUE_DIM], delta[at + 3u * VALUE_DIM]);
+            column[i] = delta[held + i];
         }
     }
     for (var tile = params.first; tile < params.end; tile += TILE) {
@@ -135,11 +135,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
     }
     for (var i = 0u; i < QUADS; i++) {
-        let at = held + 4u * i * VALUE_DIM;
-        delta[at] = column[i].x;
-        delta[at + VALUE_DIM] = column[i].y;
-        delta[at + 2u * VALUE_DIM] = column[i].z;
-        delta[at + 3u * VALUE_DIM] = column[i].w;
+        delta[held + i] = column[i];
     }
     if params.end < params.tokens {
         return;

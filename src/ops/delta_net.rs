@@ -22,7 +22,7 @@ params!(DeltaNetParams {
 pub struct RecurrentLayer {
     /// f32 [taps - 1, channels]: the convolution's last inputs, oldest first.
     pub conv: View,
-    /// f32 [value_heads, key_dim, value_dim].
+    /// f32 [value_heads, value_dim, key_dim].
     pub delta: View,
 }
 

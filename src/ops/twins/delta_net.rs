@@ -53,7 +53,7 @@ pub struct DeltaGates<'a> {
 }
 
 /// The output [tokens, value_heads, value_dim] of the convolved qkv [tokens, channels], and the states
-/// [value_heads, key_dim, value_dim] after the last token, in place.
+/// [value_heads, value_dim, key_dim] after the last token, in place.
 pub fn delta_net(qkv: &[f32], gates: &DeltaGates, h: &DeltaHeads, states: &mut [f64]) -> Vec<f32> {
     let mut out = Vec::with_capacity(gates.z.len());
     for token in 0..qkv.len() / h.channels() {
@@ -87,14 +87,15 @@ pub fn delta_net(qkv: &[f32], gates: &DeltaGates, h: &DeltaHeads, states: &mut [
     out
 }
 
-/// S += k (beta (v - k S))^T, then q S.   S [key_dim, value_dim]
+/// S += k (beta (v - k S))^T, then q S.   S by columns: [value_dim, key_dim]
 fn delta_rule(state: &mut [f64], q: &[f32], k: &[f32], v: &[f32], beta: f64) -> Vec<f64> {
     let read = |state: &[f64], by: &[f32], j: usize| -> f64 {
-        by.iter().enumerate().map(|(i, x)| f64::from(*x) * state[i * v.len() + j]).sum()
+        by.iter().enumerate().map(|(i, x)| f64::from(*x) * state[j * by.len() + i]).sum()
     };
+    let rows = k.len();
     for j in 0..v.len() {
         let change = beta * (f64::from(v[j]) - read(state, k, j));
-        k.iter().enumerate().for_each(|(i, k)| state[i * v.len() + j] += f64::from(*k) * change);
+        k.iter().enumerate().for_each(|(i, k)| state[j * rows + i] += f64::from(*k) * change);
     }
     (0..v.len()).map(|j| read(state, q, j)).collect()
 }
