@@ -39,7 +39,7 @@ fn main(@builtin(local_invocation_index) tid: u32) {
     }
     workgroupBarrier();
     for (var e = tid; e < EXPERTS; e += WG) {
-        if (atomicLoad(&needed[e / 32u]) >> (e % 32u) & 1u) == 1u {
+        if ((atomicLoad(&needed[e / 32u]) >> (e % 32u)) & 1u) == 1u {
             stamps[e] = asked.clock;
             if experts[e].x == NOWHERE {
                 atomicStore(&missing, 1u);
