@@ -246,7 +246,8 @@ impl Session {
     /// Compiles what decode and prefill of any length need.
     fn warm_up(&mut self) -> Result<()> {
         let mut specs = BTreeSet::new();
-        for tokens in [1, 2] {
+        // One of each size that kernels are made for: a token, 2, 4 and 8 (from 3 and 5 on), tiles.
+        for tokens in [1, 2, 3, 5, 9] {
             if tokens <= self.chunk {
                 let (step, _) = self.step(tokens, Ending::Sample, |step| step.survey())?;
                 specs.append(&mut step.surveyed());
