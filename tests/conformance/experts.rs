@@ -226,7 +226,7 @@ impl Mixture {
             };
             // In f16 the errors of gate and up meet in h and go on through down: up to four times those of one product.
             return match setup.force {
-                Some(Arithmetic::F16) => compare("y", &got, &want, want.len(), 8e-6),
+                Some(Arithmetic::F16 | Arithmetic::Matrix) => compare("y", &got, &want, want.len(), 8e-6),
                 _ => setup.compare("y", &got, &want, hidden, down_format),
             };
         }
