@@ -39,6 +39,8 @@ shaders![
     "gate",
     "glu",
     "heads",
+    "hyper_mix",
+    "hyper_read",
     "index_rows",
     "index_scores",
     "index_select",

@@ -9,6 +9,7 @@ mod delta_net;
 mod every;
 mod experts;
 mod heads;
+mod hyper;
 mod index;
 mod latent;
 mod leak;
@@ -51,6 +52,7 @@ fn main() {
         linear::cases,
         rows::cases,
         heads::cases,
+        hyper::cases,
         attention::cases,
         delta_net::cases,
         latent::cases,
