@@ -4,6 +4,7 @@
 // START: the streams are copies of x, the embedding; else new[k] = post[k] x + sum over j of comb[j][k] old[j].
 // Grid: quads of a stream / WG workgroups; tokens / TOKENS along z, which share a reading of the matrix.
 // Bound: bytes of the matrix in decode; rows cut into slices, since four rows a workgroup would be six workgroups.
+// Lost, by RADV's gfx1151 code: four tokens a workgroup, whose 100 sums an invocation lie in 12.5 KiB of scratch memory.
 #import lib/state
 const OF_TOKEN: u32 = ROWS + 1u;    // the last is the sum of squares
 const SUMS: u32 = TOKENS * OF_TOKEN;

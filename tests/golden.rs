@@ -20,6 +20,8 @@ const BOUND: f64 = 1e-6;
 const NARROW_BOUND: f64 = 2e-3;
 const MODELS: &[&str] = &[
     "deepseek3",
+    "deepseek4",
+    "deepseek4-long",
     "gemma3",
     "gemma4",
     "gemma4-e",
@@ -67,7 +69,7 @@ const HEADERS: &[&str] = &[
 ];
 
 /// Models with experts, whose logits do not depend on how many of them fit.
-const MIXTURES: &[&str] = &["deepseek3", "glm4moe", "gpt-oss", "llama4", "qwen35moe", "qwen3moe", "qwen3next"];
+const MIXTURES: &[&str] = &["deepseek3", "deepseek4", "glm4moe", "gpt-oss", "llama4", "qwen35moe", "qwen3moe", "qwen3next"];
 
 fn main() {
     let mut arguments = Arguments::from_args();

@@ -30,6 +30,7 @@ shaders![
     "lib/matmul",
     "attention",
     "attention_combine",
+    "compress",
     "delta_net",
     "embed",
     "expert_combine",
@@ -59,6 +60,7 @@ shaders![
     "short_conv",
     "softcap",
     "stream",
+    "window_rows",
 ];
 
 /// What makes one kernel: an operator's shader, the format composed into it, flags and sizes.

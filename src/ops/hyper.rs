@@ -48,7 +48,7 @@ pub enum Joining<'a> {
 /// Columns that share the sums of a slice are as many as fit an invocation each, in quads.
 const MOST_WG: u32 = 32;
 /// Tokens that share a reading of the matrix in prefill.
-const TOKENS: usize = 4;
+const TOKENS: usize = 2;
 
 impl Step<'_> {
     /// Moves the streams on, and gives what the next half reads of them, [tokens, hidden].

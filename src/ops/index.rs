@@ -5,8 +5,16 @@ use super::{Error, KvLayer, Result, RopePairs, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
 params!(RowsParams { heads: u32, pairs: u32, stride: u32, at: u32, eps: f32 });
-params!(ScoresParams { heads: u32, stride: u32, at: u32, first_token: u32, top_k: u32, score_stride: u32 });
-params!(SelectParams { first_token: u32, top_k: u32, score_stride: u32 });
+params!(ScoresParams {
+    heads: u32,
+    stride: u32,
+    at: u32,
+    first_token: u32,
+    top_k: u32,
+    score_stride: u32,
+    ratio: u32
+});
+params!(SelectParams { first_token: u32, top_k: u32, score_stride: u32, ratio: u32 });
 
 /// The geometry and norm of an indexer.
 pub struct Indexer {
@@ -22,7 +30,18 @@ pub struct Indexer {
     pub eps: f32,
 }
 
-/// The positions that tokens attend to: u32 [tokens, top_k], rising; of a token with fewer before it, all.
+/// What scores an indexer's keys, and how many are chosen.
+#[derive(Clone, Copy)]
+pub struct IndexChoice {
+    pub heads: usize,
+    pub head_dim: usize,
+    /// Keys that a token attends to at most.
+    pub top_k: usize,
+    /// Positions of a key. A token sees those whose positions are all up to its own.
+    pub ratio: usize,
+}
+
+/// The keys that tokens attend to: u32 [tokens, top_k], rising; of a token with fewer before it, all.
 #[derive(Clone)]
 pub struct Selection {
     pub positions: View,
@@ -74,22 +93,51 @@ impl Step<'_> {
             "a norm that is too short".into()
         })?;
         self.index_rows(q, a, at[0], ix, rope, cache, f16)?;
-        let positions = (cache.size / (head_dim * if f16 { 2 } else { 4 }) as u64) as usize;
+        self.index_choice(q, a, at[1], IndexChoice { heads, head_dim, top_k, ratio: 1 }, cache, f16)
+    }
+
+    /// The choice of each token among `keys` [count, head_dim], f16 or f32, from turned queries `q` [tokens, heads *
+    /// head_dim] and rows of `a` [tokens, ..] that hold the heads' weights from column `at` on.
+    pub fn index_choice(
+        &mut self,
+        q: &Tensor,
+        a: &Tensor,
+        at: usize,
+        ix: IndexChoice,
+        keys: &View,
+        f16: bool,
+    ) -> Result<Selection> {
+        let IndexChoice { heads, head_dim, top_k, ratio } = ix;
+        ensure(q.rows == self.tokens && q.columns == heads * head_dim, "index", || {
+            format!("queries [{}, {}], of {heads} heads of {head_dim}", q.rows, q.columns)
+        })?;
+        ensure(a.rows == self.tokens && at + heads <= a.columns, "index", || {
+            format!("weights of {heads} heads at {at} in [{}, {}]", a.rows, a.columns)
+        })?;
+        ensure(heads > 0 && top_k > 0 && ratio > 0 && head_dim.is_multiple_of(4), "index", || {
+            format!("{heads} heads of {head_dim} (a multiple of 4), {top_k} keys of {ratio} positions")
+        })?;
+        let count = (keys.size / (head_dim * if f16 { 2 } else { 4 }) as u64) as usize;
         let view = self.tensor("selected", top_k)?.view;
-        let most = Indexer::slice(positions).min(self.scratch.max_tokens);
-        let stride = positions.next_multiple_of(4);
+        let most = Indexer::slice(count).min(self.scratch.max_tokens);
+        let stride = count.next_multiple_of(4);
         let scores = self.scratch.bytes(self.recorder.gpu(), "index scores", (most * stride * 4) as u64)?;
         for first in (0..self.tokens).step_by(most) {
             let tokens = most.min(self.tokens - first);
-            self.index_scores(q, a, at[1], ix, cache, f16, first..first + tokens, &scores, stride)?;
+            self.index_scores(q, a, at, ix, keys, f16, first..first + tokens, &scores, stride)?;
             self.recorder.call(Call {
                 spec: KernelSpec::new("index_select").size("WG", self.tuning.wide),
                 bind: &[("scores", &scores), ("selected", &view)],
-                params: SelectParams { first_token: first as u32, top_k: top_k as u32, score_stride: stride as u32 },
+                params: SelectParams {
+                    first_token: first as u32,
+                    top_k: top_k as u32,
+                    score_stride: stride as u32,
+                    ratio: ratio as u32,
+                },
                 grid: Grid([tokens as u32, 1, 1]),
                 cost: Cost {
                     other_bytes: (tokens * top_k * 4) as u64,
-                    position_bytes: (6 * 4 * tokens) as u64,
+                    position_bytes: (6 * 4 * tokens).div_ceil(ratio) as u64,
                     ..Cost::default()
                 },
             })?;
@@ -141,7 +189,7 @@ impl Step<'_> {
         q: &Tensor,
         a: &Tensor,
         at: usize,
-        ix: &Indexer,
+        ix: IndexChoice,
         cache: &View,
         f16: bool,
         tokens: std::ops::Range<usize>,
@@ -167,11 +215,12 @@ impl Step<'_> {
                 first_token: tokens.start as u32,
                 top_k: ix.top_k as u32,
                 score_stride: stride as u32,
+                ratio: ix.ratio as u32,
             },
             grid: Grid([tiles.min((SCORE_GROUPS / tokens.len()).max(16)) as u32, 1, tokens.len() as u32]),
             cost: Cost {
-                position_bytes: (tokens.len() * (key_bytes + 4)) as u64,
-                position_flops: (2 * tokens.len() * ix.heads * ix.head_dim) as u64,
+                position_bytes: (tokens.len() * (key_bytes + 4)).div_ceil(ix.ratio) as u64,
+                position_flops: (2 * tokens.len() * ix.heads * ix.head_dim).div_ceil(ix.ratio) as u64,
                 ..Cost::default()
             },
         })?;

@@ -2,6 +2,7 @@
 
 mod arithmetic;
 mod attention;
+mod compressed;
 mod delta_net;
 mod embed;
 mod experts;
@@ -25,17 +26,18 @@ mod variants;
 
 pub use arithmetic::{Arithmetic, Choice, Ground, Product};
 pub use attention::{Attention, MAX_HEAD_DIM, Window};
+pub use compressed::{CompressedAttention, CompressedLayer, Compressor, Entry, IndexQueries};
 pub use delta_net::{DeltaHeads, DeltaNet, KeySharing, RecurrentLayer};
 pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
 pub use hyper::{HyperConnection, Joining, STREAMS};
-pub use index::{Indexer, Selection};
+pub use index::{IndexChoice, Indexer, Selection};
 pub use input::{BLOCK, BLOCK_WORDS};
 pub use latent::{LatentAttention, LatentInputs};
 pub use linear::Activation;
 pub use lookup::{MAX_EXPERTS, NOWHERE, Record};
 pub use norm::Norm;
-pub use router::{ExpertRouter, Routing, SigmoidRouter};
+pub use router::{ExpertRouter, HashRouter, Routing, Scoring, SigmoidRouter};
 pub use sample::{SampleBuffers, sample_bytes};
 pub use tensor::{GateUp, Joint, Matrix, Part, Shard, Stack, Tensor};
 pub use tuning::{MatmulTile, MatrixTile, Tuning};

@@ -204,7 +204,7 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         all.extend(each(vec![dims(new("short_conv").size("WG", t.row))], &["SUBGROUP"]));
         all.extend(each(vec![dims(new("delta_net")).size("TILE", 8.min(dim))], &["TILED"]));
     }
-    for (tokens, rows) in [(1, 24), (4, 24), (1, 4), (4, 4)] {
+    for (tokens, rows) in [(1, 24), (2, 24), (1, 4), (2, 4)] {
         let mix = new("hyper_mix").size("WG", t.row.min(32)).size("ROWS", rows).size("TOKENS", tokens);
         all.extend(each(vec![mix], if rows == 24 { &["START", "SUBGROUP"] } else { &["SUBGROUP"] }));
     }
