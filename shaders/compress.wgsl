@@ -38,6 +38,7 @@ const BESIDE: u32 = 0u;
 
 var<workgroup> rotated: array<f32, HEAD_DIM>;
 #import lib/kv_write
+#import lib/rope
 
 // What the tokens so far make of a window in one channel: highest gate, sums of weights and of weighted values.
 fn gathered(window: u32, channel: u32) -> vec3<f32> {
@@ -65,12 +66,8 @@ fn gathered(window: u32, channel: u32) -> vec3<f32> {
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>,
-#if SUBGROUP
-        @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32,
-        @builtin(num_subgroups) subgroup_count: u32,
-#endif
-        @builtin(local_invocation_index) tid: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
+    let tid = invocation.tid;
     if halted() {
         return;
     }
@@ -102,22 +99,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>,
             }
         }
         if full {
-#if SUBGROUP
-            reduce(subgroup, lane, subgroup_count);
-#else
-            reduce(tid);
-#endif
+            reduce(invocation);
             let inverse = inverseSqrt(total(0u) / f32(HEAD_DIM) + params.eps);
             for (var i = tid; i < HEAD_DIM; i += WG) {
                 rotated[i] *= inverse * norm[i];
             }
             workgroupBarrier();
             for (var i = tid; i < params.pairs; i += WG) {
-                let lane_at = HEAD_DIM - 2u * (params.pairs - i);
-                let turn = rope[window * RATIO * params.pairs + i];
-                let v = vec2(rotated[lane_at], rotated[lane_at + 1u]);
-                rotated[lane_at] = v.x * turn.x - v.y * turn.y;
-                rotated[lane_at + 1u] = v.x * turn.y + v.y * turn.x;
+                let lane = HEAD_DIM - 2u * (params.pairs - i);
+                let v = turned(vec2(rotated[lane], rotated[lane + 1u]), rope[window * RATIO * params.pairs + i]);
+                rotated[lane] = v.x;
+                rotated[lane + 1u] = v.y;
             }
             workgroupBarrier();
             for (var i = tid; i < CACHE_WORDS; i += WG) {

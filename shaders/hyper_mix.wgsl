@@ -46,12 +46,8 @@ fn moved(token: u32, column: u32) -> mat4x4<f32> {
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>,
-#if SUBGROUP
-        @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32,
-        @builtin(num_subgroups) subgroup_count: u32,
-#endif
-        @builtin(local_invocation_index) tid: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
+    let tid = invocation.tid;
     if halted() {
         return;
     }
@@ -78,11 +74,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>,
             }
         }
     }
-#if SUBGROUP
-    reduce(subgroup, lane, subgroup_count);
-#else
-    reduce(tid);
-#endif
+    reduce(invocation);
     for (var i = tid; i < SUMS; i += WG) {
         let token = first + i / OF_TOKEN;
         if token < params.tokens {

@@ -69,7 +69,19 @@ const HEADERS: &[&str] = &[
 ];
 
 /// Models with experts, whose logits do not depend on how many of them fit.
-const MIXTURES: &[&str] = &["deepseek3", "deepseek4", "glm4moe", "gpt-oss", "llama4", "qwen35moe", "qwen3moe", "qwen3next"];
+const MIXTURES: &[&str] = &[
+    "deepseek3",
+    "deepseek4",
+    "gemma4-moe",
+    "glm4moe",
+    "glm5",
+    "gpt-oss",
+    "llama4",
+    "qwen35moe",
+    "qwen3moe",
+    "qwen3next",
+    "step35",
+];
 
 fn main() {
     let mut arguments = Arguments::from_args();

@@ -10,7 +10,7 @@ use crate::gpu::View;
 use crate::memory::{Compressed, Keeps, KvCache, Weights};
 use crate::ops::{
     Activation, CompressedAttention, CompressedLayer, Compressor, Entry, HashRouter, HyperConnection, IndexChoice,
-    IndexQueries, Joining, Joint, Matrix, Norm, STREAMS, Scoring, SigmoidRouter, Stack, Step, Tensor,
+    IndexQueries, Indexing, Joining, Joint, Matrix, Norm, STREAMS, Scoring, SigmoidRouter, Stack, Step, Tensor,
 };
 
 /// Positions of an entry where an indexer picks among them, and where all are seen.
@@ -352,9 +352,10 @@ impl AttentionBlock {
             step.compress(&a, *at, compressor, rope, cache, Entry::Row)?;
         }
         let selection = match (&self.indexer, &index_q, &cache.kv.index) {
-            (Some(ix), Some(q), Some(index_keys)) => {
+            (Some(ix), Some(q), Some(keys)) => {
                 step.compress(&a, ix.at, &ix.compressor, rope, cache, Entry::IndexKey)?;
-                Some(step.index_choice(q, &a, ix.weights_at, ix.choice, index_keys, cache.kv.f16)?) // [tokens, top_k]
+                let on = Indexing { q, a: &a, at: ix.weights_at, keys, f16: cache.kv.f16 };
+                Some(step.index_choice(&on, &ix.choice)?) // [tokens, top_k]
             }
             _ => None,
         };

@@ -162,9 +162,11 @@ impl Step<'_> {
         let listed = selection.is_none_or(|s| s.positions.size >= (self.tokens * s.top_k * 4) as u64);
         ensure(listed && (latent || selection.is_none()), "attention", || "a selection that does not fit".into())?;
         let paired = entries.is_none_or(|e| (2 * e.pairs).is_multiple_of(4) && 2 * e.pairs <= value_dim);
-        ensure(paired && (latent || entries.is_none()) && a.window.is_none_or(|_| entries.is_none()), "attention", || {
-            format!("entries of {value_dim} lanes that do not turn back by quads")
-        })?;
+        ensure(
+            paired && (latent || entries.is_none()) && a.window.is_none_or(|_| entries.is_none()),
+            "attention",
+            || format!("entries of {value_dim} lanes that do not turn back by quads"),
+        )?;
         let (wg, most_rows) = if latent { self.tuning.latent } else { self.tuning.attention };
         let sharing = a.heads / a.kv_heads;
         // Of prefill one variant serves all lengths, so that none is compiled on the way.

@@ -16,15 +16,7 @@ params!(WindowRowsParams {
     index_heads: u32,
     index_dim: u32
 });
-params!(CompressParams {
-    tokens: u32,
-    stride: u32,
-    kv_at: u32,
-    gate_at: u32,
-    pairs: u32,
-    eps: f32,
-    first_row: u32
-});
+params!(CompressParams { tokens: u32, stride: u32, kv_at: u32, gate_at: u32, pairs: u32, eps: f32, first_row: u32 });
 
 /// One layer's cache.
 pub struct CompressedLayer {
@@ -125,9 +117,11 @@ impl Step<'_> {
         ensure(q.rows == self.tokens && q.columns == heads * head_dim, "window_rows", || {
             format!("q is [{}, {}], of {heads} heads of {head_dim}", q.rows, q.columns)
         })?;
-        ensure(a.rows == self.tokens && at + head_dim <= a.columns && c.norm.columns == head_dim, "window_rows", || {
-            format!("a row of {head_dim} at {at} in [{}, {}]", a.rows, a.columns)
-        })?;
+        ensure(
+            a.rows == self.tokens && at + head_dim <= a.columns && c.norm.columns == head_dim,
+            "window_rows",
+            || format!("a row of {head_dim} at {at} in [{}, {}]", a.rows, a.columns),
+        )?;
         let turns = rope_dim.is_multiple_of(4) && rope_dim > 0 && rope_dim <= head_dim;
         ensure(turns && head_dim.is_multiple_of(4) && head_dim <= MAX_HEAD_DIM, "window_rows", || {
             format!("heads of {head_dim} (a multiple of 4 up to {MAX_HEAD_DIM}), of which {rope_dim} turn")
@@ -146,13 +140,8 @@ impl Step<'_> {
         let pairs = rope_dim / 2;
         let index_heads = index.map_or(0, |i| i.heads);
         let wg = self.tuning.row;
-        let mut bind = vec![
-            ("q", &q.view),
-            ("a", &a.view),
-            ("rope", rope),
-            ("norm", &c.norm.weight),
-            ("k_cache", &cache.kv.k),
-        ];
+        let mut bind =
+            vec![("q", &q.view), ("a", &a.view), ("rope", rope), ("norm", &c.norm.weight), ("k_cache", &cache.kv.k)];
         bind.extend(index.map(|i| ("index_q", &i.q.view)));
         let lanes = 2 * heads * head_dim + 2 * head_dim + 2 * index_heads * rope_dim;
         self.recorder.call(Call {
@@ -268,13 +257,8 @@ impl Step<'_> {
             window: None,
             sinks: Some(c.sinks.clone()),
         };
-        let entries = Entries {
-            window: c.window,
-            window_rows: cache.window_rows,
-            ratio: c.ratio,
-            rope,
-            pairs: c.rope_dim / 2,
-        };
+        let entries =
+            Entries { window: c.window, window_rows: cache.window_rows, ratio: c.ratio, rope, pairs: c.rope_dim / 2 };
         let rows = Rows { q, first_token: 0, out: &out, selection, entries: Some(entries) };
         self.attend(&rows, &geometry, &cache.kv)?;
         Ok(out)

@@ -86,12 +86,8 @@ impl Step<'_> {
         };
         let rows = HyperConnection::rows(hc.head);
         let shared = if self.tokens == 1 { 1 } else { TOKENS };
-        let mut bind = vec![
-            ("x", &x.view),
-            ("streams", &streams.view),
-            ("matrix", &hc.matrix),
-            ("partials", &partials.view),
-        ];
+        let mut bind =
+            vec![("x", &x.view), ("streams", &streams.view), ("matrix", &hc.matrix), ("partials", &partials.view)];
         bind.extend((!start).then_some(("mix", &mix.view)));
         self.recorder.call(Call {
             spec: self
@@ -100,11 +96,7 @@ impl Step<'_> {
                 .size("TOKENS", shared as u32)
                 .flag("START", start),
             bind: &bind,
-            params: HyperMixParams {
-                tokens: self.tokens as u32,
-                quads: (hc.hidden / 4) as u32,
-                slices: slices as u32,
-            },
+            params: HyperMixParams { tokens: self.tokens as u32, quads: (hc.hidden / 4) as u32, slices: slices as u32 },
             grid: Grid([slices as u32, 1, self.tokens.div_ceil(shared) as u32]),
             cost: Cost {
                 weight_bytes: (4 * rows * STREAMS * hc.hidden) as u64,

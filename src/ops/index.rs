@@ -3,17 +3,10 @@
 
 use super::{Error, KvLayer, Result, RopePairs, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
+use std::ops::Range;
 
 params!(RowsParams { heads: u32, pairs: u32, stride: u32, at: u32, eps: f32 });
-params!(ScoresParams {
-    heads: u32,
-    stride: u32,
-    at: u32,
-    first_token: u32,
-    top_k: u32,
-    score_stride: u32,
-    ratio: u32
-});
+params!(ScoresParams { heads: u32, stride: u32, at: u32, first_token: u32, top_k: u32, score_stride: u32, ratio: u32 });
 params!(SelectParams { first_token: u32, top_k: u32, score_stride: u32, ratio: u32 });
 
 /// The geometry and norm of an indexer.
@@ -30,6 +23,13 @@ pub struct Indexer {
     pub eps: f32,
 }
 
+/// The keys that tokens attend to: u32 [tokens, top_k], rising; of a token with fewer before it, all.
+#[derive(Clone)]
+pub struct Selection {
+    pub positions: View,
+    pub top_k: usize,
+}
+
 /// What scores an indexer's keys, and how many are chosen.
 #[derive(Clone, Copy)]
 pub struct IndexChoice {
@@ -41,11 +41,17 @@ pub struct IndexChoice {
     pub ratio: usize,
 }
 
-/// The keys that tokens attend to: u32 [tokens, top_k], rising; of a token with fewer before it, all.
-#[derive(Clone)]
-pub struct Selection {
-    pub positions: View,
-    pub top_k: usize,
+/// What the choice is made of.
+#[derive(Clone, Copy)]
+pub struct Indexing<'a> {
+    /// [tokens, heads * head_dim], turned.
+    pub q: &'a Tensor,
+    /// [tokens, ..]: each row holds the heads' weights from column `at` on.
+    pub a: &'a Tensor,
+    pub at: usize,
+    /// [keys, head_dim], f16 or f32
+    pub keys: &'a View,
+    pub f16: bool,
 }
 
 /// Bytes of scores that live at once.
@@ -63,6 +69,10 @@ impl Indexer {
     }
 }
 
+fn key_bytes(head_dim: usize, f16: bool) -> usize {
+    head_dim * if f16 { 2 } else { 4 }
+}
+
 impl Step<'_> {
     /// The choice of each token, from the indexer's queries `q` [tokens, heads * head_dim], which are turned in place, and
     /// rows of `a` [tokens, ..] that hold a key and the heads' weights from the columns `at` on. The key joins the cache
@@ -77,7 +87,7 @@ impl Step<'_> {
         layer: &KvLayer,
     ) -> Result<Selection> {
         let missing = || Error::Shape { op: "index", message: "a cache without an indexer's keys".into() };
-        let (cache, f16) = (layer.index.as_ref().ok_or_else(missing)?, layer.f16);
+        let (keys, f16) = (layer.index.as_ref().ok_or_else(missing)?, layer.f16);
         let Indexer { heads, head_dim, rope_dim, top_k, .. } = *ix;
         ensure(q.rows == self.tokens && q.columns == heads * head_dim, "index", || {
             format!("queries [{}, {}], of {heads} heads of {head_dim}", q.rows, q.columns)
@@ -92,22 +102,15 @@ impl Step<'_> {
         ensure(ix.norm.iter().all(|view| view.size >= head_dim as u64 * 4), "index", || {
             "a norm that is too short".into()
         })?;
-        self.index_rows(q, a, at[0], ix, rope, cache, f16)?;
-        self.index_choice(q, a, at[1], IndexChoice { heads, head_dim, top_k, ratio: 1 }, cache, f16)
+        let on = Indexing { q, a, at: at[1], keys, f16 };
+        self.index_rows(&on, at[0], ix, rope)?;
+        self.index_choice(&on, &IndexChoice { heads, head_dim, top_k, ratio: 1 })
     }
 
-    /// The choice of each token among `keys` [count, head_dim], f16 or f32, from turned queries `q` [tokens, heads *
-    /// head_dim] and rows of `a` [tokens, ..] that hold the heads' weights from column `at` on.
-    pub fn index_choice(
-        &mut self,
-        q: &Tensor,
-        a: &Tensor,
-        at: usize,
-        ix: IndexChoice,
-        keys: &View,
-        f16: bool,
-    ) -> Result<Selection> {
-        let IndexChoice { heads, head_dim, top_k, ratio } = ix;
+    /// The choice of each token among the keys.
+    pub fn index_choice(&mut self, on: &Indexing, choice: &IndexChoice) -> Result<Selection> {
+        let Indexing { q, a, at, keys, f16 } = *on;
+        let IndexChoice { heads, head_dim, top_k, ratio } = *choice;
         ensure(q.rows == self.tokens && q.columns == heads * head_dim, "index", || {
             format!("queries [{}, {}], of {heads} heads of {head_dim}", q.rows, q.columns)
         })?;
@@ -117,14 +120,14 @@ impl Step<'_> {
         ensure(heads > 0 && top_k > 0 && ratio > 0 && head_dim.is_multiple_of(4), "index", || {
             format!("{heads} heads of {head_dim} (a multiple of 4), {top_k} keys of {ratio} positions")
         })?;
-        let count = (keys.size / (head_dim * if f16 { 2 } else { 4 }) as u64) as usize;
+        let count = (keys.size / key_bytes(head_dim, f16) as u64) as usize;
         let view = self.tensor("selected", top_k)?.view;
         let most = Indexer::slice(count).min(self.scratch.max_tokens);
         let stride = count.next_multiple_of(4);
         let scores = self.scratch.bytes(self.recorder.gpu(), "index scores", (most * stride * 4) as u64)?;
         for first in (0..self.tokens).step_by(most) {
             let tokens = most.min(self.tokens - first);
-            self.index_scores(q, a, at, ix, keys, f16, first..first + tokens, &scores, stride)?;
+            self.index_scores(on, choice, first..first + tokens, &scores, stride)?;
             self.recorder.call(Call {
                 spec: KernelSpec::new("index_select").size("WG", self.tuning.wide),
                 bind: &[("scores", &scores), ("selected", &view)],
@@ -145,17 +148,9 @@ impl Step<'_> {
         Ok(Selection { positions: view, top_k })
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what index was given")]
-    fn index_rows(
-        &mut self,
-        q: &Tensor,
-        a: &Tensor,
-        at: usize,
-        ix: &Indexer,
-        rope: &View,
-        cache: &View,
-        f16: bool,
-    ) -> Result<()> {
+    /// Turns the queries, and adds the tokens' keys, which lie from column `at` on.
+    fn index_rows(&mut self, on: &Indexing, at: usize, ix: &Indexer, rope: &View) -> Result<()> {
+        let Indexing { q, a, keys, f16, .. } = *on;
         let wg = self.tuning.row;
         let groups = 1 + (ix.heads * ix.rope_dim / 2).div_ceil(wg as usize);
         let lanes = 2 * ix.heads * ix.rope_dim + 2 * ix.head_dim;
@@ -168,7 +163,7 @@ impl Step<'_> {
                 ("rope", rope),
                 ("norm", &ix.norm[0]),
                 ("norm_bias", &ix.norm[1]),
-                ("keys", cache),
+                ("keys", keys),
             ],
             params: RowsParams {
                 heads: ix.heads as u32,
@@ -183,31 +178,26 @@ impl Step<'_> {
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what index was given, and the slice")]
     fn index_scores(
         &mut self,
-        q: &Tensor,
-        a: &Tensor,
-        at: usize,
-        ix: IndexChoice,
-        cache: &View,
-        f16: bool,
-        tokens: std::ops::Range<usize>,
+        on: &Indexing,
+        ix: &IndexChoice,
+        tokens: Range<usize>,
         scores: &View,
         stride: usize,
     ) -> Result<()> {
+        let Indexing { q, a, at, keys, f16 } = *on;
         let wg = self.tuning.row;
         let fits = |group: &usize| ix.heads.is_multiple_of(*group) && group * ix.head_dim <= MOST_VALUES;
         let group = (1..=MOST_GROUP).rev().find(fits).unwrap_or(1);
         let tiles = stride.div_ceil(wg as usize);
-        let key_bytes = ix.head_dim * if f16 { 2 } else { 4 };
         self.recorder.call(Call {
             spec: KernelSpec::new("index_scores")
                 .size("WG", wg)
                 .size("GROUP", group as u32)
                 .size("HEAD_DIM", ix.head_dim as u32)
                 .flag("KV_F16", f16),
-            bind: &[("q", &q.view), ("a", &a.view), ("keys", cache), ("scores", scores)],
+            bind: &[("q", &q.view), ("a", &a.view), ("keys", keys), ("scores", scores)],
             params: ScoresParams {
                 heads: ix.heads as u32,
                 stride: a.columns as u32,
@@ -219,7 +209,7 @@ impl Step<'_> {
             },
             grid: Grid([tiles.min((SCORE_GROUPS / tokens.len()).max(16)) as u32, 1, tokens.len() as u32]),
             cost: Cost {
-                position_bytes: (tokens.len() * (key_bytes + 4)).div_ceil(ix.ratio) as u64,
+                position_bytes: (tokens.len() * (key_bytes(ix.head_dim, f16) + 4)).div_ceil(ix.ratio) as u64,
                 position_flops: (2 * tokens.len() * ix.heads * ix.head_dim).div_ceil(ix.ratio) as u64,
                 ..Cost::default()
             },

@@ -31,7 +31,7 @@ pub use delta_net::{DeltaHeads, DeltaNet, KeySharing, RecurrentLayer};
 pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
 pub use hyper::{HyperConnection, Joining, STREAMS};
-pub use index::{IndexChoice, Indexer, Selection};
+pub use index::{IndexChoice, Indexer, Indexing, Selection};
 pub use input::{BLOCK, BLOCK_WORDS};
 pub use latent::{LatentAttention, LatentInputs};
 pub use linear::Activation;

@@ -141,12 +141,8 @@ impl Step<'_> {
         let spec = ["SIGMOID", "SOFTPLUS", "HASHED", "UNBIASED"]
             .into_iter()
             .fold(self.router_spec(logits.columns), |spec, flag| spec.flag(flag, true));
-        let params = RouterParams {
-            ranks: *ranks as u32,
-            scale: *scale,
-            shared_experts: *shared as u32,
-            ..Default::default()
-        };
+        let params =
+            RouterParams { ranks: *ranks as u32, scale: *scale, shared_experts: *shared as u32, ..Default::default() };
         let ids = self.token_ids.clone();
         let more = [("table", table), ("tokens", &ids)];
         self.route(logits, logits.columns, spec.flag("RENORMALISE", *renormalise), &more, params)
