@@ -3,12 +3,14 @@
 //!
 //! Weights come in decoded, all arrays are row-major, and shapes stand as in the kernels' own declarations.
 
+mod compressed;
 mod delta_net;
 mod hyper;
 mod index;
 mod latent;
 mod rounded;
 
+pub use compressed::{WindowSums, compressed_attention, compressed_entry, tail_turned, window_sums};
 pub use delta_net::{DeltaGates, delta_net, gate, short_conv};
 pub use hyper::{Hyper, StreamWeights, hyper_join, hyper_read, hyper_weights};
 pub use index::{index_key, index_scores, index_select};

@@ -6,7 +6,7 @@ use halogen::formats::Format;
 use halogen::gpu::View;
 use halogen::ops::{
     Activation, Attention, DeltaHeads, DeltaNet, ExpertGateUp, ExpertMlp, GateUp, Heads, Indexer, KeySharing, KvLayer,
-    LatentAttention, LatentInputs, RecurrentLayer, RopePairs, Routing, SampleBuffers, SigmoidRouter, Tensor,
+    LatentAttention, LatentInputs, RecurrentLayer, RopePairs, Routing, SampleBuffers, Scoring, SigmoidRouter, Tensor,
 };
 
 type Record = fn(&mut Rig, &mut Random, usize) -> Outcome;
@@ -338,8 +338,15 @@ const REFUSED: &[(&str, Record)] = &[
     ("router/groups", |rig, random, tokens| {
         let logits = tensor(rig.gpu(), &random.floats(tokens * 12), 12);
         let bias = rig.gpu().upload("bias", &[0f32; 12]).unwrap();
-        let router =
-            SigmoidRouter { bias: Some(bias), ranks: 5, renormalise: true, scale: 1.0, groups: (3, 1), shared: 0 };
+        let router = SigmoidRouter {
+            bias: Some(bias),
+            scoring: Scoring::Sigmoid,
+            ranks: 5,
+            renormalise: true,
+            scale: 1.0,
+            groups: (3, 1),
+            shared: 0,
+        };
         rig.run(|step| step.route_sigmoid(&logits, &router).map(drop))
     }),
     ("sample/vocabulary", |rig, random, tokens| {

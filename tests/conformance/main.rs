@@ -5,6 +5,7 @@
 //! device by number or name; HALOGEN_FULL=1 runs every case in every setup.
 
 mod attention;
+mod compressed;
 mod delta_net;
 mod every;
 mod experts;
@@ -54,6 +55,7 @@ fn main() {
         heads::cases,
         hyper::cases,
         attention::cases,
+        compressed::cases,
         delta_net::cases,
         latent::cases,
         index::cases,
