@@ -128,8 +128,8 @@ mod tests {
 
     #[test]
     fn slices_are_no_shorter_than_launches_and_no_longer_than_a_dimension() {
-        let fine = [Estimate { launch: 0.0, work: 1e-3, groups: 1000 }];
-        assert_eq!(cut(|i| fine[i], 0.into(), 1, 0.0).to, Mark { dispatch: 0, group: 50 });
+        let fine = [Estimate { launch: 0.0, work: 16.0 * LEAST_SLICE, groups: 1024 }];
+        assert_eq!(cut(|i| fine[i], 0.into(), 1, 0.0).to, Mark { dispatch: 0, group: 64 });
         let long = [Estimate { launch: 0.0, work: 1.0, groups: 200_000 }];
         let ends = parts(&long, 0.9);
         assert_eq!(ends[..2], [65_535, 131_070].map(|group| Mark { dispatch: 0, group }));

@@ -197,7 +197,7 @@ fn elapsed(ticks: &[u8], period_nanos: f32) -> f64 {
 /// The ratio of a kernel in a submit that took so many times its estimate. It rises faster than it falls, since a budget is
 /// a promise; within bounds, since one submit may have waited for something else.
 fn corrected(ratio: f64, times: f64) -> f64 {
-    let times = times.max(0.25).min(4.0);
+    let times = if times.is_nan() { 1.0 } else { times.clamp(0.25, 4.0) };
     let weight = if times > 1.0 { 0.5 } else { 0.125 };
     (ratio * (1.0 + weight * (times - 1.0))).clamp(1e-3, 1e3)
 }
