@@ -195,6 +195,13 @@ impl Golden {
         Ok(Session::new(&self.model, &options)?)
     }
 
+    /// Layers with a window keep no more than it and the step, so that their rings come round.
+    fn tight_session(&self, tier: Tier, chunk: usize) -> Result<Session, Failed> {
+        let kv = KvFormat::F32;
+        let options = SessionOptions { tier: Some(tier), kv, chunk, run_ahead: Some(0), ..SessionOptions::default() };
+        Ok(Session::new(&self.model, &options)?)
+    }
+
     /// Holds logits against the expected ones.
     fn compare(&self, logits: &[f32], bound: f64) -> Result<(), Failed> {
         let worst = self
@@ -214,7 +221,7 @@ impl Golden {
 
 fn check(gpu: &Gpu, file: &Path, tier: Tier, chunk: usize) -> Result<(), Failed> {
     let golden = Golden::load(gpu, file)?;
-    golden.compare(&golden.session(tier, None)?.blocking_logits(&golden.tokens, chunk)?, BOUND)
+    golden.compare(&golden.tight_session(tier, chunk)?.blocking_logits(&golden.tokens, chunk)?, BOUND)
 }
 
 /// The tier's arithmetic in every product that has it. A near tie of two experts would compare two other functions: where

@@ -3,6 +3,7 @@
 use super::Result;
 use crate::gpu::{Gpu, View};
 use crate::ops::{KvLayer, RecurrentLayer};
+use std::ops::Range;
 
 /// How keys and values are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,23 +40,77 @@ impl KvWidth {
     }
 }
 
+/// How far a cache reaches.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// Positions of the sequence.
+    pub positions: usize,
+    /// Positions that layers with a window keep beyond it: a step writes all its keys before its first token has read those
+    /// that it sees, and steps are queued ahead of an answer that may end before them.
+    pub beyond: usize,
+}
+
 /// What a layer keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keeps {
     /// Keys and values of every position.
     Kv(KvWidth),
+    /// Keys and values of the last positions, of which a token sees at most `window`.
+    Window { width: KvWidth, window: usize },
     /// One state, however many positions it has seen: floats of a convolution's last inputs, and of the delta rule.
     Recurrent { conv: usize, delta: usize },
 }
 
 impl Keeps {
-    /// Bytes of each of its buffers.
-    fn bytes(self, positions: usize, format: KvFormat) -> [u64; 3] {
+    /// Rows of keys, and whether positions share them.
+    fn rows(self, extent: Extent) -> (usize, bool) {
         match self {
-            Keeps::Kv(w) => [w.k, w.v, w.index].map(|width| layer_bytes(width, positions, format)),
+            Keeps::Window { window, .. } => {
+                let rows = window.saturating_add(extent.beyond).min(extent.positions);
+                (rows, rows < extent.positions)
+            }
+            _ => (extent.positions, false),
+        }
+    }
+
+    /// Bytes of each of its buffers.
+    fn bytes(self, extent: Extent, format: KvFormat) -> [u64; 3] {
+        match self {
+            Keeps::Kv(w) | Keeps::Window { width: w, .. } => {
+                [w.k, w.v, w.index].map(|width| layer_bytes(width, self.rows(extent).0, format))
+            }
             Keeps::Recurrent { conv, delta } => [conv, delta, 0].map(|floats| 4 * floats as u64),
         }
     }
+
+    /// Bytes of it that cannot be cut back to any position: a state, or the window of a ring.
+    fn state_bytes(self, extent: Extent, format: KvFormat) -> u64 {
+        match self {
+            Keeps::Window { window, .. } if self.rows(extent).1 => {
+                self.bytes(Extent { positions: window, ..extent }, format).iter().sum()
+            }
+            Keeps::Recurrent { .. } => self.bytes(extent, format).iter().sum(),
+            _ => 0,
+        }
+    }
+}
+
+/// What of a cache cannot be cut back to any shorter sequence.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rewind {
+    /// States that hold nothing of single positions: they cannot be cut back at all.
+    pub recurrent: bool,
+    /// Rings, which hold the last positions only.
+    pub rings: Option<Rings>,
+}
+
+/// The rings of a cache.
+#[derive(Clone, Copy, Debug)]
+pub struct Rings {
+    /// Rows of the shortest.
+    pub shortest: usize,
+    /// Rows of each beyond its window.
+    pub beyond: usize,
 }
 
 /// One layer's buffers.
@@ -79,20 +134,25 @@ impl LayerCache {
 pub struct KvCache {
     pub layers: Vec<LayerCache>,
     pub positions: usize,
+    keeps: Vec<Keeps>,
+    extent: Extent,
+    format: KvFormat,
 }
 
 impl KvCache {
-    /// A cache for `positions` tokens.
-    pub fn new(gpu: &Gpu, keeps: &[Keeps], positions: usize, format: KvFormat) -> Result<Self> {
+    /// A cache that reaches as far as `extent`.
+    pub fn new(gpu: &Gpu, keeps: &[Keeps], extent: Extent, format: KvFormat) -> Result<Self> {
         let mut layers = Vec::with_capacity(keeps.len());
         for keeps in keeps {
-            let [first, second, index] = keeps.bytes(positions, format);
+            let [first, second, index] = keeps.bytes(extent, format);
+            let (rows, wraps) = keeps.rows(extent);
             layers.push(match keeps {
-                Keeps::Kv(width) => LayerCache::Kv(KvLayer {
+                Keeps::Kv(width) | Keeps::Window { width, .. } => LayerCache::Kv(KvLayer {
                     k: gpu.buffer("K cache", first)?,
                     v: if width.v == 0 { None } else { Some(gpu.buffer("V cache", second)?) },
                     index: if width.index == 0 { None } else { Some(gpu.buffer("index cache", index)?) },
                     f16: format == KvFormat::F16,
+                    ring: wraps.then_some(rows),
                 }),
                 Keeps::Recurrent { .. } => LayerCache::Recurrent(RecurrentLayer {
                     conv: gpu.buffer("convolution state", first)?,
@@ -100,7 +160,7 @@ impl KvCache {
                 }),
             });
         }
-        Ok(KvCache { layers, positions })
+        Ok(KvCache { layers, positions: extent.positions, keeps: keeps.to_vec(), extent, format })
     }
 
     /// Keys and values of a layer that keeps them, as its model's shape says.
@@ -119,9 +179,28 @@ impl KvCache {
         }
     }
 
-    /// The buffers that hold nothing of single positions: they cannot be cut back to a shorter sequence.
-    pub fn states(&self) -> impl Iterator<Item = &View> {
-        self.layers.iter().filter(|l| matches!(l, LayerCache::Recurrent(_))).flat_map(LayerCache::views)
+    /// What cannot be cut back.
+    pub fn rewind(&self) -> Rewind {
+        let rings = self.layers.iter().filter_map(|l| if let LayerCache::Kv(kv) = l { kv.ring } else { None });
+        Rewind {
+            recurrent: self.layers.iter().any(|l| matches!(l, LayerCache::Recurrent(_))),
+            rings: rings.min().map(|shortest| Rings { shortest, beyond: self.extent.beyond }),
+        }
+    }
+
+    /// What a sequence of `position` tokens needs to go on, beside keys and values that have rows of their own: recurrent
+    /// states, and of rings the rows of the window before `position`.
+    pub fn states(&self, position: usize) -> Vec<View> {
+        let of_layer = |(layer, keeps): (&LayerCache, &Keeps)| match (layer, keeps) {
+            (LayerCache::Recurrent(_), _) => layer.views().cloned().collect(),
+            (LayerCache::Kv(KvLayer { k, v, ring: Some(rows), .. }), Keeps::Window { width, window }) => {
+                let held = position.saturating_sub(*window)..position;
+                let slices = |view, width| ring_slices(view, *rows, layer_bytes(width, 1, self.format), &held);
+                slices(k, width.k).into_iter().chain(v.iter().flat_map(|v| slices(v, width.v))).collect()
+            }
+            _ => vec![],
+        };
+        self.layers.iter().zip(&self.keeps).flat_map(of_layer).collect::<Vec<View>>()
     }
 
     /// Bytes that the cache takes.
@@ -130,12 +209,43 @@ impl KvCache {
     }
 
     /// Bytes that [`KvCache::new`] would take.
-    pub fn bytes(keeps: &[Keeps], positions: usize, format: KvFormat) -> u64 {
-        keeps.iter().flat_map(|k| k.bytes(positions, format)).fold(0, u64::saturating_add)
+    pub fn bytes(keeps: &[Keeps], extent: Extent, format: KvFormat) -> u64 {
+        keeps.iter().flat_map(|k| k.bytes(extent, format)).fold(0, u64::saturating_add)
     }
+
+    /// Bytes that [`KvCache::states`] has at most.
+    pub fn state_bytes(keeps: &[Keeps], extent: Extent, format: KvFormat) -> u64 {
+        keeps.iter().map(|k| k.state_bytes(extent, format)).fold(0, u64::saturating_add)
+    }
+}
+
+/// The rows of positions in a ring of `rows` rows of `row` bytes: one part, or two about its end.
+fn ring_slices(view: &View, rows: usize, row: u64, positions: &Range<usize>) -> Vec<View> {
+    let slice = |from: usize, count: usize| view.slice(from as u64 * row, count as u64 * row);
+    let from = positions.start % rows;
+    let before = positions.len().min(rows - from);
+    let parts = [(from, before), (0, positions.len() - before)];
+    parts.into_iter().filter(|(_, count)| *count as u64 * row > 0).map(|(from, count)| slice(from, count)).collect()
 }
 
 /// Bytes of one layer's rows of that width; a context may be asked for that no device holds.
 fn layer_bytes(width: usize, positions: usize, format: KvFormat) -> u64 {
     (width as u64).saturating_mul(positions as u64).saturating_mul(format.bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Extent, Keeps, KvCache, KvFormat, KvWidth};
+
+    #[test]
+    fn layers_with_a_window_take_the_window_and_what_is_beyond() {
+        let keeps = [Keeps::Window { width: KvWidth::both(10), window: 100 }, Keeps::Kv(KvWidth::both(10))];
+        let bytes = |positions| KvCache::bytes(&keeps, Extent { positions, beyond: 50 }, KvFormat::F16);
+        let states = |positions| KvCache::state_bytes(&keeps, Extent { positions, beyond: 50 }, KvFormat::F16);
+        for (positions, rows) in [(1, 1), (150, 150), (151, 150), (100_000, 150)] {
+            assert_eq!(bytes(positions), 2 * 10 * 2 * (positions + rows) as u64);
+            // A ring that never comes round is cut back like any other layer.
+            assert_eq!(states(positions), if positions > 150 { 2 * 10 * 2 * 100 } else { 0 });
+        }
+    }
 }

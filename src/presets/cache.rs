@@ -7,7 +7,7 @@ use crate::models::Keys;
 /// Values that a session keeps, in all layers together.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cache {
-    /// Of every position. Layers with a window keep all positions, too.
+    /// Of every position, as if no layer had a window.
     pub per_position: f64,
     /// However long the context is; f32.
     pub fixed: u64,

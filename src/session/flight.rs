@@ -13,7 +13,7 @@ pub(super) struct Flight {
     /// Positions that are cached after it.
     pub positions: usize,
     report: Option<Readback>,
-    /// Recurrent states after it, where they are to be saved.
+    /// What the cache says of its states after it, where they are to be saved.
     states: Option<Vec<Readback>>,
 }
 
@@ -29,7 +29,7 @@ impl Flight {
         self.report.as_ref().is_some_and(Readback::is_ready)
     }
 
-    /// The recurrent states of a step that has ended.
+    /// The states of a step that has ended.
     pub fn take_states(&mut self) -> Option<Vec<Readback>> {
         self.states.take()
     }
@@ -69,15 +69,14 @@ impl Session {
         }
         self.check_tokens(prompt)?;
         // Until the new keys and values are known to be there, only the common ones are.
-        let recurrent = self.cache.states().next().is_some();
-        let (common, back) = self.history.resume(prompt, recurrent);
+        let (common, back) = self.history.resume(prompt);
         if back {
             let gpu = self.gpu().clone();
-            for (view, bytes) in self.cache.states().zip(self.history.states(common, &gpu)?) {
+            for (view, bytes) in self.cache.states(common).iter().zip(self.history.states(common, &gpu)?) {
                 gpu.write(view, 0, bytes)?;
             }
-        } else if recurrent && self.history.due(common, true) {
-            let states = self.read_states()?;
+        } else if self.history.due(common, true) {
+            let states = self.read_states(common)?;
             self.save(common, states);
         }
         self.fill_rope(prompt.len() + 1)?;
@@ -92,27 +91,27 @@ impl Session {
         let key = (tokens, if at + tokens == total { Ending::Sample } else { Ending::Nothing });
         self.record(key.0, key.1)?;
         self.write_state(&State { position: at as u32, clock: self.model().next_clock(), ..*state })?;
+        self.history.reach(at + tokens);
         let keep = self.history.due(at + tokens, at + tokens == total);
         self.launch(key, at + tokens, keep)
     }
 
-    /// Copies of all recurrent states, after what was submitted before.
-    fn read_states(&self) -> Result<Vec<Readback>> {
-        let states: Vec<&View> = self.cache.states().collect();
-        Ok(self.gpu().read(&states)?)
+    /// Copies of the states after `positions` tokens, after what was submitted before.
+    fn read_states(&self, positions: usize) -> Result<Vec<Readback>> {
+        let states = self.cache.states(positions);
+        Ok(self.gpu().read(&states.iter().collect::<Vec<&View>>())?)
     }
 
-    /// Keeps the states after `positions` tokens as a checkpoint, if there are any.
+    /// Keeps the states after `positions` tokens as a checkpoint.
     pub(super) fn save(&mut self, positions: usize, states: Vec<Readback>) {
-        let bytes = self.cache.states().map(|view| view.size).sum();
-        if bytes > 0 {
-            self.history.save(positions, bytes, states);
-        }
+        let bytes = self.cache.states(positions).iter().map(|view| view.size).sum();
+        self.history.save(positions, bytes, states);
     }
 
     /// Submits one decode step, whose token is the one sampled last; `positions` are cached after it. Gives the number of
     /// submits.
     pub(super) fn decode(&mut self, positions: usize) -> Result<(Flight, usize)> {
+        self.history.reach(positions);
         let keep = self.history.due(positions, false);
         self.launch((1, Ending::Sample), positions, keep)
     }
@@ -121,7 +120,7 @@ impl Session {
         let recording = &self.recordings[&key].recording;
         let all = 0..recording.dispatches.len();
         let (report, submits) = self.submit(recording, all, positions, &[&self.report])?;
-        let states = if keep { Some(self.read_states()?) } else { None };
+        let states = if keep { Some(self.read_states(positions)?) } else { None };
         Ok((Flight { key, positions, report, states }, submits))
     }
 
@@ -156,7 +155,7 @@ impl Session {
         flight.report = self.go_on(flight, state.halt_layer, &record)?;
         if flight.states.is_some() {
             // Those of before were copied in the middle of the step.
-            flight.states = Some(self.read_states()?);
+            flight.states = Some(self.read_states(flight.positions)?);
         }
         Ok(Landed::Again)
     }
@@ -260,6 +259,7 @@ impl Session {
             let view = self.recordings[&(count, Ending::Logits)].logits.as_ref().expect("recorded with logits");
             logits.extend_from_slice(&self.gpu().blocking_read::<f32>(view)?[..count * vocabulary]);
         }
+        self.history.reach(tokens.len());
         self.history.extend(tokens.iter().copied());
         self.history.settle();
         Ok(logits)
