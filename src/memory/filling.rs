@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 /// Reads in flight, each with its own thread to re-lay what came.
-pub(super) const READERS: usize = 4;
+pub const READERS: usize = 4;
 /// Bytes below which one thread more costs more than it gives.
 const WORTH_A_THREAD: usize = 4 << 20;
 /// Bytes read, re-laid and handed to the queue at once.

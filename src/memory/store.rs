@@ -1,7 +1,7 @@
 //! The expert store. Where not all experts fit, each layer has slots for some, and a table that the kernels read says which
 //! expert lies in which. A step that misses one halts; the host brings what the layer needs and goes on from there.
 
-use super::filling::{READERS, Rows, copies, read};
+use super::filling::{Rows, copies, read};
 use super::{Error, Result};
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};
@@ -10,8 +10,6 @@ use crate::ops::{NOWHERE, Shard};
 use futures::StreamExt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// How much of the experts may lie on the device.
@@ -87,7 +85,7 @@ pub struct ExpertStore {
 }
 
 /// The stacks of routed experts of a file.
-fn stacks(gguf: &Gguf) -> impl Iterator<Item = &TensorInfo> {
+pub fn expert_stacks(gguf: &Gguf) -> impl Iterator<Item = &TensorInfo> {
     gguf.tensors().iter().filter(|tensor| tensor.name.ends_with("_exps.weight"))
 }
 
@@ -98,7 +96,7 @@ pub fn expert_bytes(gguf: &Gguf) -> u64 {
         let rows: u64 = tensor.dims[1..].iter().product();
         Some(format.device_row_bytes(tensor.dims[0] as usize) as u64 * rows)
     };
-    stacks(gguf).filter_map(bytes).sum()
+    expert_stacks(gguf).filter_map(bytes).sum()
 }
 
 impl ExpertMemory {
@@ -113,7 +111,7 @@ impl ExpertMemory {
         }
         let memory = ExpertMemory { bytes, all };
         let used = gguf.metadata().u64(&format!("{}.expert_used_count", gguf.architecture()?))?.unwrap_or(0);
-        let experts = stacks(gguf).filter_map(|tensor| tensor.dims.get(2)).max().copied().unwrap_or(1);
+        let experts = expert_stacks(gguf).filter_map(|tensor| tensor.dims.get(2)).max().copied().unwrap_or(1);
         // A shared expert may lie in a slot of its own.
         let shared = u64::from(gguf.tensors().iter().any(|tensor| tensor.name.ends_with("_shexp.weight")));
         let (used, experts) = (used + shared, experts + shared);
@@ -197,9 +195,10 @@ impl ExpertStore {
         self.stats
     }
 
-    /// A session's lookups found so many more experts in their slots.
-    pub fn found(&mut self, experts: u32) {
-        self.stats.hits += u64::from(experts);
+    /// A step has ended that began at `clock`, whose lookups found so many experts in their slots.
+    pub fn saw(&mut self, clock: u32, found: u32) {
+        self.clock = self.clock.max(clock);
+        self.stats.hits += u64::from(found);
     }
 
     /// The experts that a step of a layer needs, in passes of no more than there are slots: those that are there first.
@@ -210,8 +209,9 @@ impl ExpertStore {
         order.chunks(slots.len()).map(<[u32]>::to_vec).collect()
     }
 
-    /// Brings experts of a layer, no more than it has slots, in place of those that were needed longest ago by `stamps`. The
-    /// copies run before whatever is submitted next; nothing that runs now reads the slots, since it halted here.
+    /// Brings experts of a layer, no more than it has slots, in place of those that were needed longest ago by `stamps`, and
+    /// shows kernels no others, until [`ExpertStore::show_all`]. The writes run before whatever is submitted next; nothing
+    /// that runs now reads the slots, since it halted here.
     ///
     /// # Errors
     /// A read that fails: the slots are empty then, and the model can be used again.
@@ -222,10 +222,26 @@ impl ExpertStore {
         let wanted = |slot: &usize| l.slots[*slot].is_some_and(|e| experts.contains(&e));
         let mut free: Vec<usize> = (0..l.slots.len()).filter(|slot| !wanted(slot)).collect();
         free.sort_by_key(|slot| l.slots[*slot].map(|e| stamps[e as usize]));
+        let placed: Vec<(u32, usize)> = missing.iter().copied().zip(free).collect();
+        placed.iter().for_each(|(_, slot)| l.slots[*slot] = None);
+        if let Err(error) = self.read_into(layer, &placed) {
+            self.show_all(layer)?;
+            return Err(error);
+        }
+        let l = self.layers.get_mut(&layer).expect("a layer with slots");
+        placed.iter().for_each(|(expert, slot)| l.slots[*slot] = Some(*expert));
+        self.show(layer, |expert| experts.contains(&expert))?;
+        self.stats.hits += (experts.len() - missing.len()) as u64;
+        self.stats.misses += missing.len() as u64;
+        self.stats.stall += start.elapsed();
+        Ok(())
+    }
+
+    /// Reads experts of a layer into slots.
+    fn read_into(&mut self, layer: u32, placed: &[(u32, usize)]) -> Result<()> {
         let mut jobs = Vec::new();
-        for (expert, slot) in missing.iter().zip(&free) {
-            l.slots[*slot] = None;
-            for s in &l.stacks {
+        for (expert, slot) in placed {
+            for s in &self.layers[&layer].stacks {
                 let source = &s.sources[*expert as usize];
                 jobs.extend(copies(source, &s.shards, slot * s.rows, s.rows, s.format, s.columns));
             }
@@ -234,25 +250,24 @@ impl ExpertStore {
         let mut arriving = read(&self.gguf, &jobs);
         while let Some((index, laid)) = pollster::block_on(arriving.next()) {
             self.gpu.write(&jobs[index].view, jobs[index].to, &laid?)?;
+            self.stats.bytes += jobs[index].bytes() as u64;
         }
-        for (expert, slot) in missing.iter().zip(&free) {
-            l.slots[*slot] = Some(*expert);
-        }
-        self.stats.hits += (experts.len() - missing.len()) as u64;
-        self.stats.misses += missing.len() as u64;
-        self.stats.bytes += jobs.iter().map(|job| job.bytes() as u64).sum::<u64>();
-        self.stats.stall += start.elapsed();
         Ok(())
+    }
+
+    /// Shows kernels all experts of a layer that are in slots.
+    pub fn show_all(&self, layer: u32) -> Result<()> {
+        self.show(layer, |_| true)
     }
 
     /// Takes all experts out of their slots.
     pub fn evict(&mut self) -> Result<()> {
         self.layers.values_mut().for_each(|layer| layer.slots.fill(None));
-        self.layers.keys().try_for_each(|layer| self.show(*layer, |_| true))
+        self.layers.keys().try_for_each(|layer| self.show_all(*layer))
     }
 
     /// Writes a layer's tables: of the experts in slots, those that `shown` takes.
-    pub fn show(&self, layer: u32, shown: impl Fn(u32) -> bool) -> Result<()> {
+    fn show(&self, layer: u32, shown: impl Fn(u32) -> bool) -> Result<()> {
         let l = &self.layers[&layer];
         for stack in &l.stacks {
             let mut table = vec![[NOWHERE, 0]; stack.sources.len()];
@@ -265,40 +280,4 @@ impl ExpertStore {
         }
         Ok(())
     }
-}
-
-/// Bytes a second of reading experts of a file at random, as many at once as the store does, for about `time`.
-///
-/// # Errors
-/// A read that fails.
-pub fn random_read_rate(gguf: &Gguf, time: Duration) -> Result<f64> {
-    let stacks: Vec<&TensorInfo> = stacks(gguf).collect();
-    let (start, bytes) = (Instant::now(), AtomicU64::new(0));
-    let read = |seed: u64| -> Result<()> {
-        let mut random = seed;
-        let mut buffer = Vec::new();
-        while start.elapsed() < time {
-            // A linear congruential generator (Knuth, MMIX), of which the high bits are good.
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let tensor = stacks[(random >> 33) as usize % stacks.len()];
-            let experts = tensor.dims.get(2).copied().unwrap_or(1);
-            let expert = tensor.bytes / experts;
-            buffer.resize(expert as usize, 0);
-            gguf.read(tensor, (random >> 17) % experts * expert, &mut buffer)?;
-            bytes.fetch_add(expert, Ordering::Relaxed);
-        }
-        Ok(())
-    };
-    thread::scope(|scope| {
-        let readers: Vec<_> = (0..READERS as u64)
-            .map(|seed| {
-                scope.spawn({
-                    let read = &read;
-                    move || read(seed)
-                })
-            })
-            .collect();
-        readers.into_iter().try_for_each(|reader| reader.join().expect("a reader does not panic"))
-    })?;
-    Ok(bytes.into_inner() as f64 / start.elapsed().as_secs_f64())
 }

@@ -314,26 +314,20 @@ impl Session {
         let x = architecture.forward(&mut step, &self.cache, &self.ropes)?;
         let (norm, output) = architecture.head();
         step.enter_layer(self.cache.layers.len());
-        let mut logits = None;
-        match ending {
-            Ending::Nothing => {}
-            Ending::Sample => {
-                let last = Tensor { first_row: tokens - 1, rows: 1, ..x };
-                let row = step.norm_linear("logits", &last, norm, output)?;
-                if let Some(cap) = architecture.logit_cap() {
-                    step.softcap(&row, cap)?;
-                }
-                step.sample(&row, &self.sample)?;
-            }
-            Ending::Logits => {
-                let all = step.norm_linear("all logits", &x, norm, output)?;
-                if let Some(cap) = architecture.logit_cap() {
-                    step.softcap(&all, cap)?;
-                }
-                logits = Some(all.view);
-            }
+        let (name, x) = match ending {
+            Ending::Nothing => return Ok((step, None)),
+            Ending::Sample => ("logits", Tensor { first_row: tokens - 1, rows: 1, ..x }),
+            Ending::Logits => ("all logits", x),
+        };
+        let logits = step.norm_linear(name, &x, norm, output)?;
+        if let Some(cap) = architecture.logit_cap() {
+            step.softcap(&logits, cap)?;
         }
-        Ok((step, logits))
+        if ending == Ending::Logits {
+            return Ok((step, Some(logits.view)));
+        }
+        step.sample(&logits, &self.sample)?;
+        Ok((step, None))
     }
 
     pub(super) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {

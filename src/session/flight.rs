@@ -146,8 +146,7 @@ impl Session {
         let state: State = bytemuck::pod_read_unaligned(&report[..size_of::<State>()]);
         let Some(record) = report.get(RECORD_OFFSET as usize..) else { return Ok(Landed::Done(state)) };
         let record: Record = bytemuck::pod_read_unaligned(&record[..size_of::<Record>()]);
-        self.model().saw_clock(state.clock);
-        self.model().store().found(record.found.wrapping_sub(self.found));
+        self.model().store().saw(state.clock, record.found.wrapping_sub(self.found));
         self.found = record.found;
         if !state.missed() {
             return Ok(Landed::Done(state));
@@ -170,25 +169,24 @@ impl Session {
                 recording.dispatches[from..].iter().position(|d| d.kernel.spec.shader == shader && d.layer == layer);
             found.map(|at| from + at)
         };
-        let after = find(0, "expert_lookup").expect("a lookup halted") + 1;
+        let from = find(0, "expert_lookup").expect("a lookup halted") + 1;
         let needed: Vec<u32> = record.needed().collect();
         let mut store = self.model().store();
         let passes = store.passes(layer, &needed);
-        let mut from = after;
-        for pass in &passes {
+        let mut report = None;
+        for (i, pass) in passes.iter().enumerate() {
             store.bring(layer, pass, &record.stamps)?;
-            let last = passes.len() == 1;
-            store.show(layer, |e| last || pass.contains(&e))?;
             self.gpu().write(&self.state, 0, bytemuck::bytes_of(&0u32))?;
-            if !last {
-                from = find(after, "expert_combine").expect("many tokens have rows of their own");
-                self.submit(recording, after..from, flight.positions, &[])?;
+            if i + 1 < passes.len() {
+                let combine = find(from, "expert_combine").expect("many tokens have rows of their own");
+                self.submit(recording, from..combine, flight.positions, &[])?;
+            } else {
+                let rest = from..recording.dispatches.len();
+                report = self.submit(recording, rest, flight.positions, &[&self.report])?.0;
             }
         }
-        if passes.len() > 1 {
-            store.show(layer, |_| true)?;
-        }
-        Ok(self.submit(recording, from..recording.dispatches.len(), flight.positions, &[&self.report])?.0)
+        store.show_all(layer)?;
+        Ok(report)
     }
 
     /// Runs a recording to its end, whatever it misses.

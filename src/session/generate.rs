@@ -222,8 +222,10 @@ impl Generation<'_> {
     /// # Errors
     /// A lost device, or experts that cannot be read.
     pub fn blocking_next(&mut self) -> Result<Option<Token>> {
-        let next = self.next_by(|session, flight| session.blocking_land(flight).map(Some));
-        Ok(next?.flatten())
+        match self.next_by(|session, flight| session.blocking_land(flight).map(Poll::Ready))? {
+            Poll::Ready(token) => Ok(token),
+            Poll::Pending => unreachable!("a step that is waited for has landed"),
+        }
     }
 
     /// What the generation took so far.
@@ -231,19 +233,19 @@ impl Generation<'_> {
         self.stats
     }
 
-    /// As [`Generation::blocking_next`]; `None` where its step is still running.
-    fn try_next(&mut self) -> Result<Option<Option<Token>>> {
+    /// The next token, if its step has ended.
+    fn try_next(&mut self) -> Result<Poll<Option<Token>>> {
         self.next_by(|session, flight| {
             session.gpu().poll()?;
-            if flight.is_ready() { session.land(flight).map(Some) } else { Ok(None) }
+            if flight.is_ready() { session.land(flight).map(Poll::Ready) } else { Ok(Poll::Pending) }
         })
     }
 
-    /// The next token by a way to land steps, unless that gives none. Nothing follows an error.
+    /// The next token by a way to land steps. Nothing follows an error.
     fn next_by(
         &mut self,
-        land: impl Fn(&mut Session, &mut Flight) -> Result<Option<Landed>>,
-    ) -> Result<Option<Option<Token>>> {
+        land: impl Fn(&mut Session, &mut Flight) -> Result<Poll<Landed>>,
+    ) -> Result<Poll<Option<Token>>> {
         let next = self.land_until_a_token(land);
         self.done |= next.is_err();
         next
@@ -251,14 +253,14 @@ impl Generation<'_> {
 
     fn land_until_a_token(
         &mut self,
-        land: impl Fn(&mut Session, &mut Flight) -> Result<Option<Landed>>,
-    ) -> Result<Option<Option<Token>>> {
+        land: impl Fn(&mut Session, &mut Flight) -> Result<Poll<Landed>>,
+    ) -> Result<Poll<Option<Token>>> {
         loop {
             self.queue()?;
-            let Some(flight) = self.queued.front_mut().filter(|_| !self.done) else { return Ok(Some(None)) };
-            let Some(landed) = land(self.session, flight)? else { return Ok(None) };
+            let Some(flight) = self.queued.front_mut().filter(|_| !self.done) else { return Ok(Poll::Ready(None)) };
+            let Poll::Ready(landed) = land(self.session, flight)? else { return Ok(Poll::Pending) };
             if let Some(token) = self.landed(landed)? {
-                return Ok(Some(Some(token)));
+                return Ok(Poll::Ready(Some(token)));
             }
         }
     }
@@ -271,8 +273,8 @@ impl futures::Stream for Generation<'_> {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         match this.try_next() {
-            Ok(Some(token)) => Poll::Ready(token.map(Ok)),
-            Ok(None) => {
+            Ok(Poll::Ready(token)) => Poll::Ready(token.map(Ok)),
+            Ok(Poll::Pending) => {
                 this.session.gpu().wake_soon(context.waker());
                 Poll::Pending
             }
