@@ -123,8 +123,11 @@ impl Weights<'_> {
     }
 }
 
-/// Starts reading all copies; they arrive in any order, by index.
-pub(super) fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>) -> mpsc::Receiver<(usize, Result<Vec<u8>>)> {
+/// Copies by index, re-laid.
+pub(super) type Reads = mpsc::Receiver<(usize, Result<Vec<u8>>)>;
+
+/// Starts reading all copies; they arrive in any order.
+pub(super) fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>) -> Reads {
     let (sender, receiver) = mpsc::channel(0);
     let next = Arc::new(AtomicUsize::new(0));
     let bytes: usize = copies.iter().map(RowCopy::bytes).sum();

@@ -1,15 +1,16 @@
 //! The expert store. Where not all experts fit, each layer has slots for some, and a table that the kernels read says which
 //! expert lies in which. A step that misses one halts; the host brings what the layer needs and goes on from there.
 
-use super::filling::{Rows, copies, read};
+use super::filling::{Reads, RowCopy, Rows, copies, read};
 use super::{Error, Result};
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::gpu::{Gpu, View};
 use crate::ops::{NOWHERE, Shard};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// How much of the experts may lie on the device.
@@ -82,6 +83,20 @@ pub struct ExpertStore {
     /// The latest clock of any step.
     pub clock: u32,
     stats: StoreStats,
+    /// So many have joined.
+    sessions: u64,
+    holder: Option<u64>,
+    arrival: Option<Arrival>,
+    /// The layer of which kernels do not see all experts that are there.
+    partly_shown: Option<u32>,
+}
+
+/// Experts on their way into slots.
+struct Arrival {
+    placed: Vec<(u32, usize)>,
+    jobs: Arc<Vec<RowCopy>>,
+    arriving: Reads,
+    start: Instant,
 }
 
 /// The stacks of routed experts of a file.
@@ -169,6 +184,10 @@ impl ExpertStore {
             layers: BTreeMap::new(),
             clock: 0,
             stats: StoreStats::default(),
+            sessions: 0,
+            holder: None,
+            arrival: None,
+            partly_shown: None,
         }
     }
 
@@ -209,61 +228,107 @@ impl ExpertStore {
         order.chunks(slots.len()).map(<[u32]>::to_vec).collect()
     }
 
+    /// A name for a session, by which it holds the store.
+    pub fn join(&mut self) -> u64 {
+        self.sessions += 1;
+        self.sessions
+    }
+
+    /// Keeps tables and slots as they are for one session, until [`ExpertStore::release`]: those of a step of which a part is
+    /// yet to be submitted, or whose experts come in passes. False where another session holds them.
+    pub fn hold(&mut self, session: u64) -> bool {
+        *self.holder.get_or_insert(session) == session
+    }
+
+    /// Ends a hold, and shows kernels all experts that are there.
+    pub fn release(&mut self, session: u64) -> Result<()> {
+        if self.holder != Some(session) {
+            return Ok(());
+        }
+        (self.holder, self.arrival) = (None, None);
+        match self.partly_shown.take() {
+            Some(layer) => self.show(layer, |_| true),
+            None => Ok(()),
+        }
+    }
+
     /// Brings experts of a layer, no more than it has slots, in place of those that were needed longest ago by `stamps`, and
-    /// shows kernels no others, until [`ExpertStore::show_all`]. The writes run before whatever is submitted next; nothing
-    /// that runs now reads the slots, since it halted here.
+    /// shows kernels no others until the store is released. Asked again with the same until they are there: each time it takes
+    /// what has been read, up to about `most` bytes, or waits for all of it. The writes run before whatever is submitted next;
+    /// nothing that runs now reads the slots, since it halted here. The session holds the store.
     ///
     /// # Errors
-    /// A read that fails: the slots are empty then, and the model can be used again.
-    pub fn bring(&mut self, layer: u32, experts: &[u32], stamps: &[u32]) -> Result<()> {
-        let start = Instant::now();
+    /// A read that fails: the slots are empty then, the store is released, and the model can be used again.
+    pub fn bring(&mut self, layer: u32, experts: &[u32], stamps: &[u32], most: Option<u64>) -> Result<Poll<()>> {
+        let session = self.holder.expect("a session holds the store");
+        self.partly_shown = Some(layer);
+        let mut arrival = match self.arrival.take() {
+            Some(arrival) => arrival,
+            None => self.set_out(layer, experts, stamps),
+        };
+        match self.take_in(&mut arrival, most) {
+            Ok(Poll::Ready(())) => {}
+            Ok(Poll::Pending) => {
+                self.arrival = Some(arrival);
+                return Ok(Poll::Pending);
+            }
+            Err(error) => {
+                self.release(session)?;
+                return Err(error);
+            }
+        }
         let l = self.layers.get_mut(&layer).expect("a layer with slots");
-        let missing: Vec<u32> = experts.iter().copied().filter(|e| !l.slots.contains(&Some(*e))).collect();
+        arrival.placed.iter().for_each(|(expert, slot)| l.slots[*slot] = Some(*expert));
+        self.show(layer, |expert| experts.contains(&expert))?;
+        self.stats.hits += (experts.len() - arrival.placed.len()) as u64;
+        self.stats.misses += arrival.placed.len() as u64;
+        self.stats.stall += arrival.start.elapsed();
+        Ok(Poll::Ready(()))
+    }
+
+    /// Makes room for what is missing of a layer's experts, and starts reading it.
+    fn set_out(&mut self, layer: u32, experts: &[u32], stamps: &[u32]) -> Arrival {
+        let l = self.layers.get_mut(&layer).expect("a layer with slots");
+        let missing = experts.iter().copied().filter(|e| !l.slots.contains(&Some(*e)));
         let wanted = |slot: &usize| l.slots[*slot].is_some_and(|e| experts.contains(&e));
         let mut free: Vec<usize> = (0..l.slots.len()).filter(|slot| !wanted(slot)).collect();
         free.sort_by_key(|slot| l.slots[*slot].map(|e| stamps[e as usize]));
-        let placed: Vec<(u32, usize)> = missing.iter().copied().zip(free).collect();
-        placed.iter().for_each(|(_, slot)| l.slots[*slot] = None);
-        if let Err(error) = self.read_into(layer, &placed) {
-            self.show_all(layer)?;
-            return Err(error);
-        }
-        let l = self.layers.get_mut(&layer).expect("a layer with slots");
-        placed.iter().for_each(|(expert, slot)| l.slots[*slot] = Some(*expert));
-        self.show(layer, |expert| experts.contains(&expert))?;
-        self.stats.hits += (experts.len() - missing.len()) as u64;
-        self.stats.misses += missing.len() as u64;
-        self.stats.stall += start.elapsed();
-        Ok(())
-    }
-
-    /// Reads experts of a layer into slots.
-    fn read_into(&mut self, layer: u32, placed: &[(u32, usize)]) -> Result<()> {
+        let placed: Vec<(u32, usize)> = missing.zip(free).collect();
         let mut jobs = Vec::new();
-        for (expert, slot) in placed {
-            for s in &self.layers[&layer].stacks {
+        for (expert, slot) in &placed {
+            l.slots[*slot] = None;
+            for s in &l.stacks {
                 let source = &s.sources[*expert as usize];
                 jobs.extend(copies(source, &s.shards, slot * s.rows, s.rows, s.format, s.columns));
             }
         }
         let jobs = Arc::new(jobs);
-        let mut arriving = read(&self.gguf, &jobs);
-        while let Some((index, laid)) = pollster::block_on(arriving.next()) {
-            self.gpu.write(&jobs[index].view, jobs[index].to, &laid?)?;
-            self.stats.bytes += jobs[index].bytes() as u64;
-        }
-        Ok(())
+        Arrival { placed, arriving: read(&self.gguf, &jobs), jobs, start: Instant::now() }
     }
 
-    /// Shows kernels all experts of a layer that are in slots.
-    pub fn show_all(&self, layer: u32) -> Result<()> {
-        self.show(layer, |_| true)
+    /// Writes what has been read into its slots.
+    fn take_in(&mut self, arrival: &mut Arrival, most: Option<u64>) -> Result<Poll<()>> {
+        let Arrival { jobs, arriving, .. } = arrival;
+        let mut taken = 0;
+        while most.is_none_or(|most| taken <= most) {
+            let next = match most {
+                None => Some(pollster::block_on(arriving.next())),
+                Some(_) => arriving.next().now_or_never(),
+            };
+            let Some(next) = next else { break };
+            let Some((index, laid)) = next else { return Ok(Poll::Ready(())) };
+            let laid = laid?;
+            self.gpu.write(&jobs[index].view, jobs[index].to, &laid)?;
+            taken += laid.len() as u64;
+            self.stats.bytes += jobs[index].bytes() as u64;
+        }
+        Ok(Poll::Pending)
     }
 
     /// Takes all experts out of their slots.
     pub fn evict(&mut self) -> Result<()> {
         self.layers.values_mut().for_each(|layer| layer.slots.fill(None));
-        self.layers.keys().try_for_each(|layer| self.show_all(*layer))
+        self.layers.keys().try_for_each(|layer| self.show(*layer, |_| true))
     }
 
     /// Writes a layer's tables: of the experts in slots, those that `shown` takes.

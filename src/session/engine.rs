@@ -1,10 +1,10 @@
 //! The engine of a session: buffers, recordings by length, and what runs on them.
 
-use super::generate::MOST_AHEAD;
+use super::generate::{Answer, MOST_AHEAD};
 use super::history::History;
 use super::state::State;
 use super::{Error, MAX_CONTEXT, Model, Result, SessionOptions};
-use crate::gpu::{DeviceProfile, Gpu, Recording, Tier, View};
+use crate::gpu::{DeviceProfile, Gpu, GpuUse, Pace, Recording, Tier, View};
 use crate::memory::{Extent, KvCache, Needs};
 use crate::ops::{Arithmetic, Record, SampleBuffers, Scratch, Step, Tensor, sample_bytes};
 use std::collections::{BTreeSet, HashMap};
@@ -35,7 +35,9 @@ pub struct Session {
     tier: Tier,
     chunk: usize,
     pub(super) submit: Duration,
-    pub(super) limits: DeviceProfile,
+    pub(super) pace: Pace,
+    /// By which it holds the store of experts that come and go.
+    pub(super) id: u64,
     /// Of the choice of arithmetic.
     measured: Option<DeviceProfile>,
     force: Option<Arithmetic>,
@@ -56,6 +58,8 @@ pub struct Session {
     /// How often a recording was asked for.
     asked: u64,
     pub(super) history: History,
+    /// The answer that is being generated, or was last.
+    pub(super) answer: Option<Answer>,
 }
 
 /// Where the record of misses lies in a report: bindings start at multiples of 256.
@@ -64,8 +68,8 @@ pub(super) const RECORD_OFFSET: u64 = 256;
 const MAX_CHUNK: usize = 65_535;
 /// Recordings that a session keeps: prompts end in chunks of any length, and each length has its own.
 const MAX_RECORDINGS: usize = 16;
-/// Positions by which the rope table grows.
-const ROPE_STEP: usize = 1024;
+/// Positions by which the rope table grows: a step of the host that no frame notices.
+const ROPE_STEP: usize = 256;
 
 impl Session {
     /// Bytes that a session with these options takes beside the weights.
@@ -143,7 +147,8 @@ impl Session {
             tier,
             chunk,
             submit: options.submit_on(gpu),
-            limits: options.limits.unwrap_or_else(|| gpu.assumed_limits()),
+            pace: Pace::new(options.limits.unwrap_or_else(|| gpu.assumed_limits())),
+            id: if model.experts_move() { model.store().join() } else { 0 },
             measured: options.limits,
             force: options.force,
             run_ahead: options.run_ahead,
@@ -165,6 +170,7 @@ impl Session {
             asked: 0,
             history: History::new(options.checkpoints, cache.rewind()),
             cache,
+            answer: None,
         };
         // All kernels of a conversation are those of one token and those of several, and so are its scratch buffers.
         session.warm_up()?;
@@ -225,6 +231,16 @@ impl Session {
         self.history.clear();
     }
 
+    /// Estimated GPU time of what was given to the device within finite budgets and has not been seen to end.
+    pub fn given(&self) -> Duration {
+        Duration::from_secs_f64(self.pace.given())
+    }
+
+    /// What submits within finite budgets have taken on the device so far.
+    pub fn gpu_use(&self) -> GpuUse {
+        self.pace.used()
+    }
+
     pub(super) fn gpu(&self) -> &Gpu {
         &self.model.gpu
     }
@@ -240,7 +256,7 @@ impl Session {
         self.write_state(&State { halt: 1, ..State::default() })?;
         for tokens in [1, chunk] {
             let recording = &self.recordings[&(tokens, Ending::Sample)].recording;
-            self.submit(recording, 0..recording.dispatches.len(), 0, &[])?;
+            self.gpu().submit(recording, 0..recording.dispatches.len(), &[])?;
         }
         Ok(())
     }
@@ -310,7 +326,6 @@ impl Session {
         }
         self.measured.into_iter().for_each(|profile| step.set_profile(profile));
         self.force.into_iter().for_each(|arithmetic| step.force(arithmetic));
-        step.slice(self.submit.as_secs_f64(), self.cache.positions, self.limits);
         let x = architecture.forward(&mut step, &self.cache, &self.ropes)?;
         let (norm, output) = architecture.head();
         step.enter_layer(self.cache.layers.len());

@@ -6,12 +6,12 @@ use halogen::formats::Format;
 use halogen::memory::{ExpertMemory, expert_bytes};
 use halogen::session::{LoadOptions, Sampling};
 
-fn limited(gguf: &Gguf, bytes: u64) -> Arc<Model> {
+pub(super) fn limited(gguf: &Gguf, bytes: u64) -> Arc<Model> {
     let expert_memory = ExpertMemory::within(gguf, bytes).expect("enough");
     pollster::block_on(Model::load_with(gpu(), gguf, &LoadOptions { expert_memory }, |_| true)).expect("a model")
 }
 
-fn embedded() -> Gguf {
+pub(super) fn embedded() -> Gguf {
     Gguf::from_static("demo", include_bytes!("../../assets/rust-docs-moe-q4_k_m.gguf")).expect("the embedded model")
 }
 
