@@ -2,8 +2,8 @@
 // as a running maximum and sum, no score matrix in memory. ROWS rows that share a KV head share one reading of it; a row is
 // (token, head of the group). `out` is the result; in decode over a long cache (SPLIT) the keys are cut into splits, `out`
 // holds each split's unnormalised sum and `stats` its maximum and sum, which attention_combine joins.
-// WINDOW: a token sees the last `window` positions up to its own; CHUNK: those of its own chunk of `window` positions.
-// Tiles before them are not read.
+// WINDOW: a token sees the last `window` positions up to its own (CHUNK: those of its own chunk of `window` positions);
+// tiles before them are not read. The cache is a ring then: position p lies in row p % rows.
 // SINKS: a score of its own a head takes part in the softmax and has no value.
 // LATENT: all heads share one row of KEY_DIM a position, whose first VALUE_DIM lanes are the value; the second reading of a
 // tile comes from cache. STAGED: queries are too long for workgroup memory, and are brought in STAGE quads at a time for
@@ -27,9 +27,10 @@ struct Params {
     splits: u32,
     scale: f32,
     first_group: u32,    // of a slice of the grid
-    window: u32,         // of WINDOW and CHUNK: positions
+    window: u32,         // of WINDOW: positions
     first_token: u32,    // of the step: that of the first row
     top_k: u32,          // of SELECTED and ENTRIES
+    rows: u32,           // of the cache
     ratio: u32,          // of ENTRIES, as those below
     window_rows: u32,
     pairs: u32,          // that turn
@@ -96,6 +97,15 @@ fn turned_back(v: vec4<f32>, quad: u32, position: u32) -> vec4<f32> {
 }
 #endif
 
+// A row of the cache, counted on from one before the ring's end of `rows`: below it the difference is huge.
+fn wrapped(row: u32, rows: u32) -> u32 {
+#if WINDOW
+    return min(row, row - rows);
+#else
+    return row;
+#endif
+}
+
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) tid: u32) {
@@ -157,12 +167,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     var low = 0u;
 #if WINDOW
     // The first row's token sees the earliest keys.
-    low = position + first / sharing + 1u;
-    low -= min(low, params.window);
-#endif
-#if CHUNK
     low = position + first / sharing;
+#if CHUNK
     low -= low % params.window;
+#else
+    low -= min(low, params.window - 1u);
+#endif
 #endif
     let per_split = ((length - low + params.splits - 1u) / params.splits + WG - 1u) / WG * WG;
     let begin = min(low + split * per_split, length);
@@ -173,8 +183,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let column = tid % QUADS;
     let phase = tid / QUADS;
     var sums: array<vec4<f32>, ROWS * COLUMNS>;
+    let cache_rows = params.rows * params.kv_heads;
     for (var tile = begin; tile < end; tile += WG) {
         let key = tile + tid;
+#if WINDOW
+        let values = tile % params.rows * params.kv_heads + kv_head;
+#else
+        let values = tile * params.kv_heads + kv_head;
+#endif
         var score: array<f32, ROWS>;
 #if LISTED
         // Which positions these are matters no more: all of them are seen.
@@ -195,7 +211,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #endif
         tile_rows[tid] = k_row;
 #else
-        let k_row = key * params.kv_heads + kv_head;
+        let k_row = wrapped(values + tid * params.kv_heads, cache_rows);
 #endif
 #if STAGED
         for (var stage = 0u; stage < KEY_QUADS; stage += STAGE) {
@@ -218,17 +234,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #endif
         for (var r = 0u; r < ROWS; r++) {
             let own = position + (first + r) / sharing;
-#if WINDOW
-            let sees = key < end && key <= own && key + params.window > own;
-#else
-#if CHUNK
-            let sees = key < end && key <= own && key >= own - own % params.window;
-#else
-#if LISTED
-            let sees = key < end;
-#else
-            let sees = key < end && key <= own;
+            var sees = key < end;
+#if !LISTED
+            sees = sees && key <= own;
 #endif
+#if WINDOW
+#if CHUNK
+            sees = sees && key >= own - own % params.window;
+#else
+            sees = sees && key + params.window > own;
 #endif
 #endif
             scores[tid * ROWS + r] = select(LOWEST, score[r], sees);
@@ -273,7 +287,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         }
         // Four keys at a time: their loads wait for memory together.
         let keys = select(0u, min(WG, end - tile), phase < PHASES);
-        let values = tile * params.kv_heads + kv_head;
         let stride = params.kv_heads;
         var i = phase;
         for (; i + 3u * PHASES < keys; i += 4u * PHASES) {
@@ -286,10 +299,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
                     let v3 = v_quad(tile_rows[i + 3u * PHASES], column + c * WG);
 #else
                     let at = values + i * stride;
-                    let v0 = v_quad(at, column + c * WG);
-                    let v1 = v_quad(at + PHASES * stride, column + c * WG);
-                    let v2 = v_quad(at + 2u * PHASES * stride, column + c * WG);
-                    let v3 = v_quad(at + 3u * PHASES * stride, column + c * WG);
+                    let v0 = v_quad(wrapped(at, cache_rows), column + c * WG);
+                    let v1 = v_quad(wrapped(at + PHASES * stride, cache_rows), column + c * WG);
+                    let v2 = v_quad(wrapped(at + 2u * PHASES * stride, cache_rows), column + c * WG);
+                    let v3 = v_quad(wrapped(at + 3u * PHASES * stride, cache_rows), column + c * WG);
 #endif
                     for (var r = 0u; r < ROWS; r++) {
                         let s = i * ROWS + r;
@@ -309,7 +322,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #if LISTED
                     let v = v_quad(tile_rows[i], column + c * WG);
 #else
-                    let v = v_quad(values + i * stride, column + c * WG);
+                    let v = v_quad(wrapped(values + i * stride, cache_rows), column + c * WG);
 #endif
                     for (var r = 0u; r < ROWS; r++) {
                         sums[c * ROWS + r] += scores[i * ROWS + r] * v;

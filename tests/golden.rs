@@ -178,8 +178,8 @@ fn check_tensors(file: &Path) -> Result<(), Failed> {
         return Err(format!("{} tensors for {}, first difference {lists:?}", made.len(), expected.len()).into());
     }
     let Ok(shape) = models::shape(&gguf) else { return Ok(()) };
-    let options = SessionOptions { context: Some(100), kv: KvFormat::F16, ..SessionOptions::default() };
-    let (kept, needed) = (presets::cache(&keys)?.bytes(100, 2), Session::needs(&shape, &options).kv);
+    let options = SessionOptions { context: Some(256), kv: KvFormat::F16, ..SessionOptions::default() };
+    let (kept, needed) = (presets::cache(&keys)?.bytes(256, 2), Session::needs(&shape, &options).kv);
     if kept == needed { Ok(()) } else { Err(format!("a session keeps {needed} bytes, not {kept}").into()) }
 }
 
@@ -232,6 +232,13 @@ impl Golden {
         Ok(Session::new(&self.model, &options)?)
     }
 
+    /// Layers with a window keep no more than it and the step, so that their rings come round.
+    fn tight_session(&self, tier: Tier, chunk: usize) -> Result<Session, Failed> {
+        let kv = KvFormat::F32;
+        let options = SessionOptions { tier: Some(tier), kv, chunk, run_ahead: Some(0), ..SessionOptions::default() };
+        Ok(Session::new(&self.model, &options)?)
+    }
+
     /// Holds logits against the expected ones.
     fn compare(&self, logits: &[f32], bound: f64) -> Result<(), Failed> {
         let worst = self
@@ -251,7 +258,7 @@ impl Golden {
 
 fn check(gpu: &Gpu, file: &Path, tier: Tier, chunk: usize) -> Result<(), Failed> {
     let golden = Golden::load(gpu, file)?;
-    golden.compare(&golden.session(tier, None)?.blocking_logits(&golden.tokens, chunk)?, BOUND)
+    golden.compare(&golden.tight_session(tier, chunk)?.blocking_logits(&golden.tokens, chunk)?, BOUND)
 }
 
 /// The tier's arithmetic in every product that has it. A near tie of two experts, or of two keys of an indexer, would compare

@@ -9,7 +9,7 @@ mod store;
 
 pub use filling::{Progress, READERS};
 pub use fit::{Bound, CHUNK, Demand, ExpertLayer, Fit, Machine, Place, Plan, Routing, System, plan};
-pub use kv::{Compressed, Keeps, KvCache, KvFormat, KvWidth, LayerCache};
+pub use kv::{Compressed, Extent, Keeps, KvCache, KvFormat, KvWidth, LayerCache, Rewind, Rings};
 pub use loader::{Take, Weights};
 pub use plan::{Needs, available_bytes};
 pub use store::{ExpertMemory, ExpertStore, StoreStats, expert_bytes, expert_stacks};

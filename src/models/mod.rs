@@ -89,6 +89,16 @@ pub struct Sliced {
 }
 
 impl Shape {
+    /// With layers that see no more than `window` positions.
+    pub fn with_windows(mut self, window: usize, windowed: impl Fn(usize) -> bool) -> Shape {
+        for (i, keeps) in self.keeps.iter_mut().enumerate() {
+            if let (true, Keeps::Kv(width)) = (windowed(i), *keeps) {
+                *keeps = Keeps::Window { width, window };
+            }
+        }
+        self
+    }
+
     /// Bytes of a lightning indexer's scores in steps of at most `tokens` tokens.
     pub fn score_bytes(&self, context: usize, tokens: usize) -> u64 {
         let keys = |keeps: &Keeps| match keeps {
@@ -145,7 +155,7 @@ const ARCHITECTURES: &[Known] = &[
     Known { name: "gemma4", shape: gemma4::shape, load: gemma4::load },
     Known { name: "glm-dsa", shape: glm_dsa::shape, load: glm_dsa::load },
     Known { name: "glm4moe", shape: glm4moe::shape, load: glm4moe::load },
-    Known { name: "gpt-oss", shape: blocks::mixture_shape, load: gpt_oss::load },
+    Known { name: "gpt-oss", shape: gpt_oss::shape, load: gpt_oss::load },
     Known { name: "llama", shape: blocks::dense_shape, load: llama::load },
     Known { name: "llama4", shape: llama4::shape, load: llama4::load },
     Known { name: "mistral3", shape: blocks::dense_shape, load: mistral3::load },

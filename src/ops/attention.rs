@@ -1,6 +1,6 @@
 //! Causal attention over the cache: one kernel, in decode over a long cache split over the keys.
 
-use super::heads::KvLayer;
+use super::kv::KvLayer;
 use super::{Result, Selection, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
@@ -14,6 +14,7 @@ params!(AttentionParams {
     window: u32,
     first_token: u32,
     top_k: u32,
+    rows: u32,
     ratio: u32,
     window_rows: u32,
     pairs: u32
@@ -171,12 +172,16 @@ impl Step<'_> {
         let sharing = a.heads / a.kv_heads;
         // Of prefill one variant serves all lengths, so that none is compiled on the way.
         let tile_rows = if self.tokens == 1 { (sharing as u32).next_power_of_two().min(most_rows) } else { most_rows };
-        let row_bytes = (a.kv_heads * a.head_dim * cache.bytes()) as u64;
-        let positions = ((cache.k.size / row_bytes) as usize).min(a.window.map_or(usize::MAX, Window::positions));
+        let width = a.kv_heads * a.head_dim;
+        let held = cache.rows(width);
+        ensure(cache.holds(width, a.window.map(Window::positions), self.tokens), "attention", || {
+            format!("a ring of {:?} rows of {width} for {} tokens with {:?}", cache.ring, self.tokens, a.window)
+        })?;
+        let window = a.window.map(|w| w.positions().min(held));
         let most = selection.map_or(usize::MAX, |s| s.top_k);
         let positions = match entries {
-            Some(e) => e.window.min(e.window_rows) + positions.saturating_sub(e.window_rows).min(most),
-            None => positions.min(most),
+            Some(e) => e.window.min(e.window_rows) + held.saturating_sub(e.window_rows).min(most),
+            None => window.unwrap_or(held).min(most),
         };
         let splits = if self.tokens == 1 { self.tuning.splits_for(positions, latent) } else { 1 };
         let split = splits > 1;
@@ -192,7 +197,7 @@ impl Step<'_> {
             .flag("ENTRIES", entries.is_some())
             .flag("LISTED", selection.is_some() || entries.is_some())
             .flag("KV_F16", cache.f16)
-            .flag("WINDOW", matches!(a.window, Some(Window::Last(_))))
+            .flag("WINDOW", a.window.is_some())
             .flag("CHUNK", matches!(a.window, Some(Window::Chunk(_))))
             .flag("SINKS", a.sinks.is_some())
             .flag("SPLIT", split);
@@ -224,9 +229,10 @@ impl Step<'_> {
                 kv_heads: a.kv_heads as u32,
                 splits,
                 scale: a.scale,
-                window: entries.map_or(a.window.map_or(0, Window::positions), |e| e.window) as u32,
+                window: entries.map_or(window.unwrap_or(0), |e| e.window) as u32,
                 first_token: first_token as u32,
                 top_k: selection.map_or(u32::MAX, |s| s.top_k as u32),
+                rows: held as u32,
                 ratio: entries.and_then(|e| e.ratio).map_or(u32::MAX, |ratio| ratio as u32),
                 window_rows: entries.map_or(0, |e| e.window_rows as u32),
                 pairs: entries.map_or(0, |e| e.pairs as u32),

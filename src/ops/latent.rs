@@ -9,7 +9,7 @@
 //! saved are 0.5 T); short prompts, which most are, would be slower.
 
 use super::attention::{Attention, Rows};
-use super::heads::KvLayer;
+use super::kv::KvLayer;
 use super::linear::{MatmulParams, MatvecParams};
 use super::{Norm, Product, Result, Selection, Shard, Stack, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, View, params};

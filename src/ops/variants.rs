@@ -161,7 +161,7 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
             let attention = new("attention").size("WG", t.attention.0).size("ROWS", rows).size("HEAD_DIM", dim);
             let attention = staged(attention, rows, dim);
             if dim == 128 {
-                all.extend(each(vec![attention.clone().flag("CHUNK", true)], &["KV_F16", "SPLIT"]));
+                all.extend(each(vec![all_of(attention.clone(), &["WINDOW", "CHUNK"])], &["KV_F16", "SPLIT"]));
             }
             all.extend(each(vec![attention], &["SINKS", "WINDOW", "KV_F16", "SPLIT"]));
         }

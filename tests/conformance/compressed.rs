@@ -155,7 +155,7 @@ impl Rows {
         let before = kept(&random.floats((window_rows + 3) * head_dim), f16);
         let k = upload(&rig, &before, f16);
         let cache = CompressedLayer {
-            kv: KvLayer { k: k.clone(), v: None, index: None, f16 },
+            kv: KvLayer { k: k.clone(), v: None, index: None, f16, ring: None },
             window_rows,
             sums: None,
             index_sums: None,
@@ -264,7 +264,7 @@ impl Windows {
         let (row, index) =
             if entry == Entry::Row { (Some(on_device.clone()), None) } else { (None, Some(on_device.clone())) };
         let cache = CompressedLayer {
-            kv: KvLayer { k: keys.clone(), v: None, index: Some(keys.clone()), f16 },
+            kv: KvLayer { k: keys.clone(), v: None, index: Some(keys.clone()), f16, ring: None },
             window_rows: 11,
             sums: row,
             index_sums: index,
@@ -336,7 +336,7 @@ impl Attended {
         let c = attention(&rig, random, [heads, head_dim, rope_dim], window, ratio);
         let sinks: Vec<f32> = rig.gpu().blocking_read(&c.sinks).unwrap();
         let cache = CompressedLayer {
-            kv: KvLayer { k: upload(&rig, &held, f16), v: None, index: None, f16 },
+            kv: KvLayer { k: upload(&rig, &held, f16), v: None, index: None, f16, ring: None },
             window_rows,
             sums: None,
             index_sums: None,

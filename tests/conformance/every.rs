@@ -7,6 +7,7 @@ use halogen::gpu::View;
 use halogen::ops::{
     Activation, Attention, DeltaHeads, DeltaNet, ExpertGateUp, ExpertMlp, GateUp, Heads, Indexer, KeySharing, KvLayer,
     LatentAttention, LatentInputs, RecurrentLayer, RopePairs, Routing, SampleBuffers, Scoring, SigmoidRouter, Tensor,
+    Window,
 };
 
 type Record = fn(&mut Rig, &mut Random, usize) -> Outcome;
@@ -132,7 +133,7 @@ const OPERATORS: &[(&str, Record)] = &[
         rig.watch(&keys);
         let pairs = RopePairs::Adjacent;
         let ix = Indexer { heads: 3, head_dim: 16, rope_dim: 8, pairs, top_k: 4, norm, eps: 1e-6 };
-        let kv = KvLayer { k: keys.clone(), v: None, index: Some(keys), f16: false };
+        let kv = KvLayer { k: keys.clone(), v: None, index: Some(keys), f16: false, ring: None };
         rig.run(|step| step.index(&q, &a, [0, 16], &ix, &rope, &kv).map(drop))
     }),
     ("router", |rig, random, tokens| {
@@ -220,7 +221,7 @@ fn cache(rig: &mut Rig, words: &[u32]) -> KvLayer {
         }
         view
     };
-    KvLayer { k: upload(rig), v: Some(upload(rig)), index: None, f16: true }
+    KvLayer { k: upload(rig), v: Some(upload(rig)), index: None, f16: true, ring: None }
 }
 
 /// Four heads on a latent of 32 and 16 rotated lanes, from column 4 of 56 on, with a watched cache of 32 positions.
@@ -235,7 +236,7 @@ fn latent(rig: &mut Rig, random: &mut Random, tokens: usize) -> (Tensor, Tensor,
     let l = LatentAttention { heads: 4, rank: 32, rope_dim: 16, scale: 0.15, norm, k_b, v_b };
     let k = gpu.upload("cache", &vec![0x3c00_3800u32; 32 * 24]).unwrap();
     rig.watch(&k);
-    (q, a, rope, l, KvLayer { k, v: None, index: None, f16: true })
+    (q, a, rope, l, KvLayer { k, v: None, index: None, f16: true, ring: None })
 }
 
 /// A delta net whose z, b and a lie behind its 128 channels, and its state.
@@ -283,6 +284,26 @@ const REFUSED: &[(&str, Record)] = &[
         let kv = cache(rig, &[0; 4096]);
         rig.run(|step| step.attention(&q, &a, &kv).map(drop))
     }),
+    ("attention/a ring without a window", |rig, random, tokens| {
+        let a = Attention { heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125, window: None, sinks: None };
+        let q = tensor(rig.gpu(), &random.floats(tokens * 256), 256);
+        let kv = KvLayer { ring: Some(64), ..cache(rig, &[0; 4096]) };
+        rig.run(|step| step.attention(&q, &a, &kv).map(drop))
+    }),
+    ("attention/a short ring", |rig, random, tokens| {
+        let window = Some(Window::Last(32));
+        let a = Attention { heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125, window, sinks: None };
+        let q = tensor(rig.gpu(), &random.floats(tokens * 256), 256);
+        let kv = KvLayer { ring: Some(32 + tokens - 2), ..cache(rig, &[0; 4096]) };
+        rig.run(|step| step.attention(&q, &a, &kv).map(drop))
+    }),
+    ("attention/a ring beyond its buffer", |rig, random, tokens| {
+        let window = Some(Window::Last(32));
+        let a = Attention { heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125, window, sinks: None };
+        let q = tensor(rig.gpu(), &random.floats(tokens * 256), 256);
+        let kv = KvLayer { ring: Some(65), ..cache(rig, &[0; 4096]) };
+        rig.run(|step| step.attention(&q, &a, &kv).map(drop))
+    }),
     ("delta_net/columns", |rig, random, tokens| {
         let (net, state) = delta_net(rig, random);
         let x = tensor(rig.gpu(), &random.floats(tokens * 199), 199);
@@ -322,7 +343,7 @@ const REFUSED: &[(&str, Record)] = &[
         let view = gpu.upload("all", &[0f32; 512]).unwrap();
         let (pairs, norm) = (RopePairs::Adjacent, [view.clone(), view.clone()]);
         let ix = Indexer { heads: 3, head_dim: 16, rope_dim: 8, pairs, top_k: 4, norm, eps: 1e-6 };
-        let kv = KvLayer { k: view.clone(), v: None, index: Some(view.clone()), f16: false };
+        let kv = KvLayer { k: view.clone(), v: None, index: Some(view.clone()), f16: false, ring: None };
         rig.run(|step| step.index(&q, &a, [0, 22], &ix, &view, &kv).map(drop))
     }),
     ("attention/no values", |rig, random, tokens| {

@@ -121,7 +121,7 @@ impl Geometry {
         let row_words = if f16 { key_dim / 2 } else { key_dim };
         let mut cached = words(&before);
         cached.resize((positions + spare) * row_words, POISON);
-        let kv = KvLayer { k: gpu.upload("cache", &cached).unwrap(), v: None, index: None, f16 };
+        let kv = KvLayer { k: gpu.upload("cache", &cached).unwrap(), v: None, index: None, f16, ring: None };
         let scale = 1.0 / ((nope + rope_dim) as f32).sqrt();
         let stack = |w: &Weights| in_order(w, gpu, heads, shards);
         let l = LatentAttention { heads, rank, rope_dim, scale, norm, k_b: stack(&k_b), v_b: stack(&v_b) };

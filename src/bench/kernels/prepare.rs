@@ -212,7 +212,7 @@ impl KernelBench<'_> {
                 let halves: Vec<half::f16> = data.iter().map(|x| half::f16::from_f32(*x)).collect();
                 gpu.upload("cache", &halves)
             };
-            let cache = KvLayer { k: upload(&k)?, v: Some(upload(&v)?), index: None, f16: true };
+            let cache = KvLayer { k: upload(&k)?, v: Some(upload(&v)?), index: None, f16: true, ring: None };
             inputs.push((tensor(gpu, &q, heads * head_dim)?, cache));
             first.get_or_insert((q, twins::round_f16(&k), twins::round_f16(&v)));
         }
