@@ -111,7 +111,8 @@ impl Made {
     /// Entries of 4 positions in layers of even number, of 128 in the others; windows of 16; the first layer's experts by the
     /// token's id.
     fn deepseek4(&mut self, format: Format, s: &Sizes) {
-        let [q_rank, groups, out_rank, index_heads, index_dim] = [20, 2, 12, 4, 12];
+        let groups = if s.heads.is_multiple_of(2) { 2 } else { 1 };
+        let [q_rank, out_rank, index_heads, index_dim] = [20, 12, 4, 12];
         self.mixture_keys(s);
         let ratio = |layer: usize| if layer.is_multiple_of(2) { 4 } else { 128 };
         for (key, value) in [
