@@ -133,12 +133,12 @@ impl Sizes {
         let Sizes { t, index, mixture, .. } = self;
         let latents = self.ratios.iter().map(|ratio| self.latents(*ratio)).max().unwrap_or(0);
         let indexed = self.ratios.contains(&Some(INDEXED));
-        // The embedding, the streams with their weights and sums, what a half reads, its norm, and its result.
-        let floats = (STREAMS + 4) * t.hidden + 20 + t.hidden / 5;
+        // The embedding, the streams with their weights and, at most, sums, what a half reads, its norm, and its result.
+        let floats = (STREAMS + 5) * t.hidden;
         // Latents, q and attention's result, the groups' results; the indexer's q and choice.
         let floats = floats + latents + 2 * t.heads * t.head_dim + self.groups * self.out_rank;
         let floats = floats + if indexed { index.heads * index.head_dim + index.top_k } else { 0 };
-        let floats = floats + mixture.floats_per_token(t) + self.shared_ff;
+        let floats = floats + mixture.floats_per_token(t) + self.shared_ff + t.hidden;
         Shape {
             keeps: self.ratios.iter().map(|ratio| self.keeps(*ratio)).collect(),
             rope_pairs: t.rope_dim, // of two tables

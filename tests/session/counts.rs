@@ -32,7 +32,7 @@ fn dense_layers_take_7_dispatches_and_mixtures_9() {
         ("glm4moe", 9),
         ("llama4", 9),
         ("deepseek2", 11),
-        ("deepseek4", 22),
+        ("deepseek4", 20),
         ("glm-dsa", 15),
         ("step35", 9),
         ("gemma4", 14),
