@@ -1,7 +1,7 @@
-// y += sum over ranks of gates[rank] * (W[routed[rank]] h[rank]): the experts' down projection for one token, its weighted
+// y += sum over ranks of gates[rank] * (W[routed[rank]] x[rank]): the experts' down projection for one token, its weighted
 // combine and the residual in one. Ranks are summed in order, so the result does not depend on where experts lie.
 // UNWEIGHTED: every gate is 1.   STORE: y = that, not y += that.
-// DOT: integer dot products: h is rounded (lib/quantise).
+// DOT: integer dot products: x is rounded (lib/quantise).
 // Grid: rows / ROWS workgroups, folded.
 // Bound: bytes of the routed experts. Ranks and runs are one loop, so that short rows still fill the workgroup. Where the
 // experts lie is looked up once: in the loop it cost two reads of memory one after the other before each weight.
@@ -22,9 +22,9 @@ struct Params {
 }
 @group(0) @binding(1) var<uniform> params: Params;
 #if DOT
-@group(0) @binding(3) var<storage, read> h: array<vec4<u32>>;         // [RANKS, columns / 32, 3]
+@group(0) @binding(3) var<storage, read> x: array<vec4<u32>>;         // [RANKS, columns / 32, 3]
 #else
-@group(0) @binding(3) var<storage, read> h: array<vec4<f32>>;         // [RANKS, columns]
+@group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;         // [RANKS, columns]
 #endif
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;         // [rows]
 @group(0) @binding(5) var<storage, read> routed: array<u32>;          // [RANKS]
@@ -52,34 +52,14 @@ fn gate_of(rank: u32) -> f32 {
 }
 
 #if DOT
-fn x_quad(i: u32) -> vec4<u32> {
-    return h[i];
-}
 #import lib/quantised
 #else
-// Sixteen of h; columns are a multiple of 4, RAGGED where they are none of 16.
-fn h16(rank: u32, run: u32) -> mat4x4<f32> {
-    let quads = params.columns / 4u;
-    let i = rank * quads + 4u * run;
-#if RAGGED
-    let left = quads - 4u * run;
-    let last = i + min(left, 4u) - 1u;
-    let zero = vec4(0.0);
-    return mat4x4(h[i], select(zero, h[min(i + 1u, last)], left > 1u), select(zero, h[min(i + 2u, last)], left > 2u),
-        select(zero, h[min(i + 3u, last)], left > 3u));
-#else
-    return mat4x4(h[i], h[i + 1u], h[i + 2u], h[i + 3u]);
-#endif
-}
+#import lib/inputs
 #endif
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-#if SUBGROUP
-        @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32,
-        @builtin(num_subgroups) subgroup_count: u32,
-#endif
-        @builtin(local_invocation_index) tid: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, invocation: Invocation) {
+    let tid = invocation.tid;
     if halted() {
         return;
     }
@@ -108,18 +88,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             acc[r] += place.gate * integer_dot16(quants16(row, row + params.tail_words, run), v);
         }
 #else
-        let v = h16(rank, run) * place.gate;
+        let quads = params.columns / 4u;
+        let v = x16(rank * quads + 4u * run, quads - 4u * run) * place.gate;
         for (var r = 0u; r < ROWS; r++) {
             let row = place.base + min(first + r, params.rows - 1u) * params.row_words;
             acc[r] += dot16(decode16(row, row + params.tail_words, run), v);
         }
 #endif
     }
-#if SUBGROUP
-    reduce(subgroup, lane, subgroup_count);
-#else
-    reduce(tid);
-#endif
+    reduce(invocation);
     if tid < ROWS && first + tid < params.rows {
         var value = total(tid);
 #if BIAS

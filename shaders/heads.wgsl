@@ -3,7 +3,7 @@
 // V_NORM, of QK_NORM: v is normalised too, without weights. Without KV heads there is q alone.
 // TEMPERATURE: q *= 1 + temperature * ln(1 + floor((position + offset) / span)), which sharpens attention over long contexts.
 // Grid: one workgroup a head (q, then k, then v heads), tokens along z.
-// Bound: launch in decode. Angles come from a table: WGSL bounds sin and cos only to 2^-11.
+// Bound: launch in decode.
 #import lib/state
 const SUMS: u32 = 1u;
 #import lib/reduce
@@ -34,14 +34,11 @@ struct Params {
 
 var<workgroup> rotated: array<f32, HEAD_DIM>;
 #import lib/kv_write
+#import lib/rope
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>,
-#if SUBGROUP
-        @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32,
-        @builtin(num_subgroups) subgroup_count: u32,
-#endif
-        @builtin(local_invocation_index) tid: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
+    let tid = invocation.tid;
     if halted() {
         return;
     }
@@ -64,11 +61,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>,
     for (var i = tid; i < HEAD_DIM; i += WG) {
         acc[0] += rotated[i] * rotated[i];
     }
-#if SUBGROUP
-    reduce(subgroup, lane, subgroup_count);
-#else
-    reduce(tid);
-#endif
+    reduce(invocation);
     let inverse = inverseSqrt(total(0u) / f32(HEAD_DIM) + params.eps);
     if !is_v {
         for (var i = tid; i < HEAD_DIM; i += WG) {
@@ -86,17 +79,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>,
     workgroupBarrier();
     if !is_v {
         for (var i = tid; i < params.pairs; i += WG) {
-#if ADJACENT
-            let a = 2u * i;
-            let b = 2u * i + 1u;
-#else
-            let a = i;
-            let b = i + params.pairs;
-#endif
-            let turn = rope[position * params.pairs + i];
-            let v = vec2(rotated[a], rotated[b]);
-            rotated[a] = v.x * turn.x - v.y * turn.y;
-            rotated[b] = v.x * turn.y + v.y * turn.x;
+            let at = lanes(i);
+            let v = turned(vec2(rotated[at.x], rotated[at.y]), rope[position * params.pairs + i]);
+            rotated[at.x] = v.x;
+            rotated[at.y] = v.y;
         }
     }
     workgroupBarrier();

@@ -22,27 +22,11 @@ struct Params {
 
 var<workgroup> rotated: array<f32, HEAD_DIM>;
 #import lib/kv_write
-
-// The lanes of a pair.
-fn lanes(pair: u32) -> vec2<u32> {
-#if ADJACENT
-    return vec2(2u * pair, 2u * pair + 1u);
-#else
-    return vec2(pair, pair + params.pairs);
-#endif
-}
-
-fn turned(v: vec2<f32>, turn: vec2<f32>) -> vec2<f32> {
-    return vec2(v.x * turn.x - v.y * turn.y, v.x * turn.y + v.y * turn.x);
-}
+#import lib/rope
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>,
-#if SUBGROUP
-        @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32,
-        @builtin(num_subgroups) subgroup_count: u32,
-#endif
-        @builtin(local_invocation_index) tid: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
+    let tid = invocation.tid;
     if halted() {
         return;
     }
@@ -63,11 +47,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>,
         rotated[i] = a[token * params.stride + params.at + i];
         acc[0] += rotated[i];
     }
-#if SUBGROUP
-    reduce(subgroup, lane, subgroup_count);
-#else
-    reduce(tid);
-#endif
+    reduce(invocation);
     let mean = total(0u) / f32(HEAD_DIM);
     workgroupBarrier();
     acc[0] = 0.0;
@@ -75,11 +55,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>,
         rotated[i] -= mean;
         acc[0] += rotated[i] * rotated[i];
     }
-#if SUBGROUP
-    reduce(subgroup, lane, subgroup_count);
-#else
-    reduce(tid);
-#endif
+    reduce(invocation);
     let inverse = inverseSqrt(total(0u) / f32(HEAD_DIM) + params.eps);
     for (var i = tid; i < HEAD_DIM; i += WG) {
         rotated[i] = rotated[i] * inverse * norm[i] + norm_bias[i];

@@ -2,7 +2,7 @@
 // each query behind its first LATENT lanes, and the cache's row of each token: the normed latent, then the rotated key that
 // all heads share. Pairs are adjacent.
 // Grid: along x the cache's row, then heads * pairs / WG workgroups; tokens along z.
-// Bound: launch in decode. Angles come from a table: WGSL bounds sin and cos only to 2^-11.
+// Bound: launch in decode.
 #import lib/state
 const SUMS: u32 = 1u;
 #import lib/reduce
@@ -26,18 +26,11 @@ struct Params {
 
 var<workgroup> rotated: array<f32, HEAD_DIM>;
 #import lib/kv_write
-
-fn turned(v: vec2<f32>, turn: vec2<f32>) -> vec2<f32> {
-    return vec2(v.x * turn.x - v.y * turn.y, v.x * turn.y + v.y * turn.x);
-}
+#import lib/rope
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>,
-#if SUBGROUP
-        @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32,
-        @builtin(num_subgroups) subgroup_count: u32,
-#endif
-        @builtin(local_invocation_index) tid: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
+    let tid = invocation.tid;
     if halted() {
         return;
     }
@@ -67,11 +60,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>,
         rotated[LATENT + 2u * i] = key.x;
         rotated[LATENT + 2u * i + 1u] = key.y;
     }
-#if SUBGROUP
-    reduce(subgroup, lane, subgroup_count);
-#else
-    reduce(tid);
-#endif
+    reduce(invocation);
     let inverse = inverseSqrt(total(0u) / f32(LATENT) + params.eps);
     for (var i = tid; i < LATENT; i += WG) {
         rotated[i] *= inverse * norm[i];

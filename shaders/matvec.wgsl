@@ -65,25 +65,9 @@ struct Params {
 #endif
 
 #if DOT
-fn x_quad(i: u32) -> vec4<u32> {
-    return x[i];
-}
 #import lib/quantised
 #else
-// Sixteen inputs. Columns are a multiple of 4; RAGGED where they are none of 16.
-fn x16(base: u32, run: u32) -> mat4x4<f32> {
-    let i = base + 4u * run;
-#if RAGGED
-    let quads = params.columns / 4u - 4u * run;
-    let last = i + min(quads, 4u) - 1u;
-    let zero = vec4(0.0);
-    return mat4x4(x[i], select(zero, x[min(i + 1u, last)], quads > 1u), select(zero, x[min(i + 2u, last)], quads > 2u),
-        select(zero, x[min(i + 3u, last)], quads > 3u));
-#else
-    return mat4x4(x[i], x[i + 1u], x[i + 2u], x[i + 3u]);
-#endif
-}
-
+#import lib/inputs
 #endif
 
 #if NORM
@@ -99,12 +83,8 @@ fn norm16(run: u32) -> mat4x4<f32> {
 #endif
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-#if SUBGROUP
-        @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32,
-        @builtin(num_subgroups) subgroup_count: u32,
-#endif
-        @builtin(local_invocation_index) tid: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, invocation: Invocation) {
+    let tid = invocation.tid;
     if halted() {
         return;
     }
@@ -141,7 +121,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             acc[r] += integer_dot16(quants16(rows[r], rows[r] + params.tail_words, run), v);
         }
 #else
-        var v = x16(x_base, run);
+        var v = x16(x_base + 4u * run, params.columns / 4u - 4u * run);
 #if NORM
         acc[ROWS] += dot16(v, v);
         let n = norm16(run);
@@ -152,11 +132,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         }
 #endif
     }
-#if SUBGROUP
-    reduce(subgroup, lane, subgroup_count);
-#else
-    reduce(tid);
-#endif
+    reduce(invocation);
     let output = first + tid;
     if tid >= OUT || output >= params.outputs {
         return;

@@ -10,30 +10,13 @@
 #import lib/activation
 #import format
 #import lib/matmul
+#import lib/inputs
 const SUMS: u32 = BM * BN;
 #import lib/reduce
 
-// Sixteen inputs of a token; those past the last token are the last one's again.
-fn x16(tile: Tile, n: u32, run: u32) -> mat4x4<f32> {
-    let i = x_row(tile, min(n, tile.count - 1u)) + 4u * run;
-#if RAGGED
-    let left = params.columns / 4u - 4u * run;
-    let last = i + min(left, 4u) - 1u;
-    let zero = vec4(0.0);
-    return mat4x4(x[i], select(zero, x[min(i + 1u, last)], left > 1u), select(zero, x[min(i + 2u, last)], left > 2u),
-        select(zero, x[min(i + 3u, last)], left > 3u));
-#else
-    return mat4x4(x[i], x[i + 1u], x[i + 2u], x[i + 3u]);
-#endif
-}
-
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-#if SUBGROUP
-        @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32,
-        @builtin(num_subgroups) subgroup_count: u32,
-#endif
-        @builtin(local_invocation_index) tid: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, invocation: Invocation) {
+    let tid = invocation.tid;
     if halted() {
         return;
     }
@@ -47,17 +30,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             w[m] = w16(tile, m, run);
         }
         for (var n = 0u; n < BN; n++) {
-            let v = x16(tile, n, run);
+            // Past the last token, the last one's again.
+            let v = x16(x_row(tile, min(n, tile.count - 1u)) + 4u * run, params.columns / 4u - 4u * run);
             for (var m = 0u; m < BM; m++) {
                 acc[m * BN + n] += dot16(w[m], v);
             }
         }
     }
-#if SUBGROUP
-    reduce(subgroup, lane, subgroup_count);
-#else
-    reduce(tid);
-#endif
+    reduce(invocation);
     for (var task = tid; task < OUT * BN; task += WG) {
         let m = task % OUT;
         let n = task / OUT;

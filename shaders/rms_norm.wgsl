@@ -27,12 +27,8 @@ struct Params {
 @group(0) @binding(5) var<storage, read> norm: array<vec4<f32>>;       // [columns]
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-#if SUBGROUP
-        @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32,
-        @builtin(num_subgroups) subgroup_count: u32,
-#endif
-        @builtin(local_invocation_index) tid: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, invocation: Invocation) {
+    let tid = invocation.tid;
     if halted() {
         return;
     }
@@ -46,11 +42,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var i = tid; i < quads; i += WG) {
         acc[0] += dot(x[start + i], x[start + i]);
     }
-#if SUBGROUP
-    reduce(subgroup, lane, subgroup_count);
-#else
-    reduce(tid);
-#endif
+    reduce(invocation);
     let inverse = inverseSqrt(total(0u) / f32(params.columns) + params.eps);
 #if QUANTISE
     for (var block = tid; block < quads / 8u; block += WG) {

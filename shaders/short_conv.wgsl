@@ -26,12 +26,8 @@ const CHANNELS: u32 = max(KEY_DIM, VALUE_DIM);
 var<workgroup> convolved: array<f32, CHANNELS>;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>,
-#if SUBGROUP
-        @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32,
-        @builtin(num_subgroups) subgroup_count: u32,
-#endif
-        @builtin(local_invocation_index) tid: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
+    let tid = invocation.tid;
     if halted() {
         return;
     }
@@ -60,11 +56,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>,
         convolved[i] = value;
         acc[0] += value * value;
     }
-#if SUBGROUP
-    reduce(subgroup, lane, subgroup_count);
-#else
-    reduce(tid);
-#endif
+    reduce(invocation);
     var scale = 1.0;
     if !is_v {
         scale = inverseSqrt(total(0u) + EPS) * select(1.0, params.scale, head < params.key_heads);

@@ -67,7 +67,18 @@ const HEADERS: &[&str] = &[
 ];
 
 /// Models with experts, whose logits do not depend on how many of them fit.
-const MIXTURES: &[&str] = &["deepseek3", "glm4moe", "gpt-oss", "llama4", "qwen35moe", "qwen3moe", "qwen3next"];
+const MIXTURES: &[&str] = &[
+    "deepseek3",
+    "gemma4-moe",
+    "glm4moe",
+    "glm5",
+    "gpt-oss",
+    "llama4",
+    "qwen35moe",
+    "qwen3moe",
+    "qwen3next",
+    "step35",
+];
 
 fn main() {
     let mut arguments = Arguments::from_args();

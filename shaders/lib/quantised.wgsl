@@ -1,4 +1,4 @@
-// Products of a format's integers with activations that lib/quantise has rounded, which lie at `x_quad`.
+// Products of a format's integers with activations that lib/quantise has rounded, in x.
 struct Quantised {
     q: vec4<u32>,    // sixteen i8
     scale: f32,
@@ -8,8 +8,8 @@ struct Quantised {
 // Run `run` of the row whose first quad is `row`.
 fn quantised16(row: u32, run: u32) -> Quantised {
     let block = row + 3u * (run >> 1u);
-    let scales = bitcast<vec4<f32>>(x_quad(block + 2u));
-    return Quantised(x_quad(block + (run & 1u)), scales.x, select(scales.y, scales.z, (run & 1u) == 1u));
+    let scales = bitcast<vec4<f32>>(x[block + 2u]);
+    return Quantised(x[block + (run & 1u)], scales.x, select(scales.y, scales.z, (run & 1u) == 1u));
 }
 
 fn integer_dot16(w: Quants, v: Quantised) -> f32 {

@@ -1,5 +1,13 @@
 // Sums over a workgroup of WG invocations (a power of two) of SUMS values each, in a fixed order.
 // Fill `acc`, call `reduce` from all invocations, then any of them may ask for `total(i)`.
+struct Invocation {
+    @builtin(local_invocation_index) tid: u32,
+#if SUBGROUP
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
+    @builtin(num_subgroups) subgroups: u32,
+#endif
+}
 var<private> acc: array<f32, SUMS>;
 
 #if SUBGROUP
@@ -7,12 +15,12 @@ var<private> acc: array<f32, SUMS>;
 var<workgroup> partial: array<f32, SUMS * (WG + 3u) / 4u>;
 var<private> subgroups: u32;
 
-fn reduce(subgroup: u32, lane: u32, count: u32) {
-    subgroups = count;
+fn reduce(invocation: Invocation) {
+    subgroups = invocation.subgroups;
     for (var i = 0u; i < SUMS; i++) {
         let sum = subgroupAdd(acc[i]);
-        if lane == 0u {
-            partial[subgroup * SUMS + i] = sum;
+        if invocation.lane == 0u {
+            partial[invocation.subgroup * SUMS + i] = sum;
         }
     }
     workgroupBarrier();
@@ -28,7 +36,8 @@ fn total(i: u32) -> f32 {
 #else
 var<workgroup> partial: array<f32, SUMS * WG>;
 
-fn reduce(tid: u32) {
+fn reduce(invocation: Invocation) {
+    let tid = invocation.tid;
     for (var i = 0u; i < SUMS; i++) {
         partial[tid * SUMS + i] = acc[i];
     }

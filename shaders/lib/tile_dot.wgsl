@@ -1,8 +1,5 @@
 // Tiles of a matmul in integer dot products: the integers of 16 weights and of 16 rounded inputs take a quarter of the
 // workgroup memory that they take in f32, and their scales half as much again.
-fn x_quad(i: u32) -> vec4<u32> {
-    return x[i];
-}
 #import lib/quantised
 
 var<workgroup> w_tile: array<vec4<u32>, RUNS * BM>;      // [runs, rows]

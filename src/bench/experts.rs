@@ -3,14 +3,16 @@
 
 use super::roofline::escape;
 use super::{Error, Random, Result, Row, Summary};
-use crate::gguf::Gguf;
+use crate::gguf::{Error as ReadError, Gguf, TensorInfo};
 use crate::gpu::Gpu;
-use crate::memory::{ExpertMemory, StoreStats, expert_bytes, random_read_rate};
+use crate::memory::{ExpertMemory, READERS, StoreStats, expert_bytes, expert_stacks};
 use crate::session::{LoadOptions, Model, Sampling, Session, SessionOptions, Stats};
 use serde::Serialize;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// One budget.
 #[derive(Clone, Debug, Serialize)]
@@ -49,6 +51,8 @@ struct Run {
 
 /// Tokens of the prompt, which also fills slots.
 const PROMPT: usize = 16;
+/// Spent on measuring random reads.
+const READ_TIME: Duration = Duration::from_millis(500);
 
 /// Decodes `tokens` tokens after a short prompt of random ones, `repetitions` times at each share (percent of the experts'
 /// bytes; 100 is resident), after a run that is not counted.
@@ -74,8 +78,7 @@ pub fn experts(
         let bytes = (u128::from(all) * u128::from(share) / 100) as u64;
         measured.push((share, bytes, runs(gpu, gguf, options, bytes, tokens, repetitions)?));
     }
-    let read_bytes_per_second =
-        random_read_rate(gguf, Duration::from_millis(500)).map_err(crate::session::Error::from)?;
+    let read_bytes_per_second = random_read_rate(gguf, READ_TIME).map_err(crate::session::Error::from)?;
     let Some((_, _, largest)) = measured.first() else {
         return Err(Error::Case { name: gguf.name().into(), problem: "no budget to measure".into() });
     };
@@ -135,6 +138,30 @@ fn row(share: u32, expert_bytes: u64, runs: &[Run], tokens: usize, resident: f64
         bound_tokens_per_second: bound,
         fraction_of_bound: figure.median / bound,
     }
+}
+
+/// Bytes a second of reading experts of a file at random, as many at once as the store does, for about `time`.
+fn random_read_rate(gguf: &Gguf, time: Duration) -> std::result::Result<f64, ReadError> {
+    let stacks: Vec<&TensorInfo> = expert_stacks(gguf).collect();
+    let (start, bytes) = (Instant::now(), AtomicU64::new(0));
+    let read = |seed| -> std::result::Result<(), ReadError> {
+        let (mut random, mut buffer) = (Random::new(seed), Vec::new());
+        while start.elapsed() < time {
+            let tensor = stacks[random.below(stacks.len())];
+            let experts = tensor.dims.get(2).copied().unwrap_or(1);
+            let expert = tensor.bytes / experts;
+            buffer.resize(expert as usize, 0);
+            gguf.read(tensor, random.below(experts as usize) as u64 * expert, &mut buffer)?;
+            bytes.fetch_add(expert, Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let read = &read;
+        let readers: Vec<_> = (0..READERS as u64).map(|seed| scope.spawn(move || read(seed))).collect();
+        readers.into_iter().try_for_each(|reader| reader.join().expect("a reader does not panic"))
+    })?;
+    Ok(bytes.into_inner() as f64 / start.elapsed().as_secs_f64())
 }
 
 /// Where the plot lies, and how large it is.

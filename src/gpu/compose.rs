@@ -25,6 +25,8 @@ shaders![
     "lib/keys",
     "lib/kv",
     "lib/kv_write",
+    "lib/inputs",
+    "lib/rope",
     "lib/activation",
     "lib/fragments",
     "lib/matmul",

@@ -1,7 +1,6 @@
-//! What dispatches must move and compute, and how that is cut into submits.
+//! What dispatches must move and compute.
 
 use super::DeviceProfile;
-use std::ops::Range;
 
 /// What a dispatch must move and compute at least; the speed of light is counted from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -25,24 +24,14 @@ impl Cost {
 
     /// The least time that this takes at a device's limits: the longer of moving and computing, and a launch.
     pub fn seconds(&self, positions: usize, limits: &DeviceProfile) -> f64 {
+        self.work_seconds(positions, limits) + limits.dispatch_seconds
+    }
+
+    /// As [`Cost::seconds`], without the launch.
+    pub fn work_seconds(&self, positions: usize, limits: &DeviceProfile) -> f64 {
         let flops = self.flops + self.position_flops * positions as u64;
         let moving = self.bytes(positions) as f64 / limits.stream_bytes_per_second;
-        moving.max(flops as f64 / limits.flops_per_second) + limits.dispatch_seconds
-    }
-}
-
-impl std::ops::Div<u64> for Cost {
-    type Output = Cost;
-
-    /// The share of one of `parts`.
-    fn div(self, parts: u64) -> Cost {
-        Cost {
-            weight_bytes: self.weight_bytes.div_ceil(parts),
-            other_bytes: self.other_bytes.div_ceil(parts),
-            flops: self.flops.div_ceil(parts),
-            position_bytes: self.position_bytes.div_ceil(parts),
-            position_flops: self.position_flops.div_ceil(parts),
-        }
+        moving.max(flops as f64 / limits.flops_per_second)
     }
 }
 
@@ -57,37 +46,5 @@ impl std::ops::Add for Cost {
             position_bytes: self.position_bytes + other.position_bytes,
             position_flops: self.position_flops + other.position_flops,
         }
-    }
-}
-
-/// Cuts dispatches, whose times are estimated in seconds, into submits of at most `bound` seconds each; a dispatch that
-/// alone takes longer is a submit of its own.
-pub fn cut(estimates: &[f64], bound: f64) -> Vec<Range<usize>> {
-    let mut parts = Vec::new();
-    let (mut start, mut sum) = (0, 0.0);
-    for (i, estimate) in estimates.iter().enumerate() {
-        if i > start && sum + estimate > bound {
-            parts.push(start..i);
-            (start, sum) = (i, 0.0);
-        }
-        sum += estimate;
-    }
-    if start < estimates.len() {
-        parts.push(start..estimates.len());
-    }
-    parts
-}
-
-#[cfg(test)]
-mod tests {
-    use super::cut;
-
-    #[test]
-    fn cuts_stay_within_the_bound_and_lose_nothing() {
-        assert!(cut(&[], 1.0).is_empty());
-        assert_eq!(cut(&[0.4, 0.4, 0.4], 1.0), [0..2, 2..3]);
-        assert_eq!(cut(&[5.0, 0.1, 0.1, 5.0], 1.0), [0..1, 1..3, 3..4]);
-        assert_eq!(cut(&[0.1; 10], f64::INFINITY).len(), 1);
-        assert_eq!(cut(&[0.1; 3], 0.0), [0..1, 1..2, 2..3]);
     }
 }

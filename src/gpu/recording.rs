@@ -1,6 +1,6 @@
 //! A recording: an ordered list of dispatches, as data. Made once, printed, counted, cut and replayed.
 
-use super::{BindingKind, Cost, DeviceProfile, Error, Gpu, Kernel, KernelSpec, Result, View};
+use super::{BindingKind, Cost, Error, Gpu, Kernel, KernelSpec, Mark, Result, View};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
@@ -34,21 +34,10 @@ pub struct Grid(pub [u32; 3]);
 /// The default limit of workgroups a dimension, and Metal's and DX12's.
 const MAX_GROUPS: u64 = 65_535;
 
-/// A dispatch is cut into no more slices than this.
-const MOST_SLICES: f64 = 64.0;
-
 impl Grid {
-    /// At most `count` slices along x (of a folded grid, whole): each the linear index of its first workgroup, and its
-    /// grid, which is not folded.
-    fn slices(self, count: u64) -> Vec<(u32, Grid)> {
-        let Grid([x, y, z]) = self;
-        let groups = u64::from(x) * u64::from(y);
-        if count <= 1 || groups <= 1 {
-            return vec![(0, self)];
-        }
-        let each = groups.div_ceil(count).min(MAX_GROUPS) as u32;
-        let slice = |first: u32| (first, Grid([each.min((groups - u64::from(first)) as u32), 1, z]));
-        (0..groups as u32).step_by(each as usize).map(slice).collect()
+    /// Workgroups along x and y, which shaders number in one.
+    fn groups(self) -> u32 {
+        self.0[0].saturating_mul(self.0[1])
     }
 
     /// `count` workgroups along x, folded into y above 65,535 (the shader tests its linear index against the count),
@@ -80,8 +69,34 @@ pub struct Dispatch {
     pub grid: Grid,
     pub cost: Cost,
     pub layer: u32,
-    params_offset: u32,
+    params: Placed,
+    slicing: Option<Slicing>,
     bind_group: wgpu::BindGroup,
+}
+
+/// The parameters of a dispatch, and where they lie in the arena.
+#[derive(Clone)]
+struct Placed {
+    offset: u32,
+    bytes: Vec<u8>,
+}
+
+/// How a dispatch can be submitted in parts: its kernel adds a parameter to the number of a workgroup.
+#[derive(Clone, Copy)]
+struct Slicing {
+    /// The byte of the parameter: `first_group` counts along x and y, `first_z` along z.
+    at: usize,
+    along_z: bool,
+    groups: u32,
+}
+
+impl Slicing {
+    fn of<P: Params>(grid: Grid) -> Option<Slicing> {
+        let field = |wanted: &str| P::FIELDS.iter().find(|(name, _)| *name == wanted).map(|(_, at)| *at);
+        let flat = field("first_group").map(|at| Slicing { at, along_z: false, groups: grid.groups() });
+        let deep = field("first_z").map(|at| Slicing { at, along_z: true, groups: grid.0[2] });
+        flat.into_iter().chain(deep).max_by_key(|slicing| slicing.groups).filter(|slicing| slicing.groups > 1)
+    }
 }
 
 /// Builds a [`Recording`].
@@ -92,7 +107,6 @@ pub struct Recorder<'g> {
     pending: Vec<Pending>,
     arena: Vec<u8>,
     survey: Option<BTreeSet<KernelSpec>>,
-    slice: Option<(f64, usize, DeviceProfile)>,
 }
 
 struct Pending {
@@ -101,13 +115,14 @@ struct Pending {
     grid: Grid,
     cost: Cost,
     layer: u32,
-    params_offset: u32,
+    params: Placed,
+    slicing: Option<Slicing>,
 }
 
 impl<'g> Recorder<'g> {
     /// `state` is bound wherever a shader names it.
     pub fn new(gpu: &'g Gpu, state: View) -> Self {
-        Recorder { gpu, state, layer: 0, pending: Vec::new(), arena: Vec::new(), survey: None, slice: None }
+        Recorder { gpu, state, layer: 0, pending: Vec::new(), arena: Vec::new(), survey: None }
     }
 
     pub fn gpu(&self) -> &'g Gpu {
@@ -164,55 +179,34 @@ impl<'g> Recorder<'g> {
             }
         }
         let Call { grid, cost, params, .. } = call;
-        let first_group = P::FIELDS.iter().find(|(name, _)| *name == "first_group").map(|(_, at)| *at);
-        let slices = match first_group {
-            Some(_) => grid.slices(self.slices_for(&cost)),
-            None => vec![(0, grid)],
-        };
-        let share = cost / slices.len() as u64;
-        for (first, grid) in slices {
-            let mut bytes = bytemuck::bytes_of(&params).to_vec();
-            if let Some(at) = first_group {
-                bytes[at..at + 4].copy_from_slice(&first.to_ne_bytes());
-            }
-            let params_offset = self.place_params(&bytes);
-            let (kernel, bindings, layer) = (kernel.clone(), bindings.clone(), self.layer);
-            self.pending.push(Pending { kernel, bindings, grid, cost: share, layer, params_offset });
-        }
+        let params = self.place(bytemuck::bytes_of(&params));
+        let (layer, slicing) = (self.layer, Slicing::of::<P>(grid));
+        self.pending.push(Pending { kernel, bindings, grid, cost, layer, params, slicing });
         Ok(())
     }
 
-    fn place_params(&mut self, bytes: &[u8]) -> u32 {
+    fn place(&mut self, bytes: &[u8]) -> Placed {
         let alignment = self.gpu.caps().uniform_alignment as usize;
         self.arena.resize(self.arena.len().next_multiple_of(alignment), 0);
         let offset = self.arena.len() as u32;
         self.arena.extend_from_slice(bytes);
-        offset
-    }
-
-    /// From here on a dispatch that is estimated above `seconds` where `positions` are cached is recorded in slices of its
-    /// grid, if its kernel has a `first_group`. A workgroup computes the same whatever its slice, so no bit changes.
-    pub fn slice(&mut self, seconds: f64, positions: usize, limits: DeviceProfile) {
-        self.slice = Some((seconds, positions, limits));
-    }
-
-    fn slices_for(&self, cost: &Cost) -> u64 {
-        let Some((bound, positions, limits)) = &self.slice else { return 1 };
-        (2.0 * cost.seconds(*positions, limits) / bound).ceil().clamp(1.0, MOST_SLICES) as u64
+        Placed { offset, bytes: bytes.to_vec() }
     }
 
     /// Writes the parameter arena and makes the bind groups.
-    pub fn finish(self) -> Result<Recording> {
+    pub fn finish(mut self) -> Result<Recording> {
+        let largest = self.pending.iter().map(|pending| pending.params.bytes.len()).max().unwrap_or(0);
+        let spare = [(); 2].map(|()| self.place(&vec![0; largest]).offset);
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let arena = self.gpu.buffer_with("parameters", self.arena.len() as u64, usage)?;
         self.gpu.write(&arena, 0, &self.arena)?;
         let mut dispatches = Vec::with_capacity(self.pending.len());
         for pending in self.pending {
-            let Pending { kernel, bindings, grid, cost, layer, params_offset } = pending;
+            let Pending { kernel, bindings, grid, cost, layer, params, slicing } = pending;
             let bind_group = bind_group(self.gpu, &kernel, &bindings, &arena)?;
-            dispatches.push(Dispatch { kernel, bindings, grid, cost, layer, params_offset, bind_group });
+            dispatches.push(Dispatch { kernel, bindings, grid, cost, layer, params, slicing, bind_group });
         }
-        Ok(Recording { dispatches })
+        Ok(Recording { dispatches, arena, spare })
     }
 }
 
@@ -249,21 +243,16 @@ fn bind_group(gpu: &Gpu, kernel: &Kernel, bindings: &[(String, View)], arena: &V
 /// Dispatches in order, ready to be submitted any number of times.
 pub struct Recording {
     pub dispatches: Vec<Dispatch>,
+    /// The parameters of all dispatches.
+    arena: View,
+    /// Where those of a part of a dispatch go: a submit holds the end of one and the start of another.
+    spare: [u32; 2],
 }
 
 impl Recording {
     /// What all dispatches must move and compute.
     pub fn cost(&self) -> Cost {
         self.dispatches.iter().fold(Cost::default(), |sum, d| sum + d.cost)
-    }
-
-    /// Parts of a range that stay within `bound` seconds each where `positions` are cached. Estimates are the limits doubled: no
-    /// kernel reaches them.
-    pub fn cut(&self, range: Range<usize>, positions: usize, limits: &DeviceProfile, bound: f64) -> Vec<Range<usize>> {
-        let estimate = |d: &Dispatch| 2.0 * d.cost.seconds(positions, limits);
-        let estimates: Vec<f64> = self.dispatches[range.clone()].iter().map(estimate).collect();
-        let parts = super::cut(&estimates, bound).into_iter();
-        parts.map(|part| range.start + part.start..range.start + part.end).collect()
     }
 
     /// The index of the first dispatch of `layer`.
@@ -278,20 +267,65 @@ impl Recording {
             last = Some(&dispatch.kernel);
         }
     }
+
+    /// As [`Recording::encode`], from a point within a dispatch to a point within another. Parameters of parts are written
+    /// before whatever is submitted next, so `pass` must be in the next submit.
+    pub(super) fn encode_part(&self, queue: &wgpu::Queue, range: Range<Mark>, pass: &mut wgpu::ComputePass) {
+        let Range { start, end } = range;
+        if start.dispatch == end.dispatch {
+            return self.encode_slice(queue, start.dispatch, start.group..end.group, self.spare[0], pass);
+        }
+        let mut whole = start.dispatch..end.dispatch;
+        if start.group > 0 {
+            let groups = start.group..self.dispatches[start.dispatch].groups();
+            self.encode_slice(queue, start.dispatch, groups, self.spare[0], pass);
+            whole.start += 1;
+        }
+        self.encode(whole, pass);
+        if end.group > 0 {
+            self.encode_slice(queue, end.dispatch, 0..end.group, self.spare[1], pass);
+        }
+    }
+
+    fn encode_slice(
+        &self,
+        queue: &wgpu::Queue,
+        index: usize,
+        groups: Range<u32>,
+        spare: u32,
+        pass: &mut wgpu::ComputePass,
+    ) {
+        if groups.is_empty() {
+            return;
+        }
+        let dispatch = &self.dispatches[index];
+        let slicing = dispatch.slicing.expect("a dispatch that was cut is divisible");
+        let mut params = dispatch.params.bytes.clone();
+        params[slicing.at..slicing.at + 4].copy_from_slice(&groups.start.to_ne_bytes());
+        queue.write_buffer(&self.arena.buffer, u64::from(spare), &params);
+        let (Grid([x, y, z]), count) = (dispatch.grid, groups.end - groups.start);
+        let grid = if slicing.along_z { [x, y, count] } else { [count, 1, z] };
+        dispatch.encode_as(pass, false, spare, Grid(grid));
+    }
 }
 
 impl Dispatch {
+    /// How many parts it can be submitted in; 1: it cannot.
+    pub fn groups(&self) -> u32 {
+        self.slicing.map_or(1, |slicing| slicing.groups)
+    }
+
     pub(super) fn encode(&self, pass: &mut wgpu::ComputePass, same_pipeline: bool) {
+        self.encode_as(pass, same_pipeline, self.params.offset, self.grid);
+    }
+
+    fn encode_as(&self, pass: &mut wgpu::ComputePass, same_pipeline: bool, params_offset: u32, grid: Grid) {
         if !same_pipeline {
             pass.set_pipeline(&self.kernel.pipeline);
         }
         let has_params = self.kernel.params_size > 0;
-        pass.set_bind_group(
-            0,
-            &self.bind_group,
-            if has_params { std::slice::from_ref(&self.params_offset) } else { &[] },
-        );
-        let [x, y, z] = self.grid.0;
+        pass.set_bind_group(0, &self.bind_group, if has_params { std::slice::from_ref(&params_offset) } else { &[] });
+        let [x, y, z] = grid.0;
         pass.dispatch_workgroups(x, y, z);
     }
 }
@@ -315,17 +349,6 @@ impl fmt::Display for Recording {
 #[cfg(test)]
 mod tests {
     use super::Grid;
-
-    #[test]
-    fn slices_cover_a_grid_once() {
-        assert_eq!(Grid([10, 1, 3]).slices(1), [(0, Grid([10, 1, 3]))]);
-        let slices = Grid([10, 1, 3]).slices(4);
-        assert_eq!(slices, [(0, Grid([3, 1, 3])), (3, Grid([3, 1, 3])), (6, Grid([3, 1, 3])), (9, Grid([1, 1, 3]))]);
-        let folded = Grid::linear(262_144, 1).slices(2);
-        assert!(folded.iter().all(|(_, g)| g.fits()));
-        let covered: u64 = folded.iter().map(|(_, g)| u64::from(g.0[0])).sum();
-        assert!(covered >= 262_144 && folded.windows(2).all(|w| w[0].0 + w[0].1.0[0] == w[1].0));
-    }
 
     #[test]
     fn grids_fold_above_the_limit_of_a_dimension() {

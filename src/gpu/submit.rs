@@ -1,10 +1,51 @@
 //! Submitting recordings and reading results back.
 
-use super::{Error, Gpu, Recording, Result, View};
+use super::{Error, Gpu, Mark, Recording, Result, View};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
+
+/// Two timestamps of a submit: one of a few places in a query set.
+pub struct Stamp {
+    queries: wgpu::QuerySet,
+    first: u32,
+    /// u64 [2]
+    pub(super) ticks: View,
+}
+
+impl Stamp {
+    /// So many. None where the device has no timestamps.
+    pub(super) fn several(gpu: &Gpu, count: u32) -> Result<Vec<Stamp>> {
+        if !gpu.device().features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+            return Ok(Vec::new());
+        }
+        let each = wgpu::QUERY_RESOLVE_BUFFER_ALIGNMENT;
+        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        let resolved = gpu.buffer_with("timestamps", u64::from(count) * each, usage)?;
+        let descriptor =
+            wgpu::QuerySetDescriptor { label: Some("timestamps"), ty: wgpu::QueryType::Timestamp, count: 2 * count };
+        let queries = gpu.scoped("timestamps", |device| device.create_query_set(&descriptor))?;
+        let stamp = |i: u32| {
+            let ticks = resolved.slice(u64::from(i) * each, 16);
+            Stamp { queries: queries.clone(), first: 2 * i, ticks }
+        };
+        Ok((0..count).map(stamp).collect())
+    }
+
+    fn writes(&self) -> wgpu::ComputePassTimestampWrites<'_> {
+        wgpu::ComputePassTimestampWrites {
+            query_set: &self.queries,
+            beginning_of_pass_write_index: Some(self.first),
+            end_of_pass_write_index: Some(self.first + 1),
+        }
+    }
+
+    fn resolve(&self, encoder: &mut wgpu::CommandEncoder) {
+        let queries = self.first..self.first + 2;
+        encoder.resolve_query_set(&self.queries, queries, &self.ticks.buffer, self.ticks.offset);
+    }
+}
 
 /// A buffer on its way back to the host.
 pub struct Readback {
@@ -40,6 +81,28 @@ impl Gpu {
                 for (recording, range) in parts {
                     recording.encode(range.clone(), &mut pass);
                 }
+            }
+            self.finish_submit(encoder, read, start)
+        })
+    }
+
+    /// Submits a recording from a point to another, within dispatches or between them, then copies of views to read-back
+    /// buffers. `stamp` times it.
+    pub fn submit_part(
+        &self,
+        recording: &Recording,
+        range: Range<Mark>,
+        stamp: Option<&Stamp>,
+        read: &[&View],
+    ) -> Result<Vec<Readback>> {
+        self.scoped("submit", |device| {
+            let start = Instant::now();
+            let mut encoder = device.create_command_encoder(&Default::default());
+            let timestamp_writes = stamp.map(Stamp::writes);
+            let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+            recording.encode_part(self.queue(), range, &mut encoder.begin_compute_pass(&descriptor));
+            if let Some(stamp) = stamp {
+                stamp.resolve(&mut encoder);
             }
             self.finish_submit(encoder, read, start)
         })

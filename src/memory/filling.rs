@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 /// Reads in flight, each with its own thread to re-lay what came.
-pub(super) const READERS: usize = 4;
+pub const READERS: usize = 4;
 /// Bytes below which one thread more costs more than it gives.
 const WORTH_A_THREAD: usize = 4 << 20;
 /// Bytes read, re-laid and handed to the queue at once.
@@ -123,8 +123,11 @@ impl Weights<'_> {
     }
 }
 
-/// Starts reading all copies; they arrive in any order, by index.
-pub(super) fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>) -> mpsc::Receiver<(usize, Result<Vec<u8>>)> {
+/// Copies by index, re-laid.
+pub(super) type Reads = mpsc::Receiver<(usize, Result<Vec<u8>>)>;
+
+/// Starts reading all copies; they arrive in any order.
+pub(super) fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>) -> Reads {
     let (sender, receiver) = mpsc::channel(0);
     let next = Arc::new(AtomicUsize::new(0));
     let bytes: usize = copies.iter().map(RowCopy::bytes).sum();

@@ -7,12 +7,12 @@ mod loader;
 mod plan;
 mod store;
 
-pub use filling::Progress;
+pub use filling::{Progress, READERS};
 pub use fit::{Bound, CHUNK, Demand, ExpertLayer, Fit, Machine, Place, Plan, Routing, System, plan};
 pub use kv::{Keeps, KvCache, KvFormat, KvWidth, LayerCache};
 pub use loader::{Take, Weights};
 pub use plan::{Needs, available_bytes};
-pub use store::{ExpertMemory, ExpertStore, StoreStats, expert_bytes, random_read_rate};
+pub use store::{ExpertMemory, ExpertStore, StoreStats, expert_bytes, expert_stacks};
 
 use crate::{gguf, gpu};
 

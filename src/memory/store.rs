@@ -1,17 +1,16 @@
 //! The expert store. Where not all experts fit, each layer has slots for some, and a table that the kernels read says which
 //! expert lies in which. A step that misses one halts; the host brings what the layer needs and goes on from there.
 
-use super::filling::{READERS, Rows, copies, read};
+use super::filling::{Reads, RowCopy, Rows, copies, read};
 use super::{Error, Result};
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::gpu::{Gpu, View};
 use crate::ops::{NOWHERE, Shard};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// How much of the experts may lie on the device.
@@ -84,10 +83,24 @@ pub struct ExpertStore {
     /// The latest clock of any step.
     pub clock: u32,
     stats: StoreStats,
+    /// So many have joined.
+    sessions: u64,
+    holder: Option<u64>,
+    arrival: Option<Arrival>,
+    /// The layer of which kernels do not see all experts that are there.
+    partly_shown: Option<u32>,
+}
+
+/// Experts on their way into slots.
+struct Arrival {
+    placed: Vec<(u32, usize)>,
+    jobs: Arc<Vec<RowCopy>>,
+    arriving: Reads,
+    start: Instant,
 }
 
 /// The stacks of routed experts of a file.
-fn stacks(gguf: &Gguf) -> impl Iterator<Item = &TensorInfo> {
+pub fn expert_stacks(gguf: &Gguf) -> impl Iterator<Item = &TensorInfo> {
     gguf.tensors().iter().filter(|tensor| tensor.name.ends_with("_exps.weight"))
 }
 
@@ -98,7 +111,7 @@ pub fn expert_bytes(gguf: &Gguf) -> u64 {
         let rows: u64 = tensor.dims[1..].iter().product();
         Some(format.device_row_bytes(tensor.dims[0] as usize) as u64 * rows)
     };
-    stacks(gguf).filter_map(bytes).sum()
+    expert_stacks(gguf).filter_map(bytes).sum()
 }
 
 impl ExpertMemory {
@@ -113,7 +126,7 @@ impl ExpertMemory {
         }
         let memory = ExpertMemory { bytes, all };
         let used = gguf.metadata().u64(&format!("{}.expert_used_count", gguf.architecture()?))?.unwrap_or(0);
-        let experts = stacks(gguf).filter_map(|tensor| tensor.dims.get(2)).max().copied().unwrap_or(1);
+        let experts = expert_stacks(gguf).filter_map(|tensor| tensor.dims.get(2)).max().copied().unwrap_or(1);
         // A shared expert may lie in a slot of its own.
         let shared = u64::from(gguf.tensors().iter().any(|tensor| tensor.name.ends_with("_shexp.weight")));
         let (used, experts) = (used + shared, experts + shared);
@@ -171,6 +184,10 @@ impl ExpertStore {
             layers: BTreeMap::new(),
             clock: 0,
             stats: StoreStats::default(),
+            sessions: 0,
+            holder: None,
+            arrival: None,
+            partly_shown: None,
         }
     }
 
@@ -197,9 +214,10 @@ impl ExpertStore {
         self.stats
     }
 
-    /// A session's lookups found so many more experts in their slots.
-    pub fn found(&mut self, experts: u32) {
-        self.stats.hits += u64::from(experts);
+    /// A step has ended that began at `clock`, whose lookups found so many experts in their slots.
+    pub fn saw(&mut self, clock: u32, found: u32) {
+        self.clock = self.clock.max(clock);
+        self.stats.hits += u64::from(found);
     }
 
     /// The experts that a step of a layer needs, in passes of no more than there are slots: those that are there first.
@@ -210,20 +228,74 @@ impl ExpertStore {
         order.chunks(slots.len()).map(<[u32]>::to_vec).collect()
     }
 
-    /// Brings experts of a layer, no more than it has slots, in place of those that were needed longest ago by `stamps`. The
-    /// copies run before whatever is submitted next; nothing that runs now reads the slots, since it halted here.
+    /// A name for a session, by which it holds the store.
+    pub fn join(&mut self) -> u64 {
+        self.sessions += 1;
+        self.sessions
+    }
+
+    /// Keeps tables and slots as they are for one session, until [`ExpertStore::release`]: those of a step of which a part is
+    /// yet to be submitted, or whose experts come in passes. False where another session holds them.
+    pub fn hold(&mut self, session: u64) -> bool {
+        *self.holder.get_or_insert(session) == session
+    }
+
+    /// Ends a hold, and shows kernels all experts that are there.
+    pub fn release(&mut self, session: u64) -> Result<()> {
+        if self.holder != Some(session) {
+            return Ok(());
+        }
+        (self.holder, self.arrival) = (None, None);
+        match self.partly_shown.take() {
+            Some(layer) => self.show(layer, |_| true),
+            None => Ok(()),
+        }
+    }
+
+    /// Brings experts of a layer, no more than it has slots, in place of those that were needed longest ago by `stamps`, and
+    /// shows kernels no others until the store is released. Asked again with the same until they are there: each time it takes
+    /// what has been read, up to about `most` bytes, or waits for all of it. The writes run before whatever is submitted next;
+    /// nothing that runs now reads the slots, since it halted here. The session holds the store.
     ///
     /// # Errors
-    /// A read that fails: the slots are empty then, and the model can be used again.
-    pub fn bring(&mut self, layer: u32, experts: &[u32], stamps: &[u32]) -> Result<()> {
-        let start = Instant::now();
+    /// A read that fails: the slots are empty then, the store is released, and the model can be used again.
+    pub fn bring(&mut self, layer: u32, experts: &[u32], stamps: &[u32], most: Option<u64>) -> Result<Poll<()>> {
+        let session = self.holder.expect("a session holds the store");
+        self.partly_shown = Some(layer);
+        let mut arrival = match self.arrival.take() {
+            Some(arrival) => arrival,
+            None => self.set_out(layer, experts, stamps),
+        };
+        match self.take_in(&mut arrival, most) {
+            Ok(Poll::Ready(())) => {}
+            Ok(Poll::Pending) => {
+                self.arrival = Some(arrival);
+                return Ok(Poll::Pending);
+            }
+            Err(error) => {
+                self.release(session)?;
+                return Err(error);
+            }
+        }
         let l = self.layers.get_mut(&layer).expect("a layer with slots");
-        let missing: Vec<u32> = experts.iter().copied().filter(|e| !l.slots.contains(&Some(*e))).collect();
+        arrival.placed.iter().for_each(|(expert, slot)| l.slots[*slot] = Some(*expert));
+        self.show(layer, |expert| experts.contains(&expert))?;
+        self.stats.hits += (experts.len() - arrival.placed.len()) as u64;
+        self.stats.misses += arrival.placed.len() as u64;
+        self.stats.stall += arrival.start.elapsed();
+        Ok(Poll::Ready(()))
+    }
+
+    /// Makes room for what is missing of a layer's experts, and starts reading it.
+    fn set_out(&mut self, layer: u32, experts: &[u32], stamps: &[u32]) -> Arrival {
+        let l = self.layers.get_mut(&layer).expect("a layer with slots");
+        let missing = experts.iter().copied().filter(|e| !l.slots.contains(&Some(*e)));
         let wanted = |slot: &usize| l.slots[*slot].is_some_and(|e| experts.contains(&e));
         let mut free: Vec<usize> = (0..l.slots.len()).filter(|slot| !wanted(slot)).collect();
         free.sort_by_key(|slot| l.slots[*slot].map(|e| stamps[e as usize]));
+        let placed: Vec<(u32, usize)> = missing.zip(free).collect();
         let mut jobs = Vec::new();
-        for (expert, slot) in missing.iter().zip(&free) {
+        for (expert, slot) in &placed {
             l.slots[*slot] = None;
             for s in &l.stacks {
                 let source = &s.sources[*expert as usize];
@@ -231,18 +303,26 @@ impl ExpertStore {
             }
         }
         let jobs = Arc::new(jobs);
-        let mut arriving = read(&self.gguf, &jobs);
-        while let Some((index, laid)) = pollster::block_on(arriving.next()) {
-            self.gpu.write(&jobs[index].view, jobs[index].to, &laid?)?;
+        Arrival { placed, arriving: read(&self.gguf, &jobs), jobs, start: Instant::now() }
+    }
+
+    /// Writes what has been read into its slots.
+    fn take_in(&mut self, arrival: &mut Arrival, most: Option<u64>) -> Result<Poll<()>> {
+        let Arrival { jobs, arriving, .. } = arrival;
+        let mut taken = 0;
+        while most.is_none_or(|most| taken <= most) {
+            let next = match most {
+                None => Some(pollster::block_on(arriving.next())),
+                Some(_) => arriving.next().now_or_never(),
+            };
+            let Some(next) = next else { break };
+            let Some((index, laid)) = next else { return Ok(Poll::Ready(())) };
+            let laid = laid?;
+            self.gpu.write(&jobs[index].view, jobs[index].to, &laid)?;
+            taken += laid.len() as u64;
+            self.stats.bytes += jobs[index].bytes() as u64;
         }
-        for (expert, slot) in missing.iter().zip(&free) {
-            l.slots[*slot] = Some(*expert);
-        }
-        self.stats.hits += (experts.len() - missing.len()) as u64;
-        self.stats.misses += missing.len() as u64;
-        self.stats.bytes += jobs.iter().map(|job| job.bytes() as u64).sum::<u64>();
-        self.stats.stall += start.elapsed();
-        Ok(())
+        Ok(Poll::Pending)
     }
 
     /// Takes all experts out of their slots.
@@ -252,7 +332,7 @@ impl ExpertStore {
     }
 
     /// Writes a layer's tables: of the experts in slots, those that `shown` takes.
-    pub fn show(&self, layer: u32, shown: impl Fn(u32) -> bool) -> Result<()> {
+    fn show(&self, layer: u32, shown: impl Fn(u32) -> bool) -> Result<()> {
         let l = &self.layers[&layer];
         for stack in &l.stacks {
             let mut table = vec![[NOWHERE, 0]; stack.sources.len()];
@@ -265,40 +345,4 @@ impl ExpertStore {
         }
         Ok(())
     }
-}
-
-/// Bytes a second of reading experts of a file at random, as many at once as the store does, for about `time`.
-///
-/// # Errors
-/// A read that fails.
-pub fn random_read_rate(gguf: &Gguf, time: Duration) -> Result<f64> {
-    let stacks: Vec<&TensorInfo> = stacks(gguf).collect();
-    let (start, bytes) = (Instant::now(), AtomicU64::new(0));
-    let read = |seed: u64| -> Result<()> {
-        let mut random = seed;
-        let mut buffer = Vec::new();
-        while start.elapsed() < time {
-            // A linear congruential generator (Knuth, MMIX), of which the high bits are good.
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let tensor = stacks[(random >> 33) as usize % stacks.len()];
-            let experts = tensor.dims.get(2).copied().unwrap_or(1);
-            let expert = tensor.bytes / experts;
-            buffer.resize(expert as usize, 0);
-            gguf.read(tensor, (random >> 17) % experts * expert, &mut buffer)?;
-            bytes.fetch_add(expert, Ordering::Relaxed);
-        }
-        Ok(())
-    };
-    thread::scope(|scope| {
-        let readers: Vec<_> = (0..READERS as u64)
-            .map(|seed| {
-                scope.spawn({
-                    let read = &read;
-                    move || read(seed)
-                })
-            })
-            .collect();
-        readers.into_iter().try_for_each(|reader| reader.join().expect("a reader does not panic"))
-    })?;
-    Ok(bytes.into_inner() as f64 / start.elapsed().as_secs_f64())
 }

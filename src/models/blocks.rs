@@ -5,8 +5,8 @@ use crate::gguf::{Gguf, Value};
 use crate::gpu::View;
 use crate::memory::{Keeps, KvWidth, Weights};
 use crate::ops::{
-    Activation, Attention, ExpertMlp, GateUp, Heads, Joint, KvLayer, MAX_HEAD_DIM, Matrix, Norm, RopePairs, Step,
-    Temperature, Tensor,
+    Activation, Attention, ExpertMlp, GateUp, Heads, Joint, KvLayer, MAX_EXPERTS, MAX_HEAD_DIM, Matrix, Norm,
+    RopePairs, Step, Temperature, Tensor,
 };
 
 /// Hyperparameters that every transformer here has.
@@ -335,9 +335,6 @@ impl GatedMlp {
         add_branch(step, x, h, &self.down, self.post_norm.as_ref())
     }
 }
-
-/// The router sorts its scores in workgroup memory.
-const MAX_EXPERTS: usize = 1024;
 
 /// The numbers of a mixture.
 pub struct Mixture {

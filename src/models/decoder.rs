@@ -20,6 +20,21 @@ pub trait FeedForward: Send + Sync {
     fn record(&self, step: &mut Step, x: &Tensor) -> Result<()>;
 }
 
+/// The second half of a layer in models of which some layers are dense.
+pub enum DenseOr<M> {
+    Dense(Box<GatedMlp>),
+    Mixture(Box<M>),
+}
+
+impl<M: FeedForward> FeedForward for DenseOr<M> {
+    fn record(&self, step: &mut Step, x: &Tensor) -> Result<()> {
+        match self {
+            DenseOr::Dense(mlp) => mlp.record(step, x),
+            DenseOr::Mixture(experts) => experts.record(step, x),
+        }
+    }
+}
+
 impl FeedForward for GatedMlp {
     fn record(&self, step: &mut Step, x: &Tensor) -> Result<()> {
         GatedMlp::record(self, step, x)

@@ -141,10 +141,10 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
     let sizes = Sizes::read(weights.gguf, keys)?;
     // Of a kind without a layer the file may say nothing.
     let dim_of = |windowed, key| match sizes.windowed.iter().position(|w| *w == windowed) {
-        Some(i) => sizes.t[i].rope_dim,
-        None => keys.width(key).unwrap_or(2),
+        Some(i) => Ok(sizes.t[i].rope_dim),
+        None => keys.width_or(key, 2),
     };
-    let (full, local) = (dim_of(false, "rope.dimension_count"), dim_of(true, "rope.dimension_count_swa"));
+    let (full, local) = (dim_of(false, "rope.dimension_count")?, dim_of(true, "rope.dimension_count_swa")?);
     // Pairs that do not turn have a factor beyond all positions.
     let factors = match weights.has("rope_freqs.weight") {
         true => Some(weights.host_vector("rope_freqs.weight", full / 2)?),

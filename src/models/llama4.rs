@@ -3,7 +3,7 @@
 //! other layer is dense.
 
 use super::blocks::{Ends, Extras, GatedMlp, Mixture, SelfAttention, Transformer};
-use super::decoder::{self, Decoder};
+use super::decoder::{Decoder, DenseOr, FeedForward};
 use super::sigmoid_experts::SharedExperts;
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gguf::Gguf;
@@ -18,11 +18,6 @@ const TEMPERATURE: Temperature = Temperature { scale: 0.1, span: 8192, offset: 1
 const CHUNK: usize = 8192;
 /// ... and Maverick, the one with as many experts, has no norm of q and k.
 const MAVERICK: usize = 128;
-
-enum FeedForward {
-    Dense(Box<GatedMlp>),
-    Mixture(Box<Experts>),
-}
 
 struct Experts {
     norm: Norm,
@@ -82,8 +77,8 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
     let layers = (0..t.layers)
         .map(|i| {
             let feed_forward = match i % sizes.step == sizes.step - 1 {
-                true => FeedForward::Mixture(Box::new(Experts::load(weights, keys, &sizes, i)?)),
-                false => FeedForward::Dense(Box::new(GatedMlp::load(weights, t, i, sizes.ff)?)),
+                true => DenseOr::Mixture(Box::new(Experts::load(weights, keys, &sizes, i)?)),
+                false => DenseOr::Dense(Box::new(GatedMlp::load(weights, t, i, sizes.ff)?)),
             };
             Ok((attention(weights, keys, &sizes, i)?, feed_forward))
         })
@@ -130,20 +125,13 @@ impl Experts {
             experts,
         })
     }
+}
 
+impl FeedForward for Experts {
     /// x += shared(norm(x)) + sum over the chosen experts of mlp(sigmoid(logit) * norm(x)).   x: [tokens, hidden]
     fn record(&self, step: &mut Step, x: &Tensor) -> Result<()> {
         let logits = step.norm_linear("router logits", x, &self.norm, &self.matrix)?; // [tokens, experts]
         let routing = step.route_sigmoid(&logits, &self.router)?;
         self.experts.record(step, x, |step, mlp| step.norm_weighted_experts(x, &self.norm, &routing, mlp))
-    }
-}
-
-impl decoder::FeedForward for FeedForward {
-    fn record(&self, step: &mut Step, x: &Tensor) -> Result<()> {
-        match self {
-            FeedForward::Dense(mlp) => mlp.record(step, x),
-            FeedForward::Mixture(experts) => experts.record(step, x),
-        }
     }
 }

@@ -3,7 +3,8 @@
 //! the others' size and types it lies in their stacks and takes no dispatch of its own.
 
 use super::blocks::{GatedMlp, Mixture, Transformer};
-use super::{Keys, Result, decoder};
+use super::decoder::{self, DenseOr};
+use super::{Keys, Result};
 use crate::memory::Weights;
 use crate::ops::{self, Activation, ExpertMlp, Matrix, Norm, SigmoidRouter, Step, Tensor};
 
@@ -34,10 +35,7 @@ pub struct SharedExperts {
 }
 
 /// The second half of a layer, where the first layers are dense.
-pub enum FeedForward {
-    Dense(Box<GatedMlp>),
-    Mixture(Box<SigmoidExperts>),
-}
+pub type FeedForward = DenseOr<SigmoidExperts>;
 
 impl SigmoidMixture {
     pub fn read(keys: &Keys) -> Result<Self> {
@@ -104,9 +102,9 @@ impl SigmoidMixture {
     }
 }
 
-impl SigmoidExperts {
+impl decoder::FeedForward for SigmoidExperts {
     /// x += shared(norm(x)) + sum over the chosen experts of weight * mlp(norm(x)).   x: [tokens, hidden]
-    pub fn record(&self, step: &mut Step, x: &Tensor) -> Result<()> {
+    fn record(&self, step: &mut Step, x: &Tensor) -> Result<()> {
         let logits = step.norm_linear("router logits", x, &self.norm, &self.matrix)?; // [tokens, experts]
         let routing = step.route_sigmoid(&logits, &self.router)?;
         self.experts.record(step, x, |step, mlp| step.norm_experts(x, &self.norm, &routing, mlp))
@@ -153,14 +151,5 @@ impl SharedExperts {
         let h = shared.inner(step, x)?; // before the experts add to x
         mix(step, &self.mlp)?;
         shared.add_outer(step, x, &h)
-    }
-}
-
-impl decoder::FeedForward for FeedForward {
-    fn record(&self, step: &mut Step, x: &Tensor) -> Result<()> {
-        match self {
-            FeedForward::Dense(mlp) => mlp.record(step, x),
-            FeedForward::Mixture(experts) => experts.record(step, x),
-        }
     }
 }

@@ -234,7 +234,7 @@ impl Step<'_> {
             let spec = self.reducing("expert_down", wg).format(down.format).size("ROWS", rows);
             let mut bind = vec![
                 ("weights", &shard.view),
-                ("h", &h),
+                ("x", &h),
                 ("y", &y.view),
                 ("routed", &routing.routed),
                 ("experts", &down.table),

@@ -3,6 +3,7 @@
 
 use super::{Error, KvLayer, Result, RopePairs, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
+use std::ops::Range;
 
 params!(RowsParams { heads: u32, pairs: u32, stride: u32, at: u32, eps: f32 });
 params!(ScoresParams { heads: u32, stride: u32, at: u32, first_token: u32, top_k: u32, score_stride: u32 });
@@ -29,6 +30,17 @@ pub struct Selection {
     pub top_k: usize,
 }
 
+/// What the indexer's kernels work on.
+struct Indexing<'a> {
+    q: &'a Tensor,
+    a: &'a Tensor,
+    at: [usize; 2],
+    ix: &'a Indexer,
+    /// [positions, head_dim], f16 or f32
+    keys: &'a View,
+    f16: bool,
+}
+
 /// Bytes of scores that live at once.
 const SCORE_BYTES: usize = 64 << 20;
 /// Heads whose queries are in workgroup memory at once, at most, and values of them.
@@ -41,6 +53,12 @@ impl Indexer {
     /// Tokens that are scored at once against a cache of `positions`.
     pub fn slice(positions: usize) -> usize {
         (SCORE_BYTES / (4 * positions.next_multiple_of(4))).max(1)
+    }
+}
+
+impl Indexing<'_> {
+    fn key_bytes(&self) -> usize {
+        self.ix.head_dim * if self.f16 { 2 } else { 4 }
     }
 }
 
@@ -58,7 +76,7 @@ impl Step<'_> {
         layer: &KvLayer,
     ) -> Result<Selection> {
         let missing = || Error::Shape { op: "index", message: "a cache without an indexer's keys".into() };
-        let (cache, f16) = (layer.index.as_ref().ok_or_else(missing)?, layer.f16);
+        let (keys, f16) = (layer.index.as_ref().ok_or_else(missing)?, layer.f16);
         let Indexer { heads, head_dim, rope_dim, top_k, .. } = *ix;
         ensure(q.rows == self.tokens && q.columns == heads * head_dim, "index", || {
             format!("queries [{}, {}], of {heads} heads of {head_dim}", q.rows, q.columns)
@@ -73,15 +91,16 @@ impl Step<'_> {
         ensure(ix.norm.iter().all(|view| view.size >= head_dim as u64 * 4), "index", || {
             "a norm that is too short".into()
         })?;
-        self.index_rows(q, a, at[0], ix, rope, cache, f16)?;
-        let positions = (cache.size / (head_dim * if f16 { 2 } else { 4 }) as u64) as usize;
+        let on = Indexing { q, a, at, ix, keys, f16 };
+        self.index_rows(&on, rope)?;
+        let positions = (keys.size / on.key_bytes() as u64) as usize;
         let view = self.tensor("selected", top_k)?.view;
         let most = Indexer::slice(positions).min(self.scratch.max_tokens);
         let stride = positions.next_multiple_of(4);
         let scores = self.scratch.bytes(self.recorder.gpu(), "index scores", (most * stride * 4) as u64)?;
         for first in (0..self.tokens).step_by(most) {
             let tokens = most.min(self.tokens - first);
-            self.index_scores(q, a, at[1], ix, cache, f16, first..first + tokens, &scores, stride)?;
+            self.index_scores(&on, first..first + tokens, &scores, stride)?;
             self.recorder.call(Call {
                 spec: KernelSpec::new("index_select").size("WG", self.tuning.wide),
                 bind: &[("scores", &scores), ("selected", &view)],
@@ -97,17 +116,8 @@ impl Step<'_> {
         Ok(Selection { positions: view, top_k })
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what index was given")]
-    fn index_rows(
-        &mut self,
-        q: &Tensor,
-        a: &Tensor,
-        at: usize,
-        ix: &Indexer,
-        rope: &View,
-        cache: &View,
-        f16: bool,
-    ) -> Result<()> {
+    fn index_rows(&mut self, on: &Indexing, rope: &View) -> Result<()> {
+        let Indexing { q, a, at, ix, keys, f16 } = *on;
         let wg = self.tuning.row;
         let groups = 1 + (ix.heads * ix.rope_dim / 2).div_ceil(wg as usize);
         let lanes = 2 * ix.heads * ix.rope_dim + 2 * ix.head_dim;
@@ -120,13 +130,13 @@ impl Step<'_> {
                 ("rope", rope),
                 ("norm", &ix.norm[0]),
                 ("norm_bias", &ix.norm[1]),
-                ("keys", cache),
+                ("keys", keys),
             ],
             params: RowsParams {
                 heads: ix.heads as u32,
                 pairs: (ix.rope_dim / 2) as u32,
                 stride: a.columns as u32,
-                at: at as u32,
+                at: at[0] as u32,
                 eps: ix.eps,
             },
             grid: Grid([groups as u32, 1, self.tokens as u32]),
@@ -135,42 +145,30 @@ impl Step<'_> {
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what index was given, and the slice")]
-    fn index_scores(
-        &mut self,
-        q: &Tensor,
-        a: &Tensor,
-        at: usize,
-        ix: &Indexer,
-        cache: &View,
-        f16: bool,
-        tokens: std::ops::Range<usize>,
-        scores: &View,
-        stride: usize,
-    ) -> Result<()> {
+    fn index_scores(&mut self, on: &Indexing, tokens: Range<usize>, scores: &View, stride: usize) -> Result<()> {
+        let Indexing { q, a, at, ix, keys, f16 } = *on;
         let wg = self.tuning.row;
         let fits = |group: &usize| ix.heads.is_multiple_of(*group) && group * ix.head_dim <= MOST_VALUES;
         let group = (1..=MOST_GROUP).rev().find(fits).unwrap_or(1);
         let tiles = stride.div_ceil(wg as usize);
-        let key_bytes = ix.head_dim * if f16 { 2 } else { 4 };
         self.recorder.call(Call {
             spec: KernelSpec::new("index_scores")
                 .size("WG", wg)
                 .size("GROUP", group as u32)
                 .size("HEAD_DIM", ix.head_dim as u32)
                 .flag("KV_F16", f16),
-            bind: &[("q", &q.view), ("a", &a.view), ("keys", cache), ("scores", scores)],
+            bind: &[("q", &q.view), ("a", &a.view), ("keys", keys), ("scores", scores)],
             params: ScoresParams {
                 heads: ix.heads as u32,
                 stride: a.columns as u32,
-                at: at as u32,
+                at: at[1] as u32,
                 first_token: tokens.start as u32,
                 top_k: ix.top_k as u32,
                 score_stride: stride as u32,
             },
             grid: Grid([tiles.min((SCORE_GROUPS / tokens.len()).max(16)) as u32, 1, tokens.len() as u32]),
             cost: Cost {
-                position_bytes: (tokens.len() * (key_bytes + 4)) as u64,
+                position_bytes: (tokens.len() * (on.key_bytes() + 4)) as u64,
                 position_flops: (2 * tokens.len() * ix.heads * ix.head_dim) as u64,
                 ..Cost::default()
             },

@@ -70,6 +70,13 @@ struct Strides {
     y: usize,
 }
 
+impl Strides {
+    /// Where the parts of a shard's first head start in x and y.
+    fn first(self, x: &Tensor, y: &Tensor, shard: &Shard) -> [usize; 2] {
+        [x.first_row * x.columns + shard.first * self.x, y.first_row * y.columns + shard.first * self.y]
+    }
+}
+
 impl Step<'_> {
     /// Attention over the cache, to which each token's latent and rotated part are added. The result is
     /// [tokens, heads * value size].
@@ -100,7 +107,7 @@ impl Step<'_> {
             let attended = self.sliced("attended", l.heads * l.rank, &tokens, most)?;
             self.latent_rows(inputs, l, cache, &tokens, &queries)?;
             let strides = Strides { x: nope + l.rope_dim, y: l.key_dim() };
-            self.per_head(q, first, &queries, 0, &l.k_b, strides)?;
+            self.per_head(&q.slice(tokens.clone()), &queries, &l.k_b, strides)?;
             let geometry = Attention {
                 heads: l.heads,
                 kv_heads: 1,
@@ -110,7 +117,7 @@ impl Step<'_> {
                 sinks: None,
             };
             self.attend(&Rows { q: &queries, first_token: first, out: &attended, selection }, &geometry, cache)?;
-            self.per_head(&attended, 0, &out, first, &l.v_b, Strides { x: l.rank, y: value_dim })?;
+            self.per_head(&attended, &out.slice(tokens), &l.v_b, Strides { x: l.rank, y: value_dim })?;
         }
         Ok(out)
     }
@@ -161,16 +168,8 @@ impl Step<'_> {
         Ok(())
     }
 
-    /// y = W x, head by head, from row `x_first` of x to row `y_first` of y, for as many tokens as the shorter has.
-    fn per_head(
-        &mut self,
-        x: &Tensor,
-        x_first: usize,
-        y: &Tensor,
-        y_first: usize,
-        stack: &Stack,
-        strides: Strides,
-    ) -> Result<()> {
+    /// y = W x, head by head.
+    fn per_head(&mut self, x: &Tensor, y: &Tensor, stack: &Stack, strides: Strides) -> Result<()> {
         let heads = stack.experts;
         let fits = heads * strides.x == x.columns && stack.columns <= strides.x;
         ensure(fits && heads * strides.y == y.columns && stack.rows <= strides.y, "per head", || {
@@ -180,27 +179,18 @@ impl Step<'_> {
         ensure(stack.columns.is_multiple_of(4) && strides.x.is_multiple_of(4), "per head", || {
             format!("{} columns of {}: multiples of 4 are needed", stack.columns, strides.x)
         })?;
-        let tokens = (x.rows - x_first).min(y.rows - y_first);
+        ensure(x.rows == y.rows, "per head", || format!("{} rows to {}", x.rows, y.rows))?;
         for shard in &stack.shards {
-            let x_at = x_first * x.columns + shard.first * strides.x;
-            let y_at = y_first * y.columns + shard.first * strides.y;
             match self.tokens {
-                1 => self.head_matvec(x, y, stack, shard, strides, [x_at, y_at])?,
-                _ => self.head_matmul(x, y, stack, shard, strides, [x_at, y_at], tokens)?,
+                1 => self.head_matvec(x, y, stack, shard, strides)?,
+                _ => self.head_matmul(x, y, stack, shard, strides)?,
             }
         }
         Ok(())
     }
 
-    fn head_matvec(
-        &mut self,
-        x: &Tensor,
-        y: &Tensor,
-        stack: &Stack,
-        shard: &Shard,
-        strides: Strides,
-        [x_at, y_at]: [usize; 2],
-    ) -> Result<()> {
+    fn head_matvec(&mut self, x: &Tensor, y: &Tensor, stack: &Stack, shard: &Shard, strides: Strides) -> Result<()> {
+        let [x_at, y_at] = strides.first(x, y, shard);
         let (wg, rows) = self.tuning.matvec;
         let spec = self.reducing("matvec", wg).format(stack.format).size("ROWS", rows);
         self.recorder.call(Call {
@@ -224,17 +214,8 @@ impl Step<'_> {
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments, reason = "as head_matvec, for tokens")]
-    fn head_matmul(
-        &mut self,
-        x: &Tensor,
-        y: &Tensor,
-        stack: &Stack,
-        shard: &Shard,
-        strides: Strides,
-        [x_at, y_at]: [usize; 2],
-        tokens: usize,
-    ) -> Result<()> {
+    fn head_matmul(&mut self, x: &Tensor, y: &Tensor, stack: &Stack, shard: &Shard, strides: Strides) -> Result<()> {
+        let ([x_at, y_at], tokens) = (strides.first(x, y, shard), x.rows);
         let tiled = self.tiled_unrounded(tokens, stack.format, [stack.rows, stack.columns]);
         let row_tiles = stack.rows.div_ceil(tiled.bm as usize) * shard.count;
         let grid = Grid::linear(row_tiles as u64, tokens.div_ceil(tiled.bn as usize) as u64);

@@ -152,11 +152,6 @@ impl<'a> Step<'a> {
         self.ground.force = Some(arithmetic);
     }
 
-    /// Records what is estimated above `seconds` in slices: see [`Recorder::slice`].
-    pub fn slice(&mut self, seconds: f64, positions: usize, limits: DeviceProfile) {
-        self.recorder.slice(seconds, positions, limits);
-    }
-
     /// Dispatches that follow belong to `layer`.
     pub fn enter_layer(&mut self, layer: usize) {
         self.recorder.enter_layer(layer as u32);

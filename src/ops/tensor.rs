@@ -2,6 +2,7 @@
 
 use crate::formats::Format;
 use crate::gpu::View;
+use std::ops::Range;
 
 /// Activations, f32 [rows, columns], row-major, from row `first_row` of the view on.
 #[derive(Clone)]
@@ -13,6 +14,13 @@ pub struct Tensor {
 }
 
 impl Tensor {
+    /// Some of its rows.
+    pub fn slice(&self, rows: Range<usize>) -> Tensor {
+        debug_assert!(rows.end <= self.rows, "{rows:?} of {} rows", self.rows);
+        let first_row = self.first_row + rows.start;
+        Tensor { view: self.view.clone(), first_row, rows: rows.len(), columns: self.columns }
+    }
+
     /// The same values in shorter rows.
     pub fn in_rows_of(&self, columns: usize) -> Tensor {
         let rows = |count: usize| count * self.columns / columns;

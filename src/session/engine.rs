@@ -1,9 +1,10 @@
 //! The engine of a session: buffers, recordings by length, and what runs on them.
 
+use super::generate::Answer;
 use super::history::History;
 use super::state::State;
 use super::{Error, MAX_CONTEXT, Model, Result, SessionOptions};
-use crate::gpu::{DeviceProfile, Gpu, Recording, Tier, View};
+use crate::gpu::{DeviceProfile, Gpu, GpuUse, Pace, Recording, Tier, View};
 use crate::memory::{KvCache, Needs};
 use crate::ops::{Arithmetic, Ground, Record, SampleBuffers, Scratch, Step, Tensor, sample_bytes};
 use std::collections::{BTreeSet, HashMap};
@@ -34,7 +35,9 @@ pub struct Session {
     tier: Tier,
     chunk: usize,
     pub(super) submit: Duration,
-    pub(super) limits: DeviceProfile,
+    pub(super) pace: Pace,
+    /// By which it holds the store of experts that come and go.
+    pub(super) id: u64,
     /// Of the choice of arithmetic.
     measured: Option<DeviceProfile>,
     force: Option<Arithmetic>,
@@ -55,6 +58,8 @@ pub struct Session {
     /// How often a recording was asked for.
     asked: u64,
     pub(super) history: History,
+    /// The answer that is being generated, or was last.
+    pub(super) answer: Option<Answer>,
 }
 
 /// Where the record of misses lies in a report: bindings start at multiples of 256.
@@ -63,8 +68,8 @@ pub(super) const RECORD_OFFSET: u64 = 256;
 const MAX_CHUNK: usize = 65_535;
 /// Recordings that a session keeps: prompts end in chunks of any length, and each length has its own.
 const MAX_RECORDINGS: usize = 16;
-/// Positions by which the rope table grows.
-const ROPE_STEP: usize = 1024;
+/// Positions by which the rope table grows: a step of the host that no frame notices.
+const ROPE_STEP: usize = 256;
 
 impl Session {
     /// Bytes that a session with these options takes beside the weights.
@@ -135,7 +140,8 @@ impl Session {
             tier,
             chunk,
             submit: options.submit_on(gpu),
-            limits: options.limits.unwrap_or_else(|| gpu.assumed_limits()),
+            pace: Pace::new(options.limits.unwrap_or_else(|| gpu.assumed_limits())),
+            id: if model.experts_move() { model.store().join() } else { 0 },
             measured: options.limits,
             force: options.force,
             run_ahead: options.run_ahead,
@@ -157,6 +163,7 @@ impl Session {
             recordings: HashMap::new(),
             asked: 0,
             history: History::new(options.checkpoints),
+            answer: None,
         };
         // All kernels of a conversation are those of one token and those of several, and so are its scratch buffers.
         session.warm_up()?;
@@ -217,6 +224,16 @@ impl Session {
         self.history.clear();
     }
 
+    /// Estimated GPU time of what was given to the device within finite budgets and has not been seen to end.
+    pub fn given(&self) -> Duration {
+        Duration::from_secs_f64(self.pace.given())
+    }
+
+    /// What submits within finite budgets have taken on the device so far.
+    pub fn gpu_use(&self) -> GpuUse {
+        self.pace.used()
+    }
+
     pub(super) fn gpu(&self) -> &Gpu {
         &self.model.gpu
     }
@@ -232,7 +249,7 @@ impl Session {
         self.write_state(&State { halt: 1, ..State::default() })?;
         for tokens in [1, chunk] {
             let recording = &self.recordings[&(tokens, Ending::Sample)].recording;
-            self.submit(recording, 0..recording.dispatches.len(), 0, &[])?;
+            self.gpu().submit(recording, 0..recording.dispatches.len(), &[])?;
         }
         Ok(())
     }
@@ -302,30 +319,23 @@ impl Session {
         }
         self.measured.into_iter().for_each(|profile| step.set_profile(profile));
         self.force.into_iter().for_each(|arithmetic| step.force(arithmetic));
-        step.slice(self.submit.as_secs_f64(), self.cache.positions, self.limits);
         let x = architecture.forward(&mut step, &self.cache, &self.ropes)?;
         let (norm, output) = architecture.head();
         step.enter_layer(self.cache.layers.len());
-        let mut logits = None;
-        match ending {
-            Ending::Nothing => {}
-            Ending::Sample => {
-                let last = Tensor { first_row: tokens - 1, rows: 1, ..x };
-                let row = step.norm_linear("logits", &last, norm, output)?;
-                if let Some(cap) = architecture.logit_cap() {
-                    step.softcap(&row, cap)?;
-                }
-                step.sample(&row, &self.sample)?;
-            }
-            Ending::Logits => {
-                let all = step.norm_linear("all logits", &x, norm, output)?;
-                if let Some(cap) = architecture.logit_cap() {
-                    step.softcap(&all, cap)?;
-                }
-                logits = Some(all.view);
-            }
+        let (name, x) = match ending {
+            Ending::Nothing => return Ok((step, None)),
+            Ending::Sample => ("logits", Tensor { first_row: tokens - 1, rows: 1, ..x }),
+            Ending::Logits => ("all logits", x),
+        };
+        let logits = step.norm_linear(name, &x, norm, output)?;
+        if let Some(cap) = architecture.logit_cap() {
+            step.softcap(&logits, cap)?;
         }
-        Ok((step, logits))
+        if ending == Ending::Logits {
+            return Ok((step, Some(logits.view)));
+        }
+        step.sample(&logits, &self.sample)?;
+        Ok((step, None))
     }
 
     pub(super) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {

@@ -2,29 +2,64 @@
 
 use super::engine::{Ending, RECORD_OFFSET};
 use super::state::State;
-use super::{Error, Result, Session};
-use crate::gpu::{self, Dispatch, Readback, Recording, View};
+use super::{Budget, Error, Result, Session};
+use crate::gpu::{self, Dispatch, Mark, Readback, Recording, View};
 use crate::ops::Record;
-use std::ops::Range;
+use std::collections::VecDeque;
 
-/// A step that was submitted and has not been seen to end.
+/// A step on its way: given to the device in parts, then waited for.
 pub(super) struct Flight {
     key: (usize, Ending),
     /// Positions that are cached after it.
     pub positions: usize,
+    /// Written before its first part, where it does not go on from the state of the step before.
+    state: Option<State>,
+    /// Recurrent states are to be saved after it.
+    keep: bool,
+    /// Given so far, and up to where it may be given.
+    at: Mark,
+    until: usize,
+    /// Once all of it is given.
     report: Option<Readback>,
-    /// Recurrent states after it, where they are to be saved.
     states: Option<Vec<Readback>>,
+    missing: Option<Missing>,
+    /// Parts given.
+    pub submits: usize,
+}
+
+/// Experts that a step lacks.
+struct Missing {
+    layer: u32,
+    record: Box<Record>,
+    /// What is still to be brought and run, once the store is held: where the experts are more than the layer's slots, they
+    /// run in passes, each with those that it has. Every (token, rank) has a row of its own, and the rows are summed after
+    /// the last pass.
+    passes: Option<VecDeque<Vec<u32>>>,
+}
+
+/// How far a step was given.
+pub(super) enum Given {
+    Wholly,
+    /// The budget is spent.
+    Partly,
+    /// Its experts are not there yet.
+    Waits,
 }
 
 /// How a step stands that has come back.
 pub(super) enum Landed {
     Done(State),
-    /// It missed experts, which are there now, and is on its way again.
+    /// It missed experts, and must be given again from there.
     Again,
 }
 
 impl Flight {
+    /// Whether all of it is given.
+    pub fn is_given(&self) -> bool {
+        self.report.is_some()
+    }
+
+    /// Whether it has ended.
     pub fn is_ready(&self) -> bool {
         self.report.as_ref().is_some_and(Readback::is_ready)
     }
@@ -33,29 +68,22 @@ impl Flight {
     pub fn take_states(&mut self) -> Option<Vec<Readback>> {
         self.states.take()
     }
+
+    /// What was given did nothing, since a step before it had missed an expert.
+    pub fn restart(&mut self) {
+        (self.at, self.report, self.states) = (Mark::default(), None, None);
+    }
+}
+
+/// The first dispatch of a layer by its shader, from `from` on.
+fn find(recording: &Recording, from: usize, shader: &str, layer: u32) -> Option<usize> {
+    let wanted = |d: &Dispatch| d.kernel.spec.shader == shader && d.layer == layer;
+    recording.dispatches[from..].iter().position(wanted).map(|at| from + at)
 }
 
 impl Session {
     pub(super) fn write_state(&self, state: &State) -> Result<()> {
         Ok(self.gpu().write(&self.state, 0, bytemuck::bytes_of(state))?)
-    }
-
-    /// Submits a part of a recording, itself in parts that stay within the bound; `read` comes back after the last of them.
-    /// Gives the number of submits.
-    pub(super) fn submit(
-        &self,
-        recording: &Recording,
-        range: Range<usize>,
-        positions: usize,
-        read: &[&View],
-    ) -> Result<(Option<Readback>, usize)> {
-        let parts = recording.cut(range, positions, &self.limits, self.submit.as_secs_f64());
-        let mut readback = None;
-        for (i, part) in parts.iter().enumerate() {
-            let read = if i + 1 == parts.len() { read } else { &[] };
-            readback = self.gpu().submit(recording, part.clone(), read)?.pop();
-        }
-        Ok((readback, parts.len()))
     }
 
     /// Makes ready for a prompt, which is checked: how many of its tokens are cached already.
@@ -80,20 +108,45 @@ impl Session {
             let states = self.read_states()?;
             self.save(common, states);
         }
-        self.fill_rope(prompt.len() + 1)?;
         self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(prompt))?;
         Ok(common)
     }
 
-    /// Submits the next chunk of a prompt of `total` tokens, of which `at` are cached; the last chunk samples. `state` is its
-    /// state but for the position. Gives the number of submits.
-    pub(super) fn prefill(&mut self, at: usize, total: usize, state: &State) -> Result<(Flight, usize)> {
+    /// How the next chunk of a prompt of `total` tokens is recorded, of which `at` are cached; the last chunk samples.
+    fn chunk_key(&self, at: usize, total: usize) -> (usize, Ending) {
         let tokens = self.chunk().min(total - at);
-        let key = (tokens, if at + tokens == total { Ending::Sample } else { Ending::Nothing });
+        (tokens, if at + tokens == total { Ending::Sample } else { Ending::Nothing })
+    }
+
+    /// Records what a prompt of `total` tokens needs, of which `at` are cached.
+    pub(super) fn record_prompt(&mut self, at: usize, total: usize) -> Result<()> {
+        let last = at + (total - at - 1) / self.chunk() * self.chunk();
+        for key in [self.chunk_key(at, total), self.chunk_key(last, total)] {
+            self.record(key.0, key.1)?;
+        }
+        Ok(())
+    }
+
+    /// The step of the next chunk of a prompt of `total` tokens, of which `at` are cached. `state` is its state but for the
+    /// position.
+    pub(super) fn prefill(&mut self, at: usize, total: usize, state: &State) -> Result<Flight> {
+        let key = self.chunk_key(at, total);
+        let state = State { position: at as u32, clock: self.model().next_clock(), ..*state };
+        let keep = self.history.due(at + key.0, at + key.0 == total);
+        self.flight(key, at + key.0, Some(state), keep)
+    }
+
+    /// A decode step, whose token is the one sampled last; `positions` are cached after it.
+    pub(super) fn decode(&mut self, positions: usize) -> Result<Flight> {
+        let keep = self.history.due(positions, false);
+        self.flight((1, Ending::Sample), positions, None, keep)
+    }
+
+    fn flight(&mut self, key: (usize, Ending), positions: usize, state: Option<State>, keep: bool) -> Result<Flight> {
         self.record(key.0, key.1)?;
-        self.write_state(&State { position: at as u32, clock: self.model().next_clock(), ..*state })?;
-        let keep = self.history.due(at + tokens, at + tokens == total);
-        self.launch(key, at + tokens, keep)
+        let until = self.recordings[&key].recording.dispatches.len();
+        let (at, report, states, missing) = (Mark::default(), None, None, None);
+        Ok(Flight { key, positions, state, keep, at, until, report, states, missing, submits: 0 })
     }
 
     /// Copies of all recurrent states, after what was submitted before.
@@ -110,93 +163,114 @@ impl Session {
         }
     }
 
-    /// Submits one decode step, whose token is the one sampled last; `positions` are cached after it. Gives the number of
-    /// submits.
-    pub(super) fn decode(&mut self, positions: usize) -> Result<(Flight, usize)> {
-        let keep = self.history.due(positions, false);
-        self.launch((1, Ending::Sample), positions, keep)
+    /// Gives the device as much of a step as the budget allows. `wait`: for experts that are read.
+    pub(super) fn give(&mut self, flight: &mut Flight, budget: Budget, wait: bool) -> Result<Given> {
+        while !flight.is_given() {
+            if self.model().experts_move() && !self.has_experts(flight, budget, wait)? {
+                return Ok(Given::Waits);
+            }
+            if let Some(state) = flight.state.take() {
+                self.write_state(&state)?;
+            }
+            self.fill_rope(flight.positions)?;
+            if !self.give_parts(flight, budget)? {
+                return Ok(Given::Partly);
+            }
+        }
+        Ok(Given::Wholly)
     }
 
-    fn launch(&self, key: (usize, Ending), positions: usize, keep: bool) -> Result<(Flight, usize)> {
-        let recording = &self.recordings[&key].recording;
-        let all = 0..recording.dispatches.len();
-        let (report, submits) = self.submit(recording, all, positions, &[&self.report])?;
-        let states = if keep { Some(self.read_states()?) } else { None };
-        Ok((Flight { key, positions, report, states }, submits))
+    /// Sees what has ended on the device.
+    pub(super) fn look(&mut self) -> Result<()> {
+        let gpu = self.gpu().clone();
+        gpu.poll()?;
+        Ok(self.pace.look(&gpu)?)
     }
 
-    /// Submits a step again that did nothing, since one before it had missed an expert.
-    pub(super) fn relaunch(&self, flight: &mut Flight) -> Result<()> {
-        *flight = self.launch(flight.key, flight.positions, flight.states.is_some())?.0;
-        Ok(())
+    /// Submits parts of a step as far as it may be given; false where the budget ends before.
+    fn give_parts(&mut self, flight: &mut Flight, budget: Budget) -> Result<bool> {
+        let (budget, bound) = (budget.seconds(), self.submit.as_secs_f64());
+        let gpu = &self.model().gpu.clone();
+        let recording = &self.recordings[&flight.key].recording;
+        while flight.at < flight.until.into() {
+            let range = flight.at..flight.until.into();
+            let Some(part) = self.pace.next(recording, range, flight.positions, budget, bound) else {
+                return Ok(false);
+            };
+            let last = part.to.dispatch == recording.dispatches.len();
+            let read: &[&View] = if last { &[&self.report] } else { &[] };
+            let mut read = self.pace.submit(gpu, recording, flight.at, part, budget, read)?;
+            flight.report = read.pop();
+            flight.at = part.to;
+            flight.submits += 1;
+        }
+        if flight.is_given() {
+            flight.missing = None;
+            flight.states = if flight.keep { Some(self.read_states()?) } else { None };
+            self.release()?;
+        }
+        Ok(true)
     }
 
-    /// Takes what a ready step says. One that missed experts goes on with them.
-    pub(super) fn land(&mut self, flight: &mut Flight) -> Result<Landed> {
-        let report = flight.report.take().expect("a step lands once").take()?;
-        self.landed(flight, &report)
+    /// Whether a step can be given on: that no other session holds the store, and that what it missed is there.
+    fn has_experts(&self, flight: &mut Flight, budget: Budget, wait: bool) -> Result<bool> {
+        let mut store = self.model().store();
+        if !store.hold(self.id) {
+            return if wait { Err(Error::ExpertsHeld) } else { Ok(false) };
+        }
+        let Some(missing) = flight.missing.as_mut().filter(|_| flight.at == flight.until.into()) else {
+            return Ok(true);
+        };
+        let Missing { layer, record, passes } = missing;
+        let passes = passes.get_or_insert_with(|| store.passes(*layer, &record.needed().collect::<Vec<_>>()).into());
+        let most = (!wait).then(|| self.pace.bytes_within(budget.seconds()));
+        let pass = passes.front().expect("a pass that is still to run");
+        if store.bring(*layer, pass, &record.stamps, most)?.is_pending() {
+            return Ok(false);
+        }
+        passes.pop_front();
+        self.gpu().write(&self.state, 0, bytemuck::bytes_of(&0u32))?;
+        let recording = &self.recordings[&flight.key].recording;
+        let lookup = find(recording, 0, "expert_lookup", *layer).expect("a lookup halted");
+        flight.at = (lookup + 1).into();
+        flight.until = match passes.is_empty() {
+            true => recording.dispatches.len(),
+            false => find(recording, lookup, "expert_combine", *layer).expect("many tokens have rows of their own"),
+        };
+        Ok(true)
     }
 
-    /// As [`Session::land`], of a step that is waited for.
-    pub(super) fn blocking_land(&mut self, flight: &mut Flight) -> Result<Landed> {
-        let report = flight.report.take().expect("a step lands once").blocking_take(self.gpu())?;
-        self.landed(flight, &report)
+    /// Lets other sessions use the store of experts that come and go.
+    pub(super) fn release(&self) -> Result<()> {
+        if self.model().experts_move() { Ok(self.model().store().release(self.id)?) } else { Ok(()) }
     }
 
-    fn landed(&mut self, flight: &mut Flight, report: &[u8]) -> Result<Landed> {
+    /// What a step says that has ended, or is waited for. One that missed experts is to be given again.
+    pub(super) fn land(&mut self, flight: &mut Flight, wait: bool) -> Result<Landed> {
+        let report = flight.report.take().expect("a step lands once it is given");
+        let report = if wait { report.blocking_take(self.gpu())? } else { report.take()? };
         let state: State = bytemuck::pod_read_unaligned(&report[..size_of::<State>()]);
         let Some(record) = report.get(RECORD_OFFSET as usize..) else { return Ok(Landed::Done(state)) };
         let record: Record = bytemuck::pod_read_unaligned(&record[..size_of::<Record>()]);
-        self.model().saw_clock(state.clock);
-        self.model().store().found(record.found.wrapping_sub(self.found));
+        self.model().store().saw(state.clock, record.found.wrapping_sub(self.found));
         self.found = record.found;
         if !state.missed() {
             return Ok(Landed::Done(state));
         }
-        flight.report = self.go_on(flight, state.halt_layer, &record)?;
-        if flight.states.is_some() {
-            // Those of before were copied in the middle of the step.
-            flight.states = Some(self.read_states()?);
-        }
+        flight.until = flight.at.dispatch;
+        flight.missing = Some(Missing { layer: state.halt_layer, record: Box::new(record), passes: None });
         Ok(Landed::Again)
     }
 
-    /// Brings the experts that a halted layer needs, and submits the rest of the step. Where they are more than the layer's
-    /// slots, its experts run in passes, each with those that it has: every (token, rank) has a row of its own, and the rows
-    /// are summed after the last pass.
-    fn go_on(&self, flight: &Flight, layer: u32, record: &Record) -> Result<Option<Readback>> {
-        let recording = &self.recordings[&flight.key].recording;
-        let find = |from: usize, shader: &str| {
-            let found =
-                recording.dispatches[from..].iter().position(|d| d.kernel.spec.shader == shader && d.layer == layer);
-            found.map(|at| from + at)
-        };
-        let after = find(0, "expert_lookup").expect("a lookup halted") + 1;
-        let needed: Vec<u32> = record.needed().collect();
-        let mut store = self.model().store();
-        let passes = store.passes(layer, &needed);
-        let mut from = after;
-        for pass in &passes {
-            store.bring(layer, pass, &record.stamps)?;
-            let last = passes.len() == 1;
-            store.show(layer, |e| last || pass.contains(&e))?;
-            self.gpu().write(&self.state, 0, bytemuck::bytes_of(&0u32))?;
-            if !last {
-                from = find(after, "expert_combine").expect("many tokens have rows of their own");
-                self.submit(recording, after..from, flight.positions, &[])?;
+    /// Runs a step to its end, whatever it misses.
+    pub(super) fn blocking_run(&mut self, key: (usize, Ending), positions: usize, state: State) -> Result<()> {
+        let mut flight = self.flight(key, positions, Some(state), false)?;
+        loop {
+            self.give(&mut flight, Budget::unlimited(), true)?;
+            if let Landed::Done(_) = self.land(&mut flight, true)? {
+                return Ok(());
             }
         }
-        if passes.len() > 1 {
-            store.show(layer, |_| true)?;
-        }
-        Ok(self.submit(recording, from..recording.dispatches.len(), flight.positions, &[&self.report])?.0)
-    }
-
-    /// Runs a recording to its end, whatever it misses.
-    pub(super) fn blocking_run(&mut self, key: (usize, Ending), positions: usize) -> Result<()> {
-        let (mut flight, _) = self.launch(key, positions, false)?;
-        while let Landed::Again = self.blocking_land(&mut flight)? {}
-        Ok(())
     }
 
     /// Logits of every token, f32 [tokens, vocabulary], from an empty cache, `chunk` tokens a step.
@@ -204,7 +278,9 @@ impl Session {
     /// # Errors
     /// Token ids out of range, or more tokens than the context.
     pub fn blocking_logits(&mut self, tokens: &[u32], chunk: usize) -> Result<Vec<f32>> {
-        self.logits_by(tokens, chunk, |session, key, position| session.blocking_run(key, position + key.0))
+        self.logits_by(tokens, chunk, |session, key, state| {
+            session.blocking_run(key, state.position as usize + key.0, state)
+        })
     }
 
     /// As [`Session::blocking_logits`], of a model whose experts are all there. After each router has run, `watch` is told the
@@ -217,7 +293,9 @@ impl Session {
         chunk: usize,
         mut watch: impl FnMut(usize, &Dispatch) -> gpu::Result<bool>,
     ) -> Result<Vec<f32>> {
-        self.logits_by(tokens, chunk, |session, key, position| {
+        self.logits_by(tokens, chunk, |session, key, state| {
+            session.write_state(&state)?;
+            let position = state.position as usize;
             let (recording, mut from) = (&session.recordings[&key].recording, 0);
             for (i, router) in recording.dispatches.iter().enumerate() {
                 if router.kernel.spec.shader == "router" {
@@ -238,7 +316,7 @@ impl Session {
         &mut self,
         tokens: &[u32],
         chunk: usize,
-        mut run: impl FnMut(&mut Session, (usize, Ending), usize) -> Result<()>,
+        mut run: impl FnMut(&mut Session, (usize, Ending), State) -> Result<()>,
     ) -> Result<Vec<f32>> {
         let context = self.cache.positions;
         if tokens.len() > context {
@@ -255,8 +333,8 @@ impl Session {
             let count = chunk.min(tokens.len() - start);
             self.record(count, Ending::Logits)?;
             let (position, clock) = (start as u32, self.model().next_clock());
-            self.write_state(&State { position, context: context as u32, clock, ..State::default() })?;
-            run(self, (count, Ending::Logits), start)?;
+            let state = State { position, context: context as u32, clock, ..State::default() };
+            run(self, (count, Ending::Logits), state)?;
             let view = self.recordings[&(count, Ending::Logits)].logits.as_ref().expect("recorded with logits");
             logits.extend_from_slice(&self.gpu().blocking_read::<f32>(view)?[..count * vocabulary]);
         }

@@ -1,8 +1,8 @@
-//! A generation: steps queued ahead of the host, tokens collected as their steps finish.
+//! An answer: steps given to the device ahead of the host, tokens collected as their steps end.
 
-use super::flight::{Flight, Landed};
+use super::flight::{Flight, Given, Landed};
 use super::state::State;
-use super::{Error, MAX_STOPS, Result, Sampling, Session, StopReason};
+use super::{Budget, Error, MAX_STOPS, Result, Sampling, Session, StopReason};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -22,6 +22,8 @@ pub struct Stats {
     pub prompt_tokens: usize,
     /// Of the prompt, those that were cached from before.
     pub cached_tokens: usize,
+    /// Of the prompt, those that are cached by now.
+    pub prefilled_tokens: usize,
     /// With the token that ended the answer.
     pub generated_tokens: usize,
     /// From the first submit to the first token.
@@ -47,17 +49,17 @@ const AHEAD_TIME: Duration = Duration::from_millis(50);
 /// Tokens that the repetition penalty looks back.
 const REPEAT_LAST: u32 = 64;
 
-/// Tokens as they arrive: a [`futures::Stream`], or [`Generation::blocking_next`]. Dropping it stops; the session
-/// keeps what was cached.
-pub struct Generation<'s> {
-    session: &'s mut Session,
+/// An answer on its way.
+pub(super) struct Answer {
     prompt: Vec<u32>,
     /// That of each chunk of the prompt, but for the position.
     state: State,
     /// Tokens of the prompt that are cached or on their way there.
-    submitted: usize,
-    /// Steps on their way, oldest first.
+    planned: usize,
+    /// Steps on their way, oldest first; the last may be given in part.
     queued: VecDeque<Flight>,
+    /// Tokens that nobody has taken yet.
+    arrived: VecDeque<Token>,
     /// The token seen last, which the next step caches.
     last: Option<u32>,
     /// Steps since the last that missed an expert.
@@ -68,26 +70,24 @@ pub struct Generation<'s> {
     /// Steps behind the first token that had ended when it was seen.
     early: usize,
     limit: usize,
+    /// Why it ended early, until somebody is told.
+    failed: Option<Error>,
     done: bool,
 }
 
 impl Session {
-    /// Answers `prompt` (the whole conversation: what is cached of it is not computed again) with at most `limit`
-    /// tokens, until one of `stops`. The first steps are queued at once.
+    /// Begins to answer `prompt` (the whole conversation: what is cached of it is not computed again) with at most `limit`
+    /// tokens, until one of `stops`, in place of the answer before. [`Session::advance`] gives the device its steps. What
+    /// the prompt's steps need is recorded here.
     ///
     /// # Errors
     /// An empty prompt, one longer than the context, token ids out of range, bad sampling values.
-    pub fn generate(
-        &mut self,
-        prompt: &[u32],
-        sampling: &Sampling,
-        stops: &[u32],
-        limit: usize,
-    ) -> Result<Generation<'_>> {
+    pub fn ask(&mut self, prompt: &[u32], sampling: &Sampling, stops: &[u32], limit: usize) -> Result<()> {
         sampling.check()?;
         if stops.len() > MAX_STOPS {
             return Err(Error::TooManyStops { count: stops.len() });
         }
+        self.stop();
         let mut state = State {
             context: self.context() as u32,
             limit: limit.min(u32::MAX as usize) as u32,
@@ -103,34 +103,117 @@ impl Session {
         };
         state.stops[..stops.len()].copy_from_slice(stops);
         let start = Instant::now();
-        let cached = self.begin(prompt)?;
-        let dispatches_per_token = self.decode_recording().dispatches.len();
-        let (prompt_tokens, cached_tokens) = (prompt.len(), cached);
-        let mut generation = Generation {
-            session: self,
+        let cached_tokens = self.begin(prompt)?;
+        self.record_prompt(cached_tokens, prompt.len())?;
+        let stats = Stats {
+            prompt_tokens: prompt.len(),
+            cached_tokens,
+            prefilled_tokens: cached_tokens,
+            dispatches_per_token: self.decode_recording().dispatches.len(),
+            ..Stats::default()
+        };
+        self.answer = Some(Answer {
             prompt: prompt.to_vec(),
             state,
-            submitted: cached,
+            planned: cached_tokens,
             queued: VecDeque::new(),
+            arrived: VecDeque::new(),
             last: None,
             calm: 0,
-            stats: Stats { prompt_tokens, cached_tokens, dispatches_per_token, ..Stats::default() },
+            stats,
             start,
             first: None,
             early: 0,
             limit,
+            failed: None,
             done: limit == 0,
-        };
-        generation.queue()?;
-        Ok(generation)
+        });
+        Ok(())
+    }
+
+    /// Once a frame, after the app's own submit: takes the tokens that have arrived since, and gives the device more of the
+    /// answer's steps. What was given and has not been seen to end stays within the budget. It never waits, reads no file
+    /// and compiles no kernel; not to call it for a while is a pause.
+    ///
+    /// # Errors
+    /// A lost device, or experts that cannot be read. The answer ends there.
+    pub fn advance(&mut self, budget: Budget) -> Result<Vec<Token>> {
+        let Some(mut answer) = self.answer.take() else { return Ok(Vec::new()) };
+        let gone_on = answer.go_on(self, budget);
+        let failed = answer.failed.take();
+        answer.failed = answer.or_end(self, gone_on).err().or(failed);
+        let tokens: Vec<Token> = answer.arrived.drain(..).collect();
+        let failed = if tokens.is_empty() { answer.failed.take() } else { None };
+        self.answer = Some(answer);
+        failed.map_or(Ok(tokens), Err)
+    }
+
+    /// Whether an answer is on its way, or tokens or an error of it that nobody has taken.
+    pub fn is_answering(&self) -> bool {
+        self.answer.as_ref().is_some_and(|answer| !answer.done || !answer.arrived.is_empty() || answer.failed.is_some())
+    }
+
+    /// Ends the answer. What was given to the device runs to its end; the session keeps what was cached.
+    pub fn stop(&mut self) {
+        self.answer = None;
+        // Tables that cannot be written are those of a lost device: whoever uses it next is told.
+        let _ = self.release();
+    }
+
+    /// What the answer took so far.
+    pub fn stats(&self) -> Stats {
+        self.answer.as_ref().map_or_else(Stats::default, |answer| answer.stats)
+    }
+
+    /// As [`Session::ask`], for a host that takes tokens as a stream or waits for them. The first steps are queued at once.
+    ///
+    /// # Errors
+    /// As [`Session::ask`].
+    pub fn generate(
+        &mut self,
+        prompt: &[u32],
+        sampling: &Sampling,
+        stops: &[u32],
+        limit: usize,
+    ) -> Result<Generation<'_>> {
+        self.ask(prompt, sampling, stops, limit)?;
+        self.with_answer(|answer, session| answer.give(session, Budget::unlimited(), false))?;
+        Ok(Generation { session: self })
+    }
+
+    /// Runs a part of the answer, which ends with an error.
+    fn with_answer<T: Default>(&mut self, run: impl FnOnce(&mut Answer, &mut Session) -> Result<T>) -> Result<T> {
+        let Some(mut answer) = self.answer.take() else { return Ok(T::default()) };
+        let result = run(&mut answer, self);
+        let result = answer.or_end(self, result);
+        self.answer = Some(answer);
+        result
     }
 }
 
-impl Generation<'_> {
+/// Tokens as they arrive: a [`futures::Stream`], or [`Generation::blocking_next`]. Dropping it stops; the session
+/// keeps what was cached.
+pub struct Generation<'s> {
+    session: &'s mut Session,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Drop for Generation<'_> {
+    fn drop(&mut self) {
+        self.session.stop();
+    }
+}
+
+impl Answer {
     /// Steps to have in flight behind the one that comes next.
-    fn ahead(&self) -> usize {
+    fn ahead(&self, session: &Session) -> usize {
         let seen = self.stats.generated_tokens;
-        let ahead = match (self.session.run_ahead, self.first) {
+        let ahead = match (session.run_ahead, self.first) {
             (Some(steps), _) => steps,
             (None, Some(first)) if seen > 1 => {
                 let step = first.elapsed() / (seen as u32 - 1);
@@ -140,66 +223,123 @@ impl Generation<'_> {
             _ => LEAST_AHEAD,
         };
         // What is queued behind a miss is queued in vain.
-        if self.session.model().experts_move() { ahead.min(self.calm) } else { ahead }
+        if session.model().experts_move() { ahead.min(self.calm) } else { ahead }
     }
 
-    fn queue(&mut self) -> Result<()> {
+    /// The step that comes next, if one is to be queued.
+    fn plan(&mut self, session: &mut Session) -> Result<Option<Flight>> {
         let total = self.prompt.len();
-        // A chunk writes the state, which would clear a miss of the chunk before it.
-        let alone = self.session.model().experts_move();
-        while !self.done && self.submitted < total && (!alone || self.queued.is_empty()) {
-            let (flight, submits) = self.session.prefill(self.submitted, total, &self.state)?;
-            self.submitted = flight.positions;
-            self.stats.prefill_submits += submits;
-            self.queued.push_back(flight);
+        if self.planned < total {
+            // A chunk writes the state, which would clear a miss of the chunk before it.
+            if session.model().experts_move() && !self.queued.is_empty() {
+                return Ok(None);
+            }
+            let flight = session.prefill(self.planned, total, &self.state)?;
+            self.planned = flight.positions;
+            return Ok(Some(flight));
         }
-        while !self.done && self.submitted == total {
-            let waiting = self.queued.iter().filter(|flight| flight.positions >= total).count();
-            let steps = self.stats.generated_tokens + waiting;
-            if waiting > self.ahead() || steps >= self.limit || total + steps > self.session.context() {
+        let waiting = self.queued.iter().filter(|flight| flight.positions >= total).count();
+        let steps = self.stats.generated_tokens + waiting;
+        if waiting > self.ahead(session) || steps >= self.limit || total + steps > session.context() {
+            return Ok(None);
+        }
+        self.stats.decode_steps += 1;
+        session.decode(total + steps).map(Some)
+    }
+
+    /// Gives the device steps, as far as the budget goes.
+    fn give(&mut self, session: &mut Session, budget: Budget, wait: bool) -> Result<()> {
+        while !self.done {
+            if self.queued.iter().all(Flight::is_given) {
+                let Some(flight) = self.plan(session)? else { break };
+                self.queued.push_back(flight);
+            }
+            let flight = self.queued.iter_mut().find(|flight| !flight.is_given()).expect("one is not given yet");
+            let (submits, encoded) = (flight.submits, session.gpu().encode_time());
+            let given = session.give(flight, budget, wait)?;
+            let submits = flight.submits - submits;
+            if flight.positions <= self.prompt.len() {
+                self.stats.prefill_submits += submits;
+            } else {
+                self.stats.decode_submits += submits;
+                self.stats.decode_host += session.gpu().encode_time() - encoded;
+            }
+            if !matches!(given, Given::Wholly) {
                 break;
             }
-            let before = self.session.gpu().encode_time();
-            self.session.fill_rope(total + steps)?;
-            let (flight, submits) = self.session.decode(total + steps)?;
-            self.stats.decode_host += self.session.gpu().encode_time() - before;
-            self.stats.decode_steps += 1;
-            self.stats.decode_submits += submits;
-            self.queued.push_back(flight);
         }
         Ok(())
     }
 
-    /// What the oldest step says: a token, unless it was within the prompt or goes on.
-    fn landed(&mut self, landed: Landed) -> Result<Option<Token>> {
+    /// Takes what has come back, and gives more.
+    fn go_on(&mut self, session: &mut Session, budget: Budget) -> Result<()> {
+        session.look()?;
+        while let Some(flight) = self.queued.front_mut().filter(|flight| flight.is_ready()) {
+            let landed = session.land(flight, false)?;
+            self.landed(session, landed)?;
+        }
+        self.give(session, budget, false)
+    }
+
+    /// The next token: of a step that is waited for, or has ended.
+    fn next(&mut self, session: &mut Session, wait: bool) -> Result<Poll<Option<Token>>> {
+        loop {
+            if let Some(token) = self.arrived.pop_front() {
+                return Ok(Poll::Ready(Some(token)));
+            }
+            self.give(session, Budget::unlimited(), wait)?;
+            let Some(flight) = self.queued.front_mut().filter(|_| !self.done) else { return Ok(Poll::Ready(None)) };
+            if !wait {
+                session.gpu().poll()?;
+                if !flight.is_ready() {
+                    return Ok(Poll::Pending);
+                }
+            }
+            let landed = session.land(flight, wait)?;
+            self.landed(session, landed)?;
+        }
+    }
+
+    /// Nothing follows an error.
+    fn or_end<T>(&mut self, session: &Session, result: Result<T>) -> Result<T> {
+        if result.is_err() {
+            self.done = true;
+            self.queued.clear();
+            let _ = session.release();
+        }
+        result
+    }
+
+    /// Takes in what the oldest step says: a token, unless it was within the prompt or goes on.
+    fn landed(&mut self, session: &mut Session, landed: Landed) -> Result<()> {
         let state = match landed {
             Landed::Done(state) => state,
             Landed::Again => {
-                // What was queued behind the miss did nothing.
                 self.calm = 0;
-                self.queued.iter_mut().skip(1).try_for_each(|flight| self.session.relaunch(flight))?;
-                return Ok(None);
+                self.queued.iter_mut().skip(1).for_each(Flight::restart);
+                return Ok(());
             }
         };
         let mut flight = self.queued.pop_front().expect("a step has landed");
         self.calm += 1;
         let total = self.prompt.len();
         if flight.positions <= total {
-            let known = self.session.history().len();
-            self.session.history.extend(self.prompt[known..flight.positions].iter().copied());
+            let known = session.history().len();
+            session.history.extend(self.prompt[known..flight.positions].iter().copied());
+            self.stats.prefilled_tokens = flight.positions;
         }
         if flight.positions >= total {
-            self.session.history.extend(self.last.replace(state.last));
+            session.history.extend(self.last.replace(state.last));
         }
         if let Some(states) = flight.take_states() {
-            self.session.save(flight.positions, states);
+            session.save(flight.positions, states);
         }
         if flight.positions < total {
-            return Ok(None);
+            return Ok(());
         }
         let now = Instant::now();
         if self.first.is_none() {
-            self.session.gpu().poll()?;
+            session.gpu().poll()?;
             self.early = self.queued.iter().filter(|flight| flight.is_ready()).count();
         }
         let first = *self.first.get_or_insert(now);
@@ -212,55 +352,29 @@ impl Generation<'_> {
             // Steps queued behind the halt are no-ops; their states repeat this one.
             self.done = true;
             self.queued.clear();
-            self.session.history.settle();
+            session.release()?;
+            session.history.settle();
         }
-        Ok(Some(Token { id: state.last, stop }))
+        self.arrived.push_back(Token { id: state.last, stop });
+        Ok(())
     }
+}
 
+impl Generation<'_> {
     /// The next token; waits for its step. `None` after the last.
     ///
     /// # Errors
     /// A lost device, or experts that cannot be read.
     pub fn blocking_next(&mut self) -> Result<Option<Token>> {
-        let next = self.next_by(|session, flight| session.blocking_land(flight).map(Some));
-        Ok(next?.flatten())
+        match self.session.with_answer(|answer, session| answer.next(session, true).map(Some))? {
+            Some(Poll::Ready(token)) => Ok(token),
+            _ => Ok(None),
+        }
     }
 
     /// What the generation took so far.
     pub fn stats(&self) -> Stats {
-        self.stats
-    }
-
-    /// As [`Generation::blocking_next`]; `None` where its step is still running.
-    fn try_next(&mut self) -> Result<Option<Option<Token>>> {
-        self.next_by(|session, flight| {
-            session.gpu().poll()?;
-            if flight.is_ready() { session.land(flight).map(Some) } else { Ok(None) }
-        })
-    }
-
-    /// The next token by a way to land steps, unless that gives none. Nothing follows an error.
-    fn next_by(
-        &mut self,
-        land: impl Fn(&mut Session, &mut Flight) -> Result<Option<Landed>>,
-    ) -> Result<Option<Option<Token>>> {
-        let next = self.land_until_a_token(land);
-        self.done |= next.is_err();
-        next
-    }
-
-    fn land_until_a_token(
-        &mut self,
-        land: impl Fn(&mut Session, &mut Flight) -> Result<Option<Landed>>,
-    ) -> Result<Option<Option<Token>>> {
-        loop {
-            self.queue()?;
-            let Some(flight) = self.queued.front_mut().filter(|_| !self.done) else { return Ok(Some(None)) };
-            let Some(landed) = land(self.session, flight)? else { return Ok(None) };
-            if let Some(token) = self.landed(landed)? {
-                return Ok(Some(Some(token)));
-            }
-        }
+        self.session.stats()
     }
 }
 
@@ -270,12 +384,13 @@ impl futures::Stream for Generation<'_> {
     /// Never waits: where no step has finished, the task is woken within half a millisecond to look again.
     fn poll_next(self: Pin<&mut Self>, context: &mut Context) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        match this.try_next() {
-            Ok(Some(token)) => Poll::Ready(token.map(Ok)),
-            Ok(None) => {
+        match this.session.with_answer(|answer, session| answer.next(session, false).map(Some)) {
+            Ok(Some(Poll::Pending)) => {
                 this.session.gpu().wake_soon(context.waker());
                 Poll::Pending
             }
+            Ok(Some(Poll::Ready(token))) => Poll::Ready(token.map(Ok)),
+            Ok(None) => Poll::Ready(None),
             Err(error) => Poll::Ready(Some(Err(error))),
         }
     }

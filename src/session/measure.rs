@@ -17,12 +17,11 @@ impl Session {
         let position = positions.min(context - 1);
         self.fill_rope(position + 1)?;
         let state = State { position: position as u32, context: context as u32, limit: u32::MAX, ..State::default() };
-        self.write_state(&state)?;
         if self.model().experts_move() {
             // What the step needs is there when it runs again.
-            self.blocking_run((1, Ending::Sample), position + 1)?;
-            self.write_state(&state)?;
+            self.blocking_run((1, Ending::Sample), position + 1, state)?;
         }
+        self.write_state(&state)?;
         Ok(self.gpu().blocking_profile(self.decode_recording(), timing)?)
     }
 }

@@ -1,5 +1,6 @@
 //! A conversation: its cache, its recordings, prefill, decode and the stream of tokens.
 
+mod budget;
 mod engine;
 mod flight;
 mod generate;
@@ -9,6 +10,7 @@ mod model;
 mod options;
 mod state;
 
+pub use budget::Budget;
 pub use engine::Session;
 pub use generate::{Generation, Stats, Token};
 pub use history::Checkpoints;
@@ -47,6 +49,10 @@ pub enum Error {
     Context { context: usize },
     #[error("sampling: {name} = {value}: {problem}")]
     Sampling { name: &'static str, value: String, problem: &'static str },
+    #[error(
+        "the experts are held by another session of the model, in the middle of a step: advance that one, or stop it"
+    )]
+    ExpertsHeld,
     #[error("{count} stop tokens; at most {MAX_STOPS} are supported")]
     TooManyStops { count: usize },
 }

@@ -127,11 +127,6 @@ impl Model {
         if self.experts_move() { self.store().clock.wrapping_add(1) } else { 0 }
     }
 
-    pub(super) fn saw_clock(&self, clock: u32) {
-        let mut store = self.store();
-        store.clock = store.clock.max(clock);
-    }
-
     pub fn shape(&self) -> &models::Shape {
         &self.shape
     }

@@ -97,17 +97,9 @@ const OPERATORS: &[(&str, Record)] = &[
         rig.run(|step| step.attention(&q, &a, &kv).map(drop))
     }),
     ("delta_net", |rig, random, tokens| {
-        let heads = DeltaHeads {
-            key_heads: 2,
-            value_heads: 4,
-            key_dim: 16,
-            value_dim: 16,
-            taps: 4,
-            sharing: KeySharing::Tiled,
-        };
-        let (net, state) = delta_net(rig, random, heads);
-        rig.poison("delta q k v", tokens * heads.channels());
-        rig.poison("delta", tokens * heads.inner());
+        let (net, state) = delta_net(rig, random);
+        rig.poison("delta q k v", tokens * DELTA_HEADS.channels());
+        rig.poison("delta", tokens * DELTA_HEADS.inner());
         rig.watch(&state.conv);
         rig.watch(&state.delta);
         let x = tensor(rig.gpu(), &random.floats(tokens * 200), 200);
@@ -247,7 +239,12 @@ fn latent(rig: &mut Rig, random: &mut Random, tokens: usize) -> (Tensor, Tensor,
 }
 
 /// A delta net whose z, b and a lie behind its 128 channels, and its state.
-fn delta_net(rig: &Rig, random: &mut Random, heads: DeltaHeads) -> (DeltaNet, RecurrentLayer) {
+/// Of the delta nets here.
+const DELTA_HEADS: DeltaHeads =
+    DeltaHeads { key_heads: 2, value_heads: 4, key_dim: 16, value_dim: 16, taps: 4, sharing: KeySharing::Tiled };
+
+fn delta_net(rig: &Rig, random: &mut Random) -> (DeltaNet, RecurrentLayer) {
+    let heads = DELTA_HEADS;
     let mut floats = |len: usize| rig.gpu().upload("floats", &random.floats(len)).unwrap();
     let [conv, delta] = heads.state().map(&mut floats);
     let (taps, gates) = (floats(heads.taps * heads.channels()), floats(2 * heads.value_heads));
@@ -287,28 +284,12 @@ const REFUSED: &[(&str, Record)] = &[
         rig.run(|step| step.attention(&q, &a, &kv).map(drop))
     }),
     ("delta_net/columns", |rig, random, tokens| {
-        let heads = DeltaHeads {
-            key_heads: 2,
-            value_heads: 4,
-            key_dim: 16,
-            value_dim: 16,
-            taps: 4,
-            sharing: KeySharing::Tiled,
-        };
-        let (net, state) = delta_net(rig, random, heads);
+        let (net, state) = delta_net(rig, random);
         let x = tensor(rig.gpu(), &random.floats(tokens * 199), 199);
         rig.run(|step| step.delta_net(&x, &net, &state).map(drop))
     }),
     ("delta_net/state", |rig, random, tokens| {
-        let heads = DeltaHeads {
-            key_heads: 2,
-            value_heads: 4,
-            key_dim: 16,
-            value_dim: 16,
-            taps: 4,
-            sharing: KeySharing::Tiled,
-        };
-        let (net, mut state) = delta_net(rig, random, heads);
+        let (net, mut state) = delta_net(rig, random);
         state.delta = state.delta.slice(0, state.delta.size - 16);
         let x = tensor(rig.gpu(), &random.floats(tokens * 200), 200);
         rig.run(|step| step.delta_net(&x, &net, &state).map(drop))

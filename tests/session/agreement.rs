@@ -51,8 +51,8 @@ fn the_smallest_submits_give_the_same_bits() {
         let found: Vec<u32> = collect(&mut generation).iter().map(|t| t.id).collect();
         assert_eq!(said, found);
         let stats = generation.stats();
-        // A dispatch a submit: any layer was entered on its own.
-        assert_eq!(stats.decode_submits, stats.decode_steps * stats.dispatches_per_token);
+        // A dispatch a submit, or less: any layer was entered on its own.
+        assert!(stats.decode_submits >= stats.decode_steps * stats.dispatches_per_token);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Sessions: what halts them, what they keep, and that no way of cutting the work changes its result.
 
 mod agreement;
+mod budgets;
 #[path = "../common/mod.rs"]
 mod common;
 mod counts;

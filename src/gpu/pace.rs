@@ -1,0 +1,226 @@
+//! Giving work to a device no faster than a budget of GPU time allows: what it holds, how long that is estimated to take, and
+//! how long it took.
+
+use super::{
+    DeviceProfile, Dispatch, Estimate, Gpu, Kernel, Mark, Part, Readback, Recording, Result, Stamp, View, next,
+};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Submits that can be timed at once; others are known by when they were seen to end.
+const STAMPS: u32 = 16;
+/// A submit is about this share of a budget: what it holds counts until it has ended as a whole.
+const SHARE: f64 = 0.25;
+/// Seconds below which a submit is not made shorter for that.
+const SHORT: f64 = 250e-6;
+
+/// What submits within budgets have taken so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct GpuUse {
+    pub submits: u64,
+    /// Those that took longer than the budget under which they were given.
+    pub over: u64,
+    /// GPU time, where the device has timestamps.
+    pub time: Duration,
+    /// What it was estimated to be.
+    pub estimated: Duration,
+}
+
+/// Work on its way.
+struct Given {
+    seconds: f64,
+    budget: f64,
+    kernels: BTreeSet<usize>,
+    at: Instant,
+    /// When it was seen last not to have ended.
+    running: Instant,
+    end: End,
+}
+
+/// How the end of a submit is known.
+enum End {
+    Stamps(Readback, Stamp),
+    Seen(Arc<AtomicBool>),
+}
+
+/// One queue of work, in order.
+pub struct Pace {
+    limits: DeviceProfile,
+    given: VecDeque<Given>,
+    /// Time over estimate of each kernel, by its address: recordings keep kernels where they are.
+    ratios: HashMap<usize, f64>,
+    stamps: Option<Vec<Stamp>>,
+    /// When something was seen last to have ended.
+    freed: Instant,
+    used: GpuUse,
+}
+
+fn key(kernel: &Arc<Kernel>) -> usize {
+    Arc::as_ptr(kernel) as usize
+}
+
+impl Pace {
+    /// `limits` are those of the device, measured or assumed.
+    pub fn new(limits: DeviceProfile) -> Pace {
+        let (given, ratios) = (VecDeque::new(), HashMap::new());
+        Pace { limits, given, ratios, stamps: None, freed: Instant::now(), used: GpuUse::default() }
+    }
+
+    pub fn used(&self) -> GpuUse {
+        self.used
+    }
+
+    /// Seconds of work that was given and has not been seen to end.
+    pub fn given(&self) -> f64 {
+        self.given.iter().map(|given| given.seconds).sum()
+    }
+
+    /// Bytes that the device copies within so many seconds.
+    pub fn bytes_within(&self, seconds: f64) -> u64 {
+        (seconds * self.limits.stream_bytes_per_second / 2.0) as u64
+    }
+
+    /// What a dispatch takes where `positions` are cached: the limits doubled, since no kernel reaches them, until its kernel
+    /// has been timed.
+    pub fn estimate(&self, dispatch: &Dispatch, positions: usize) -> Estimate {
+        let ratio = 2.0 * self.ratios.get(&key(&dispatch.kernel)).copied().unwrap_or(1.0);
+        Estimate {
+            launch: ratio * self.limits.dispatch_seconds,
+            work: ratio * dispatch.cost.work_seconds(positions, &self.limits),
+            groups: dispatch.groups(),
+        }
+    }
+
+    /// The next part of a recording that may be given: [`next`], by these estimates. `bound` is that of any submit; an
+    /// infinite budget is not counted.
+    pub fn next(
+        &self,
+        recording: &Recording,
+        range: Range<Mark>,
+        positions: usize,
+        budget: f64,
+        bound: f64,
+    ) -> Option<Part> {
+        let estimate = |i: usize| self.estimate(&recording.dispatches[i], positions);
+        let given = (!self.given.is_empty()).then(|| self.given());
+        let bound = bound.min((SHARE * budget).max(SHORT));
+        next(estimate, range.start, range.end.dispatch, given, budget, bound)
+    }
+
+    /// Submits a part. Work within an infinite budget is neither timed nor counted.
+    pub fn submit(
+        &mut self,
+        gpu: &Gpu,
+        recording: &Recording,
+        from: Mark,
+        part: Part,
+        budget: f64,
+        read: &[&View],
+    ) -> Result<Vec<Readback>> {
+        if budget.is_infinite() {
+            return gpu.submit_part(recording, from..part.to, None, read);
+        }
+        let stamps = match &mut self.stamps {
+            Some(stamps) => stamps,
+            none => none.insert(Stamp::several(gpu, STAMPS)?),
+        };
+        let stamp = stamps.pop();
+        let mut views = read.to_vec();
+        views.extend(stamp.as_ref().map(|stamp| &stamp.ticks));
+        let at = Instant::now();
+        let mut readbacks = gpu.submit_part(recording, from..part.to, stamp.as_ref(), &views)?;
+        let end = match stamp {
+            Some(stamp) => End::Stamps(readbacks.pop().expect("of the stamp"), stamp),
+            None => {
+                let seen = Arc::new(AtomicBool::new(false));
+                let told = seen.clone();
+                gpu.queue().on_submitted_work_done(move || told.store(true, Ordering::Release));
+                End::Seen(seen)
+            }
+        };
+        let last = part.to.dispatch + usize::from(part.to.group > 0);
+        let kernels = recording.dispatches[from.dispatch..last].iter().map(|d| key(&d.kernel)).collect();
+        self.given.push_back(Given { seconds: part.seconds, budget, kernels, at, running: at, end });
+        Ok(readbacks)
+    }
+
+    /// Takes note of what has ended, and corrects the estimates; after [`Gpu::poll`].
+    ///
+    /// # Errors
+    /// A lost device.
+    pub fn look(&mut self, gpu: &Gpu) -> Result<()> {
+        while let Some(given) = self.given.front_mut() {
+            let ended = match &given.end {
+                End::Stamps(ticks, _) => ticks.is_ready(),
+                End::Seen(seen) => seen.load(Ordering::Acquire),
+            };
+            if !ended {
+                given.running = Instant::now();
+                break;
+            }
+            let Given { seconds, budget, kernels, at, running, end } = self.given.pop_front().expect("the front");
+            let took = match end {
+                End::Stamps(ticks, stamp) => {
+                    self.stamps.get_or_insert_default().push(stamp);
+                    let took = elapsed(&ticks.take()?, gpu.queue().get_timestamp_period());
+                    self.used.time += Duration::from_secs_f64(took);
+                    took
+                }
+                End::Seen(_) => {
+                    // It may have ended long before it was seen to, but not before it was seen to run.
+                    let least = running.saturating_duration_since(self.freed).as_secs_f64();
+                    seconds.clamp(least, least.max(at.elapsed().as_secs_f64()))
+                }
+            };
+            self.freed = Instant::now();
+            self.used.submits += 1;
+            self.used.over += u64::from(took > budget);
+            self.used.estimated += Duration::from_secs_f64(seconds);
+            for kernel in kernels {
+                let ratio = self.ratios.entry(kernel).or_insert(1.0);
+                *ratio = corrected(*ratio, took / seconds);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Seconds between two timestamps.
+fn elapsed(ticks: &[u8], period_nanos: f32) -> f64 {
+    let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(ticks);
+    ticks[1].saturating_sub(ticks[0]) as f64 * f64::from(period_nanos) / 1e9
+}
+
+/// The ratio of a kernel in a submit that took so many times its estimate. It rises faster than it falls, since a budget is
+/// a promise; within bounds, since one submit may have waited for something else.
+fn corrected(ratio: f64, times: f64) -> f64 {
+    let times = if times.is_nan() { 1.0 } else { times.clamp(0.25, 4.0) };
+    let weight = if times > 1.0 { 0.5 } else { 0.125 };
+    (ratio * (1.0 + weight * (times - 1.0))).clamp(1e-3, 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn estimates_follow_what_submits_take() {
+        // A kernel that takes a tenth of what is assumed, and one that takes five times it.
+        for truth in [0.1, 1.0, 5.0] {
+            let ratio = (0..60).fold(1.0, |ratio, _| corrected(ratio, truth / ratio));
+            assert!((ratio / truth - 1.0).abs() < 0.05, "{ratio} for {truth}");
+        }
+        assert!(corrected(1.0, 1e9) <= 4.0 && corrected(1.0, f64::NAN) <= 1e3 && corrected(1.0, 0.0) > 0.5);
+    }
+
+    #[test]
+    fn ticks_are_counted_in_their_period() {
+        let ticks: Vec<u8> = [1000u64, 3000].iter().flat_map(|t| t.to_le_bytes()).collect();
+        assert!((elapsed(&ticks, 0.5) - 1e-6).abs() < 1e-15);
+        let back: Vec<u8> = [3000u64, 1000].iter().flat_map(|t| t.to_le_bytes()).collect();
+        assert_eq!(elapsed(&back, 0.5), 0.0);
+    }
+}

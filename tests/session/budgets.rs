@@ -1,0 +1,146 @@
+//! Answers within budgets of GPU time: whatever the budget, the same bits.
+
+use super::*;
+use halogen::formats::Format;
+use halogen::gpu::DeviceProfile;
+use halogen::memory::expert_bytes;
+use halogen::session::{Budget, Sampling, Token};
+use std::time::Duration;
+
+/// What an app would get that asks and then advances once a frame.
+fn advanced(session: &mut Session, prompt: &[u32], sampling: &Sampling, limit: usize, budget: Budget) -> Vec<Token> {
+    session.ask(prompt, sampling, &[], limit).expect("an answer");
+    let mut tokens = Vec::new();
+    while session.is_answering() {
+        tokens.extend(session.advance(budget).expect("a device"));
+    }
+    tokens
+}
+
+/// Limits so low that all but the smallest dispatches are cut into slices.
+fn slow() -> SessionOptions {
+    let limits = DeviceProfile {
+        stream_bytes_per_second: 1e6,
+        flops_per_second: 1e7,
+        // Products are computed as without limits.
+        dot_ops_per_second: 1e6,
+        dispatch_seconds: 1e-6,
+        ..gpu().assumed_limits()
+    };
+    SessionOptions { limits: Some(limits), chunk: 16, ..f32_cache() }
+}
+
+fn budgets() -> [Budget; 4] {
+    let time = |micros| Budget::gpu_time(Duration::from_micros(micros));
+    [time(0), time(300), time(5_000), Budget::unlimited()]
+}
+
+#[test]
+fn answers_do_not_depend_on_the_time_that_is_lent() {
+    let made = ["llama", "qwen3moe", "qwen3next", "deepseek2"]
+        .map(|name| (name, Made::new(name, Format::F16, &TINY).load().expect("a model"), agreement::some_tokens(40)));
+    for (name, model, tokens) in std::iter::once(("demo", demo(), prompt())).chain(made) {
+        let mut plain = session(&model, SessionOptions { chunk: 16, ..f32_cache() });
+        for sampling in [Sampling::greedy(), Sampling { seed: 7, ..Sampling::default() }] {
+            plain.clear();
+            let expected = answer(&mut plain, &tokens, &sampling, 6);
+            for budget in budgets() {
+                let mut lent = session(&model, slow());
+                let said = advanced(&mut lent, &tokens, &sampling, 6, budget);
+                assert_eq!(said.iter().map(|t| t.id).collect::<Vec<_>>(), expected, "{name}, {budget:?}");
+                assert_eq!(lent.history(), plain.history(), "{name}, {budget:?}");
+            }
+        }
+    }
+}
+
+/// Keys and values are written by every dispatch before them: bit for bit, whatever the slices.
+#[test]
+fn slices_leave_the_same_bits_behind() {
+    let mut models: Vec<(&str, Arc<Model>, Vec<u32>)> = vec![("demo", demo(), prompt())];
+    for name in ["llama", "qwen3moe", "glm-dsa", "gemma4", "qwen35moe"] {
+        models.push((name, Made::new(name, Format::F16, &TINY).load().expect("a model"), agreement::some_tokens(24)));
+    }
+    for (name, model, tokens) in models {
+        let kept = |budget| {
+            let mut lent = session(&model, slow());
+            advanced(&mut lent, &tokens, &Sampling::greedy(), 4, budget);
+            let read = |view| model.gpu().blocking_read::<u32>(view).expect("the cache");
+            lent.cache().layers.iter().flat_map(|layer| layer.views()).map(read).collect::<Vec<_>>()
+        };
+        let whole = kept(Budget::unlimited());
+        assert!(whole.iter().flatten().any(|word| *word != 0));
+        for budget in [Duration::ZERO, Duration::from_millis(3)].map(Budget::gpu_time) {
+            assert!(kept(budget) == whole, "{name}, {budget:?}");
+        }
+        // No slice was made here: the limits are those of the device.
+        let mut plain = session(&model, SessionOptions { chunk: 16, ..f32_cache() });
+        let mut sliced = session(&model, SessionOptions { submit: Some(Duration::ZERO), ..slow() });
+        for chunk in [16, 1] {
+            let expected = plain.blocking_logits(&tokens, chunk).expect("logits");
+            assert!(
+                bits(&sliced.blocking_logits(&tokens, chunk).expect("logits")) == bits(&expected),
+                "{name}, {chunk}"
+            );
+        }
+    }
+}
+
+#[test]
+fn experts_come_while_the_app_draws() {
+    let gguf = store::embedded();
+    let expected = answer(&mut session(&demo(), SessionOptions::default()), &prompt(), &Sampling::greedy(), 12);
+    for share in [25, 50] {
+        let model = store::limited(&gguf, expert_bytes(&gguf) * share / 100);
+        for budget in budgets() {
+            let options = SessionOptions { chunk: 4, ..SessionOptions::default() };
+            // Two answers in turn, each a step ahead of the other's slots.
+            let mut sessions = [0, 1].map(|_| session(&model, options.clone()));
+            let mut said = [Vec::new(), Vec::new()];
+            for s in &mut sessions {
+                s.ask(&prompt(), &Sampling::greedy(), &[], 12).expect("an answer");
+            }
+            while sessions.iter().any(Session::is_answering) {
+                for (s, ids) in sessions.iter_mut().zip(&mut said) {
+                    ids.extend(s.advance(budget).expect("a device").iter().map(|t| t.id));
+                }
+            }
+            assert_eq!(said, [expected.clone(), expected.clone()], "{share} %, {budget:?}");
+        }
+        assert!(model.store_stats().expect("a store").misses > 0);
+    }
+}
+
+#[test]
+fn a_stopped_answer_lets_others_have_the_experts() {
+    let gguf = store::embedded();
+    let model = store::limited(&gguf, expert_bytes(&gguf) / 4);
+    let expected = answer(&mut session(&demo(), SessionOptions::default()), &prompt(), &Sampling::greedy(), 4);
+    let mut other = session(&model, SessionOptions::default());
+    for frames in [1, 2, 5, 20] {
+        let mut stopped = session(&model, SessionOptions::default());
+        stopped.ask(&prompt(), &Sampling::greedy(), &[], 12).expect("an answer");
+        for _ in 0..frames {
+            stopped.advance(Budget::gpu_time(Duration::ZERO)).expect("a device");
+        }
+        stopped.stop();
+        other.clear();
+        assert_eq!(answer(&mut other, &prompt(), &Sampling::greedy(), 4), expected, "after {frames} frames");
+        assert_eq!(answer(&mut stopped, &prompt(), &Sampling::greedy(), 4), expected, "after {frames} frames");
+    }
+}
+
+#[test]
+fn what_is_given_stays_within_the_budget() {
+    let mut session = session(&demo(), f32_cache());
+    let budget = Duration::from_millis(4);
+    session.ask(&prompt(), &Sampling::greedy(), &[], 8).expect("an answer");
+    let mut most: f64 = 0.0;
+    while session.is_answering() {
+        session.advance(Budget::gpu_time(budget)).expect("a device");
+        most = most.max(session.given().as_secs_f64());
+    }
+    assert!(most > 0.0 && most <= budget.as_secs_f64(), "{most} s were given at once");
+    let used = session.gpu_use();
+    assert!(used.submits > 8 && used.estimated > Duration::ZERO, "{used:?}");
+}
