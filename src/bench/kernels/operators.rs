@@ -93,7 +93,7 @@ pub struct Selection {
     pub ops: Vec<String>,
     /// If any, operators with weights alone.
     pub formats: Vec<Format>,
-    /// [rows, columns] of matrices; of experts [ff, hidden]. If any, these alone.
+    /// [rows, columns] of matrices; of experts [ff, hidden]. If any, operators with weights alone, and these alone.
     pub shapes: Vec<[usize; 2]>,
     pub presets: Vec<&'static ModelPreset>,
 }
@@ -116,9 +116,9 @@ impl Selection {
         for operator in OPERATORS.iter().filter(|o| self.ops.is_empty() || self.ops.iter().any(|op| op == o.name)) {
             for mut case in sizes.iter().flat_map(|sizes| (operator.cases)(sizes, &chosen)) {
                 case.op = operator.name;
+                let asked = case.weights.is_some() || (self.formats.is_empty() && self.shapes.is_empty());
                 // A model may ask for what another did.
-                if cases.iter().any(|c| c.name() == case.name()) || (case.weights.is_none() && !self.formats.is_empty())
-                {
+                if !asked || cases.iter().any(|c| c.name() == case.name()) {
                     continue;
                 }
                 if case.fits() { cases.push(case) } else { others.push(case.name()) }
