@@ -28,7 +28,7 @@ pub use delta_net::{DeltaHeads, DeltaNet, KeySharing, RecurrentLayer};
 pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp};
 pub use heads::{Heads, KvLayer, RopePairs, Temperature};
 pub use index::{Indexer, Selection};
-pub use input::{BLOCK, BLOCK_WORDS};
+pub use input::{BLOCK, BLOCK_WORDS, rounded_bytes};
 pub use latent::{LatentAttention, LatentInputs};
 pub use linear::Activation;
 pub use lookup::{MAX_EXPERTS, NOWHERE, Record};
