@@ -79,12 +79,46 @@ fn kernels_are_checked_timed_plotted_and_compared() {
 }
 
 #[test]
-fn every_operator_runs_at_a_small_shape() {
+fn operators_are_measured_with_their_kernels() {
     let args =
         ["kernels", "--op", "experts,matmul", "--format", "q8_0", "--shape", "64x128", "--time", "1", "-o", "csv"];
     let (out, _) = succeeds(&args);
     let names: Vec<&str> = out.lines().filter_map(|line| line.split(',').next()).collect();
-    assert_eq!(names, ["name", "experts q8_0 8 of 128 64x128", "matmul q8_0 64x128 by 512"]);
+    let experts = "experts q8_0 8 of 128 64x128";
+    let of_experts = [format!("{experts} / matvec"), format!("{experts} / expert_down")];
+    assert_eq!(names, ["name", "matmul q8_0 64x128 by 128", experts, &of_experts[0], &of_experts[1]]);
+}
+
+#[test]
+fn operators_without_matrices_are_measured() {
+    let svg = folder().join("rows.svg");
+    let ops = "norm,heads,router,quantise,embed,index,delta";
+    let said = json(&["kernels", "--op", ops, "--time", "1", "-o", "json", "--plot", svg.to_str().expect("UTF-8")]);
+    let rows = said["rows"].as_array().expect("rows");
+    for op in ops.split(',') {
+        let of: Vec<&Value> = rows.iter().filter(|r| r["op"] == op).collect();
+        assert!(of.len() >= 2 && of.iter().all(|r| positive(&r["fraction_of_limit"])), "{op}: {of:?}");
+    }
+    // An operator of several kernels is drawn by them; what computes nothing has no place.
+    let plot = std::fs::read_to_string(&svg).expect("a plot");
+    assert!(plot.contains("/ delta_net (") && plot.contains("/ index_scores (") && !plot.contains("norm 2048"));
+}
+
+#[test]
+fn each_tier_has_rows_of_its_own_arithmetic() {
+    let args = ["kernels", "--op", "matvec,grouped", "--format", "q8_0", "--shape", "64x128", "--tier", "all"];
+    let said = json(&[&args[..], &["--time", "1", "-o", "json"]].concat());
+    let rows = said["rows"].as_array().expect("rows");
+    let arithmetic = |name: &str| rows.iter().find(|r| r["name"] == name).map(|r| r["arithmetic"].clone());
+    let tiers = said["tier"].as_str().expect("tiers").split(',');
+    for tier in tiers.filter(|tier| ["f16", "dot", "matrix"].contains(tier)) {
+        let grouped = format!("grouped q8_0 8 of 128 64x128 by 128 @ {tier}");
+        assert_eq!(arithmetic(&grouped), Some(tier.into()), "{rows:?}");
+        // There is no mat-vec in f16: that of a lower tier is not measured again.
+        let matvec = arithmetic(&format!("matvec q8_0 64x128 @ {tier}"));
+        assert_eq!(matvec, (tier == "dot").then(|| tier.into()), "{rows:?}");
+    }
+    assert!(rows.iter().all(|r| r["nmse"].as_f64().is_some_and(|nmse| nmse < 5e-4)), "{rows:?}");
 }
 
 #[test]
@@ -92,6 +126,7 @@ fn usage_is_told() {
     for (args, says) in [
         (&["kernels", "--shape", "3x"][..], "ROWSxCOLUMNS"),
         (&["kernels", "--op", "magic"], "matvec"),
+        (&["kernels", "--tier", "fast"], "subgroup"),
         (&["model", "-r", "0"], "--repetitions"),
     ] {
         let output = bench(args);

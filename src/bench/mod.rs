@@ -13,10 +13,10 @@ mod stats;
 pub use compare::{Change, Comparison, Verdict, compare};
 pub use device::{DeviceRow, device};
 pub use experts::{ExpertReport, ExpertRow, expert_plot, experts};
-pub use kernels::{Case, KernelBench, KernelRow, Limit, Selection};
+pub use kernels::{Case, KernelBench, KernelRow, Limit, Selection, Setting, rate};
 pub use model::{KernelTime, ModelBench, ModelReport, ModelRow};
 pub use random::Random;
-pub use roofline::{Point, roofline};
+pub use roofline::{Ceiling, Point, roofline};
 pub use stats::Summary;
 
 use crate::{gpu, ops, session};

@@ -1,8 +1,15 @@
 //! A roofline (Williams, Waterman, Patterson 2009) as SVG: operations a second over operations a byte, both on
-//! logarithmic scales, the two measured limits as lines, every kernel a numbered point with its name beside the plot.
+//! logarithmic scales, the measured limits as lines (a level for each arithmetic), every kernel a numbered point with its
+//! name beside the plot.
 
-use crate::gpu::DeviceProfile;
 use std::fmt::Write;
+
+/// The operations a second of an arithmetic.
+#[derive(Clone, Debug)]
+pub struct Ceiling {
+    pub label: String,
+    pub flops_per_second: f64,
+}
 
 /// A kernel.
 #[derive(Clone, Debug)]
@@ -51,9 +58,10 @@ impl Axis {
     }
 }
 
-/// Draws kernels under a device's limits.
-pub fn roofline(title: &str, limits: &DeviceProfile, points: &[Point]) -> String {
-    let ridge = limits.flops_per_second / limits.stream_bytes_per_second;
+/// Draws kernels under a device's limits: its rate of reading, in bytes a second, and at least one ceiling.
+pub fn roofline(title: &str, reads: f64, ceilings: &[Ceiling], points: &[Point]) -> String {
+    let highest = ceilings.iter().map(|c| c.flops_per_second).fold(f64::MIN, f64::max);
+    let ridge = highest / reads;
     let span = |of: fn(&Point) -> f64, others: [f64; 2]| {
         let all = || points.iter().map(of).chain(others);
         (all().fold(f64::MAX, f64::min), all().fold(f64::MIN, f64::max))
@@ -61,11 +69,11 @@ pub fn roofline(title: &str, limits: &DeviceProfile, points: &[Point]) -> String
     let height = LEAST_HEIGHT.max(points.len() as f64 * LINE);
     let (least, most) = span(|p| p.intensity, [ridge / 2.0, ridge * 5.0]);
     let x = Axis::new(least, most, WIDTH);
-    let (least, most) = span(|p| p.flops_per_second, [limits.flops_per_second * 1.5, limits.flops_per_second]);
+    let (least, most) = span(|p| p.flops_per_second, [highest * 1.5, highest]);
     let y = Axis::new(least, most, height);
     let mut svg = head(title, height);
     grid(&mut svg, &x, &y);
-    roof(&mut svg, &x, &y, limits, ridge);
+    roof(&mut svg, &x, &y, reads, ceilings);
     kernels(&mut svg, &x, &y, points);
     svg + "</svg>\n"
 }
@@ -104,33 +112,42 @@ fn grid(svg: &mut String, x: &Axis, y: &Axis) {
     put(svg, format_args!("<text {turned} text-anchor=\"middle\">FLOP a second</text>"));
 }
 
-/// The slope of the stream rate up to the ridge, and the level of computing from there on.
-fn roof(svg: &mut String, x: &Axis, y: &Axis, limits: &DeviceProfile, ridge: f64) {
+/// The slope of the stream rate up to the highest ridge, and from each ridge on the level of its arithmetic.
+fn roof(svg: &mut String, x: &Axis, y: &Axis, reads: f64, ceilings: &[Ceiling]) {
     let bottom = TOP + y.length;
-    let rate = limits.stream_bytes_per_second;
     // Where the slope enters the plot: at its left side or at its bottom.
-    let start = x.ends().0.max(y.ends().0 / rate);
+    let start = x.ends().0.max(y.ends().0 / reads);
     let point = |i: f64, f: f64| (LEFT + x.at(i), bottom - y.at(f));
-    let ((ax, ay), (bx, by)) = (point(start, start * rate), point(ridge, limits.flops_per_second));
+    let (ax, ay) = point(start, start * reads);
     let end = LEFT + x.length;
-    put(
-        svg,
-        format_args!(
-            "<path d=\"M{ax:.1} {ay:.1}L{bx:.1} {by:.1}H{end:.1}\" fill=\"none\" stroke=\"#333\" stroke-width=\"2\"/>"
-        ),
-    );
+    let mut levels: Vec<&Ceiling> = ceilings.iter().collect();
+    levels.sort_by(|a, b| a.flops_per_second.total_cmp(&b.flops_per_second));
+    let mut last = f64::MAX;
+    for Ceiling { label, flops_per_second: rate } in &levels {
+        let (bx, by) = point(rate / reads, *rate);
+        put(
+            svg,
+            format_args!(
+                "<path d=\"M{ax:.1} {ay:.1}L{bx:.1} {by:.1}H{end:.1}\" fill=\"none\" stroke=\"#333\" stroke-width=\"1.5\"/>"
+            ),
+        );
+        // Names of near levels stand one above the other.
+        last = (by - 6.0).min(last - 14.0);
+        let text = format!("{label} {}/s", si(*rate));
+        put(svg, format_args!("<text x=\"{:.1}\" y=\"{last:.1}\" text-anchor=\"end\">{text}</text>", end - 6.0));
+    }
+    let highest = levels[levels.len() - 1].flops_per_second;
+    let (bx, by) = point(highest / reads, highest);
     let angle = (by - ay).atan2(bx - ax).to_degrees();
     // Kernels gather near the upper end.
     let (mx, my) = (0.75 * ax + 0.25 * bx, 0.75 * ay + 0.25 * by);
-    let text = format!("reads {}B/s", si(rate));
+    let text = format!("reads {}B/s", si(reads));
     put(
         svg,
         format_args!(
             "<text transform=\"translate({mx:.1} {my:.1}) rotate({angle:.1})\" dy=\"-8\" text-anchor=\"middle\">{text}</text>"
         ),
     );
-    let text = format!("f32 {}FLOP/s", si(limits.flops_per_second));
-    put(svg, format_args!("<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>", end - 6.0, by - 8.0));
 }
 
 /// Points with their numbers, and the list of names. Numbers of near points are moved apart.
@@ -204,18 +221,12 @@ mod tests {
 
     #[test]
     fn points_lie_under_the_roof_and_apart() {
-        let limits = DeviceProfile {
-            stream_bytes_per_second: 1e10,
-            flops_per_second: 1e11,
-            f16_flops_per_second: None,
-            matrix_flops_per_second: None,
-            dot_ops_per_second: 1e11,
-            dispatch_seconds: 1e-6,
-        };
+        let ceiling = |label: &str, rate| Ceiling { label: label.into(), flops_per_second: rate };
+        let ceilings = [ceiling("f32 FLOP", 1e11), ceiling("f16 FLOP", 1.1e11)];
         let point = |label: &str| Point { label: label.into(), intensity: 3.5, flops_per_second: 7e9, fraction: 0.2 };
-        let svg = roofline("a < b", &limits, &[point("one"), point("two")]);
+        let svg = roofline("a < b", 1e10, &ceilings, &[point("one"), point("two")]);
         assert!(svg.contains("a &lt; b") && svg.contains("one (20 % of limit)"));
-        assert!(svg.contains("reads 10 GB/s") && svg.contains("f32 100 GFLOP/s"));
+        assert!(svg.contains("reads 10 GB/s") && svg.contains("f32 FLOP 100 G/s") && svg.contains("f16 FLOP 110 G/s"));
         let first = free_place((100.0, 100.0), &[(100.0, 100.0)]);
         let second = free_place((100.0, 100.0), &[(100.0, 100.0), first]);
         assert!((first.0 - second.0).hypot(first.1 - second.1) >= 14.5);

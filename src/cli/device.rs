@@ -35,7 +35,7 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
 }
 
 fn tier_parser() -> impl TypedValueParser<Value = Tier> {
-    PossibleValuesParser::new(["core", "subgroup", "f16", "dot", "matrix"]).try_map(|name| name.parse::<Tier>())
+    PossibleValuesParser::new(Tier::ALL.map(Tier::name)).try_map(|name| name.parse::<Tier>())
 }
 
 impl DeviceArgs {

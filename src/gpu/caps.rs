@@ -22,6 +22,16 @@ pub enum Tier {
 impl Tier {
     pub const ALL: [Tier; 5] = [Tier::Core, Tier::Subgroup, Tier::F16, Tier::Dot, Tier::Matrix];
 
+    pub const fn name(self) -> &'static str {
+        match self {
+            Tier::Core => "core",
+            Tier::Subgroup => "subgroup",
+            Tier::F16 => "f16",
+            Tier::Dot => "dot",
+            Tier::Matrix => "matrix",
+        }
+    }
+
     /// Whether results on this tier are those of f32 arithmetic.
     pub fn is_f32(self) -> bool {
         self <= Tier::Subgroup
@@ -30,13 +40,7 @@ impl Tier {
 
 impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Tier::Core => "core",
-            Tier::Subgroup => "subgroup",
-            Tier::F16 => "f16",
-            Tier::Dot => "dot",
-            Tier::Matrix => "matrix",
-        })
+        f.write_str(self.name())
     }
 }
 

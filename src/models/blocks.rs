@@ -96,6 +96,7 @@ impl Transformer {
             rope_pairs: self.rope_dim / 2,
             scratch_per_token: 4 * floats as u64,
             sliced: Sliced::default(),
+            rounded_per_token: 0,
         }
     }
 }

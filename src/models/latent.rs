@@ -80,6 +80,7 @@ impl LatentSizes {
                 bytes_per_token: 4 * (t.heads * (key_dim + rank)) as u64,
                 tokens: LatentAttention::slice(t.heads, key_dim),
             },
+            rounded_per_token: 0,
         }
     }
 }

@@ -31,6 +31,7 @@ mod step35;
 pub use keys::Keys;
 pub use rope::Rope;
 
+use crate::formats::Format;
 use crate::gguf::Gguf;
 use crate::gpu::View;
 use crate::memory::{self, Keeps, KvCache, Weights};
@@ -78,6 +79,8 @@ pub struct Shape {
     pub scratch_per_token: u64,
     /// What lives for some of the step's tokens at once.
     pub sliced: Sliced,
+    /// Bytes that a token's activations take once more where products round them to integers.
+    pub rounded_per_token: u64,
 }
 
 /// Activations of a part of a step.
@@ -122,6 +125,7 @@ impl Sliced {
 
 /// A model's forward pass.
 pub trait Architecture: Send + Sync {
+    /// All of it but what rounded activations take.
     fn shape(&self) -> &Shape;
 
     /// The rope tables, one for each kind of layer.
@@ -183,14 +187,34 @@ fn known(gguf: &Gguf) -> Result<&'static Known> {
 /// An architecture that halogen does not run, or a hyperparameter that is missing or absurd.
 pub fn shape(gguf: &Gguf) -> Result<Shape> {
     let known = known(gguf)?;
-    (known.shape)(gguf, &Keys::new(gguf, known.name))
+    let keys = Keys::new(gguf, known.name);
+    Ok(Shape { rounded_per_token: rounded(gguf, &keys)?, ..(known.shape)(gguf, &keys)? })
+}
+
+/// The widest input of a matrix whose format has integers, and what a token's experts hand to their down projections.
+fn rounded(gguf: &Gguf, keys: &Keys) -> Result<u64> {
+    let ranks = keys.count_or("expert_used_count", 0)? + keys.count_or("expert_shared_count", 0)?;
+    let [mut widest, mut down] = [0; 2];
+    for tensor in gguf.tensors() {
+        let integers = Format::from_ggml(tensor.ggml_type).is_some_and(Format::has_integers);
+        let experts = tensor.name.ends_with("_exps.weight");
+        let columns = tensor.dims.first().copied().unwrap_or(0) as usize;
+        match integers && (tensor.dims.len() == 2 || experts) {
+            true if experts && tensor.name.contains("down") => down = down.max(columns),
+            true => widest = widest.max(columns),
+            false => {}
+        }
+    }
+    Ok(ops::rounded_bytes(widest) + ops::rounded_bytes(ranks * down))
 }
 
 /// Reads the hyperparameters and loads the tensors of a model.
-pub fn load(weights: &mut Weights) -> Result<Box<dyn Architecture>> {
+pub fn load(weights: &mut Weights) -> Result<(Box<dyn Architecture>, Shape)> {
     let gguf = weights.gguf;
     let known = known(gguf)?;
-    let model = (known.load)(weights, &Keys::new(gguf, known.name))?;
+    let keys = Keys::new(gguf, known.name);
+    let model = (known.load)(weights, &keys)?;
     weights.check_all_asked()?;
-    Ok(model)
+    let shape = Shape { rounded_per_token: rounded(gguf, &keys)?, ..model.shape().clone() };
+    Ok((model, shape))
 }

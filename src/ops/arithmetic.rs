@@ -152,6 +152,13 @@ const PACKED_HALVES: f64 = 1.5;
 const MATRICES: f64 = 2.0;
 
 impl Ground {
+    /// Whether a product may read its input rounded to integers.
+    pub fn rounds(&self) -> bool {
+        let packed = |p: &DeviceProfile| p.dot_ops_per_second >= PACKED_BYTES * p.flops_per_second;
+        let chosen = self.force.map_or(self.profile.as_ref().is_some_and(packed), |forced| forced == Arithmetic::Dot);
+        self.tier >= Tier::Dot && chosen
+    }
+
     /// The arithmetic of a product with a matrix [rows, columns].
     pub fn choose(&self, product: Product, format: Format, shape: [usize; 2]) -> Choice {
         let choice = |arithmetic, reason: String| Choice { arithmetic, reason };

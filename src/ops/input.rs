@@ -12,6 +12,11 @@ pub const BLOCK: usize = 32;
 /// Words of such a block: 8 of i8, the scale, the scale times the sum of either half, one unused.
 pub const BLOCK_WORDS: usize = 12;
 
+/// Bytes of `values` rounded.
+pub fn rounded_bytes(values: usize) -> u64 {
+    (values.div_ceil(BLOCK) * BLOCK_WORDS * 4) as u64
+}
+
 /// norm(x), or x.
 pub(super) struct Input<'n> {
     pub x: Tensor,
@@ -27,6 +32,11 @@ impl<'n> Input<'n> {
 }
 
 impl Step<'_> {
+    /// x rounded to i8, u32 [rows, columns / 32, 12].
+    pub fn quantise(&mut self, x: &Tensor) -> Result<View> {
+        self.quantised("quantised", &mut Input::new(x, None))
+    }
+
     /// As a matmul in an arithmetic reads it.
     pub(super) fn read_by(&mut self, name: &'static str, input: &mut Input, arithmetic: Arithmetic) -> Result<View> {
         match arithmetic {
@@ -54,8 +64,8 @@ impl Step<'_> {
             format!("{} columns: blocks of {BLOCK} are rounded together", x.columns)
         })?;
         let blocks = x.rows * x.columns / BLOCK;
-        let most = self.scratch.max_tokens * x.rows.div_ceil(self.tokens) * x.columns / BLOCK;
-        let y = self.scratch.bytes(self.recorder.gpu(), name, (most * BLOCK_WORDS * 4) as u64)?;
+        let most = self.scratch.max_tokens * x.rows.div_ceil(self.tokens) * x.columns;
+        let y = self.scratch.bytes(self.recorder.gpu(), name, rounded_bytes(most))?;
         let first = (x.first_row * x.columns / 4) as u32;
         let cost = Cost { other_bytes: (blocks * (BLOCK + BLOCK_WORDS) * 4) as u64, ..Cost::default() };
         match input.norm {

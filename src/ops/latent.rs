@@ -11,7 +11,7 @@
 use super::attention::{Attention, Rows};
 use super::kv::KvLayer;
 use super::linear::{MatmulParams, MatvecParams};
-use super::{Norm, Product, Result, Selection, Shard, Stack, Step, Tensor, ensure};
+use super::{Norm, Result, Selection, Shard, Stack, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, View, params};
 use std::ops::Range;
 
@@ -225,7 +225,7 @@ impl Step<'_> {
 
     fn head_matmul(&mut self, x: &Tensor, y: &Tensor, stack: &Stack, shard: &Shard, strides: Strides) -> Result<()> {
         let ([x_at, y_at], tokens) = (strides.first(x, y, shard), x.rows);
-        let tiled = self.tiled(Product::of(tokens), tokens, stack.format, [stack.rows, stack.columns]);
+        let tiled = self.tiled_unrounded(tokens, stack.format, [stack.rows, stack.columns]);
         let row_tiles = stack.rows.div_ceil(tiled.bm as usize) * shard.count;
         let grid = Grid::linear(row_tiles as u64, tokens.div_ceil(tiled.bn as usize) as u64);
         self.recorder.call(Call {

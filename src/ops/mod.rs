@@ -33,7 +33,7 @@ pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp};
 pub use heads::{Heads, RopePairs, Temperature};
 pub use hyper::{HyperConnection, Joining, STREAMS};
 pub use index::{IndexChoice, Indexer, Indexing, Selection};
-pub use input::{BLOCK, BLOCK_WORDS};
+pub use input::{BLOCK, BLOCK_WORDS, rounded_bytes};
 pub use kv::KvLayer;
 pub use latent::{LatentAttention, LatentInputs};
 pub use linear::Activation;

@@ -1,6 +1,6 @@
 //! Kernels of products in tiles, rows of a matrix by tokens.
 
-use super::{Arithmetic, MatmulTile, MatrixTile, Product, Step, Tuning};
+use super::{Arithmetic, Ground, MatmulTile, MatrixTile, Product, Step, Tuning};
 use crate::formats::Format;
 use crate::gpu::{Grid, KernelSpec, Tier};
 
@@ -48,8 +48,24 @@ impl Tiled {
 impl Step<'_> {
     /// The kernel for a product of several tokens with a matrix [rows, columns].
     pub(super) fn tiled(&self, product: Product, tokens: usize, format: Format, shape: [usize; 2]) -> Tiled {
+        self.tiled_in(self.arithmetic(product, format, shape), product, tokens, shape)
+    }
+
+    /// As [`Step::tiled`], of inputs that nothing rounds to integers.
+    pub(super) fn tiled_unrounded(&self, tokens: usize, format: Format, shape: [usize; 2]) -> Tiled {
+        let product = Product::of(tokens);
+        let arithmetic = match self.arithmetic(product, format, shape) {
+            Arithmetic::Dot => {
+                let below = Ground { tier: Tier::F16, ..self.ground };
+                below.choose(product, format, shape).arithmetic
+            }
+            other => other,
+        };
+        self.tiled_in(arithmetic, product, tokens, shape)
+    }
+
+    fn tiled_in(&self, arithmetic: Arithmetic, product: Product, tokens: usize, shape: [usize; 2]) -> Tiled {
         let caps = self.recorder.gpu().caps();
-        let arithmetic = self.ground.choose(product, format, shape).arithmetic;
         if (product, arithmetic) == (Product::Batch, Arithmetic::F32) {
             let batch = Tiled::batch(self.tuning, tokens);
             let spec = batch.spec.flag("SUBGROUP", self.ground.tier >= Tier::Subgroup);

@@ -37,7 +37,7 @@ fn in_dot(spec: &KernelSpec) -> Option<KernelSpec> {
 
 /// A matmul's variant with tiles in f16.
 fn in_f16(spec: &KernelSpec) -> Option<KernelSpec> {
-    (spec.shader == "matmul" && !spec.flags.contains("HEADS")).then(|| spec.clone().flag("F16", true))
+    (spec.shader == "matmul").then(|| spec.clone().flag("F16", true))
 }
 
 /// Sides of cooperative matrices, and the largest subgroup of those that have them: AMD's, Apple's as wgpu tells it,

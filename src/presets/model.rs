@@ -118,7 +118,8 @@ impl ModelPreset {
         self.format
     }
 
-    fn size(&self, key: &str) -> Option<usize> {
+    /// A hyperparameter that is one number.
+    pub fn size(&self, key: &str) -> Option<usize> {
         match self.keys.get(key) {
             Some(Key::Size(value)) => Some(*value as usize),
             _ => None,

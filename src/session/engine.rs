@@ -6,7 +6,7 @@ use super::state::State;
 use super::{Error, MAX_CONTEXT, Model, Result, SessionOptions};
 use crate::gpu::{DeviceProfile, Gpu, GpuUse, Pace, Recording, Tier, View};
 use crate::memory::{Extent, KvCache, Needs};
-use crate::ops::{Arithmetic, Record, SampleBuffers, Scratch, Step, Tensor, sample_bytes};
+use crate::ops::{Arithmetic, Ground, Record, SampleBuffers, Scratch, Step, Tensor, sample_bytes};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,11 +80,12 @@ impl Session {
         // Each position has its place in the rope tables and its token id.
         let positions = (context as u64).saturating_mul(8 * shape.rope_pairs as u64 + 4);
         let sampling = 4 * shape.vocabulary as u64 + sample_bytes(shape.vocabulary);
+        let (tier, profile, force) = (options.tier.unwrap_or(Tier::Matrix), options.limits, options.force);
+        let rounded = if (Ground { tier, profile, force }).rounds() { shape.rounded_per_token } else { 0 };
         Needs {
             weights: 0,
             kv: KvCache::bytes(&shape.keeps, extent, options.kv),
-            scratch: shape
-                .scratch_per_token
+            scratch: (shape.scratch_per_token + rounded)
                 .saturating_mul(chunk)
                 .saturating_add(shape.sliced.bytes(chunk as usize))
                 .saturating_add(shape.score_bytes(context, chunk as usize))

@@ -21,6 +21,7 @@ pub struct LoadStats {
 pub struct Model {
     pub(super) gpu: Gpu,
     pub(super) architecture: Box<dyn Architecture>,
+    shape: models::Shape,
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     load: LoadStats,
@@ -65,11 +66,11 @@ impl Model {
         if let Some(memory) = options.expert_memory {
             weights.limit_experts(memory);
         }
-        let architecture = models::load(&mut weights)?;
+        let (architecture, shape) = models::load(&mut weights)?;
         let store = weights.take_store().map(Mutex::new);
         let bytes = weights.fill(progress).await?;
         let load = LoadStats { bytes, time: start.elapsed() };
-        Ok(Arc::new(Model { gpu: gpu.clone(), architecture, tokenizer, template, load, store }))
+        Ok(Arc::new(Model { gpu: gpu.clone(), architecture, shape, tokenizer, template, load, store }))
     }
 
     pub fn gpu(&self) -> &Gpu {
@@ -127,6 +128,6 @@ impl Model {
     }
 
     pub fn shape(&self) -> &models::Shape {
-        self.architecture.shape()
+        &self.shape
     }
 }

@@ -114,11 +114,20 @@ impl Noise {
     }
 }
 
-/// `values` as F32 or F16 bytes.
+/// A block of q8_0.
+fn q8_0(values: &[f32]) -> impl Iterator<Item = u8> {
+    let scale = half::f16::from_f32(values.iter().fold(0f32, |high, v| high.max(v.abs())) / 127.0);
+    let inverse = 1.0 / scale.to_f32().max(f32::MIN_POSITIVE);
+    let quants: Vec<u8> = values.iter().map(|v| (v * inverse).round().clamp(-127.0, 127.0) as i8 as u8).collect();
+    scale.to_le_bytes().into_iter().chain(quants)
+}
+
+/// `values` as F32, F16 or Q8_0 bytes.
 fn encode(format: Format, values: impl Iterator<Item = f32>) -> Vec<u8> {
     match format {
         Format::F32 => values.flat_map(f32::to_le_bytes).collect(),
         Format::F16 => values.flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect(),
+        Format::Q8_0 => values.collect::<Vec<f32>>().chunks(32).flat_map(q8_0).collect(),
         other => panic!("{other} is not made here"),
     }
 }

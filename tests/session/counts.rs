@@ -3,6 +3,7 @@
 use super::*;
 use halogen::formats::Format;
 use halogen::gpu::Timing;
+use halogen::ops::Arithmetic;
 use halogen::session::Sampling;
 use std::time::Duration;
 
@@ -155,17 +156,30 @@ fn a_session_takes_the_memory_that_it_says() {
         models.push(Made::new(name, Format::F16, &wide).load().expect("a model"));
     }
     for model in models {
-        for (context, chunk) in [(64, 64), (1000, 512), (4096, 64)] {
-            let options = SessionOptions { context: Some(context), chunk, ..SessionOptions::default() };
-            let mut session = session(&model, options.clone());
-            let made = session.bytes();
-            let said = Session::needs(model.shape(), &options).total();
-            // Small buffers are not counted one by one.
-            assert!(made <= said + said / 20 + 65536, "{made} bytes made, {said} said");
-            assert!(said <= made + made / 5, "{made} bytes made, {said} said");
-            answer(&mut session, &[1; 50], &Sampling::greedy(), 3);
-            assert_eq!(session.bytes(), made, "an answer made buffers");
-        }
+        takes_what_it_says(&model, &SessionOptions::default());
+    }
+}
+
+#[test]
+fn a_session_that_rounds_inputs_to_integers_takes_the_memory_that_it_says() {
+    let wide = Sizes { hidden: 256, heads: 8, head_dim: 32, ff: 512, vocabulary: 2000, ..TINY };
+    let options = SessionOptions { force: Some(Arithmetic::Dot), ..SessionOptions::default() };
+    for name in ["llama", "qwen3moe", "glm4moe", "qwen35moe"] {
+        takes_what_it_says(&Made::new(name, Format::Q8_0, &wide).load().expect("a model"), &options);
+    }
+}
+
+fn takes_what_it_says(model: &Arc<Model>, options: &SessionOptions) {
+    for (context, chunk) in [(64, 64), (1000, 512), (4096, 64)] {
+        let options = SessionOptions { context: Some(context), chunk, ..options.clone() };
+        let mut session = session(model, options.clone());
+        let made = session.bytes();
+        let said = Session::needs(model.shape(), &options).total();
+        // Small buffers are not counted one by one.
+        assert!(made <= said + said / 20 + 65536, "{made} bytes made, {said} said");
+        assert!(said <= made + made / 5, "{made} bytes made, {said} said");
+        answer(&mut session, &[1; 50], &Sampling::greedy(), 3);
+        assert_eq!(session.bytes(), made, "an answer made buffers");
     }
 }
 

@@ -83,8 +83,8 @@ impl Pool {
     }
 
     /// Expert e's rows are `e * rows` and on.
-    pub fn stack(&self, gpu: &Gpu, experts: usize, rows: usize) -> Result<Stack> {
-        let shards = self.shards(gpu, 0, experts, rows)?;
+    pub fn stack(&self, gpu: &Gpu, copy: usize, experts: usize, rows: usize) -> Result<Stack> {
+        let shards = self.shards(gpu, copy, experts, rows)?;
         let mut table = vec![[0u32; 2]; experts];
         for (index, shard) in shards.iter().enumerate() {
             (0..shard.count).for_each(|slot| table[shard.first + slot] = [index as u32, slot as u32]);

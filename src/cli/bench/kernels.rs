@@ -7,9 +7,9 @@ use crate::cli::device::DeviceArgs;
 use crate::cli::{human, output, profile};
 use anyhow::{Context, Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use halogen::bench::{KernelBench, KernelRow, Limit, Point, Selection, roofline};
+use halogen::bench::{Ceiling, KernelBench, KernelRow, Limit, Point, Selection, Setting, rate, roofline};
 use halogen::formats;
-use halogen::gpu::{DeviceProfile, Gpu, Timing};
+use halogen::gpu::{DeviceProfile, Gpu, Tier, Timing};
 use halogen::ops::Arithmetic;
 use halogen::presets::{ModelPreset, models};
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use std::time::Duration;
 const EXAMPLES: &str = "\
 Examples:
   halogen bench kernels --op matvec --format q4_k,q6_k --shape 4096x4096,16384x8192
-  halogen bench kernels --preset qwen3-30b-a3b --format q4_k --plot roofline.svg
+  halogen bench kernels --preset qwen3-30b-a3b --format q4_k --tier all --plot roofline.svg
   halogen bench kernels --op matvec --format all -o json > before.json";
 
 /// Check kernels against their twins, and time them at the shapes of real models
@@ -26,7 +26,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Only these operators
-    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = Selection::OPS)]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = PossibleValuesParser::new(Selection::ops()))]
     op: Vec<String>,
 
     /// Block formats of the weights, or all
@@ -41,7 +41,12 @@ pub struct Args {
     #[arg(long, value_name = "MODEL", value_delimiter = ',', value_parser = presets())]
     preset: Vec<String>,
 
-    /// The arithmetic of matrix products, where there is a kernel of it; else the one that `halogen shaders --explain` tells
+    /// The kernels of these tiers, or of all that the device has, each in its tier's arithmetic; else those that
+    /// `halogen shaders --explain` tells
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = PossibleValuesParser::new(tiers()))]
+    tier: Vec<String>,
+
+    /// The arithmetic of matrix products, where there is a kernel of it
     #[arg(long, value_name = "NAME", value_parser = arithmetic())]
     force: Option<Arithmetic>,
 
@@ -61,8 +66,13 @@ pub struct Args {
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
 
-    #[command(flatten)]
-    device: DeviceArgs,
+    /// The adapter, by its number in `halogen devices` or a part of its name
+    #[arg(long, value_name = "N|NAME")]
+    device: Option<String>,
+}
+
+fn tiers() -> impl Iterator<Item = &'static str> {
+    Tier::ALL.into_iter().map(Tier::name).chain(["all"])
 }
 
 fn presets() -> Vec<&'static str> {
@@ -104,31 +114,46 @@ fn selection(args: &Args) -> Result<Selection> {
     Ok(Selection { ops: args.op.clone(), formats: chosen, shapes: args.shape.clone(), presets })
 }
 
+/// How kernels are chosen, a way for each tier.
+fn settings(args: &Args, gpu: &Gpu) -> Result<Vec<Setting>> {
+    let best = gpu.caps().tier;
+    let mut tiers: Vec<Tier> = Tier::ALL.into_iter().filter(|tier| *tier <= best).collect();
+    if args.tier.is_empty() {
+        return Ok(vec![Setting { tier: best, force: args.force }]);
+    }
+    if !args.tier.iter().any(|name| name == "all") {
+        tiers = args.tier.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
+    }
+    let setting = |tier: Tier| match args.force {
+        Some(_) => Setting { tier, force: args.force },
+        None => Setting::own(tier),
+    };
+    tiers.iter().try_for_each(|tier| gpu.require(*tier))?;
+    Ok(tiers.into_iter().map(setting).collect())
+}
+
 pub fn run(args: Args) -> Result<()> {
     let selection = selection(&args)?;
-    let gpu = args.device.open()?;
-    let (cases, others) = selection.cases(gpu.caps().class);
+    let gpu = DeviceArgs { device: args.device.clone(), tier: None, gpu_memory: None }.open()?;
+    let memory = args.memory.map_or(KernelBench::default_memory(gpu.caps().class), |m| u64::from(m) << 20);
+    let (cases, others) = selection.cases(gpu.caps().class, memory);
     for name in others {
         output::note(format_args!("note: {name} is left out: its columns are no multiple of the format's block"));
     }
     let bench = KernelBench {
         gpu: &gpu,
-        tier: args.device.tier.unwrap_or(gpu.caps().tier),
-        force: args.force,
+        tiers: settings(&args, &gpu)?,
         limits: profile::of(&gpu, true)?,
-        memory: args.memory.map_or(KernelBench::default_memory(gpu.caps().class), |m| u64::from(m) << 20),
+        memory,
         time: Duration::from_millis(args.time.into()),
     };
     let (mut rows, mut failed) = (Vec::new(), 0);
     for case in cases {
-        match bench.run(&bench.fit(case)) {
-            Ok(row) => rows.push(row),
-            // The others are measured all the same.
-            Err(error) => {
-                failed += 1;
-                output::note(format_args!("note: {error}"));
-            }
-        }
+        let (more, errors) = bench.run(&case);
+        rows.extend(more);
+        // The others are measured all the same.
+        failed += errors.len();
+        errors.iter().for_each(|error| output::note(format_args!("note: {error}")));
     }
     if let Some(file) = &args.plot {
         let svg = plot(&gpu, &bench.limits, &rows);
@@ -141,25 +166,36 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
+/// Every kernel that computes: an operator of several is drawn by its kernels.
 fn plot(gpu: &Gpu, limits: &DeviceProfile, rows: &[KernelRow]) -> String {
-    let point = |r: &KernelRow| Point {
+    let parts = |r: &KernelRow| {
+        rows.iter().any(|p| p.kernel.is_some() && p.row.name.starts_with(&(r.row.name.clone() + " / ")))
+    };
+    let drawn: Vec<&KernelRow> = rows.iter().filter(|r| r.flops > 0 && (r.kernel.is_some() || !parts(r))).collect();
+    let point = |r: &&KernelRow| Point {
         label: r.row.name.clone(),
         intensity: r.flops as f64 / r.bytes as f64,
         flops_per_second: r.flops_per_second,
         fraction: r.fraction_of_limit,
     };
-    roofline(&format!("Kernels on {}", gpu.info().name), limits, &rows.iter().map(point).collect::<Vec<_>>())
+    let used = |a: &Arithmetic| *a == Arithmetic::F32 || drawn.iter().any(|r| r.arithmetic == a.name());
+    let ceiling =
+        |a: Arithmetic| rate(limits, a).map(|rate| Ceiling { label: format!("{a} FLOP"), flops_per_second: rate });
+    let ceilings: Vec<Ceiling> = Arithmetic::ALL.into_iter().filter(used).filter_map(ceiling).collect();
+    let points: Vec<Point> = drawn.iter().map(point).collect();
+    roofline(&format!("Kernels on {}", gpu.info().name), limits.stream_bytes_per_second, &ceilings, &points)
 }
 
 fn report(bench: &KernelBench, rows: &[KernelRow]) -> Report {
     let mut origin = origin(bench.gpu);
     origin["kind"] = "kernels".into();
-    origin["tier"] = bench.tier.to_string().into();
+    let tiers: Vec<String> = bench.tiers.iter().map(|setting| setting.tier.to_string()).collect();
+    origin["tier"] = tiers.join(",").into();
     origin["limits"] = serde_json::to_value(bench.limits).expect("numbers");
     let mut table = Table::new(&["kernel", "in", "time", "spread", "rate", "of limit", "samples", "copies", "NMSE"]);
     for r in rows {
         let rate = match r.limit {
-            Limit::Bandwidth => human::rate(r.bytes_per_second),
+            Limit::Bandwidth | Limit::Launches => human::rate(r.bytes_per_second),
             Limit::Flops => human::si(r.flops_per_second) + "FLOP/s",
         };
         table.row(vec![
@@ -168,7 +204,7 @@ fn report(bench: &KernelBench, rows: &[KernelRow]) -> Report {
             human::seconds(r.row.figure.median),
             format!("± {:.1} %", r.row.figure.relative_spread() * 100.0),
             rate,
-            format!("{:.0} %", r.fraction_of_limit * 100.0),
+            format!("{:.0} %{}", r.fraction_of_limit * 100.0, if r.limit == Limit::Launches { " launch" } else { "" }),
             r.row.figure.samples.to_string(),
             r.copies.to_string(),
             format!("{:.0e}", r.nmse),
@@ -177,7 +213,7 @@ fn report(bench: &KernelBench, rows: &[KernelRow]) -> Report {
     Report {
         origin,
         rows: rows.iter().map(|r| serde_json::to_value(r).expect("plain data")).collect(),
-        head: format!("{}, tier {}", bench.gpu.info().name, bench.tier),
+        head: format!("{}, tier {}", bench.gpu.info().name, tiers.join(", ")),
         table,
         notes: notes(bench.gpu.timing(), &bench.limits),
     }
@@ -185,16 +221,21 @@ fn report(bench: &KernelBench, rows: &[KernelRow]) -> Report {
 
 /// What the figures include.
 fn notes(timing: Timing, limits: &DeviceProfile) -> String {
+    let rate = |a: Arithmetic| rate(limits, a).map(|rate| format!("{a} {}FLOP/s", human::si(rate)));
+    let rates: Vec<String> = Arithmetic::ALL.into_iter().filter_map(rate).collect();
     format!(
         "\
 time: median of one run on the device, by {}. spread: a deviation, from the quartiles.
 rate: bytes that must be moved at least (weights as in the file, inputs, outputs once) or, where computing takes longer at
-the limits, operations, a multiply-add being two. Limits measured before: reads {}, f32 {}FLOP/s.
+the limits of its arithmetic, operations, a multiply-add being two. launch: the bound is the dispatches' launches.
+Limits measured before: reads {}, {}, a dependent dispatch {}.
+Behind a slash: one kernel of the operator above, by what it says that it moves and computes, what passes between included.
 Inputs are random and rotated through so many copies (of experts: disjoint choices). NMSE: against the twin, over a sample.
 More than 100 %: a cache held the inputs (see --memory), or the machine was busy while its limits were measured.
 ",
         timing_note(timing),
         human::rate(limits.stream_bytes_per_second),
-        human::si(limits.flops_per_second),
+        rates.join(", "),
+        human::seconds(limits.dispatch_seconds),
     )
 }
