@@ -42,9 +42,9 @@ pub fn cases(cases: &mut Vec<Case>) {
             }
         }
     }
-    for (heads, head_dim) in [(4, 32), (1, 16), (20, 64), (64, 512), (128, 512)] {
+    for (heads, head_dim) in [(4, 32), (20, 64), (64, 512)] {
         for (ratio, top_k) in [(None, None), (Some(4), Some(8)), (Some(4), Some(1000)), (Some(128), None)] {
-            for (tokens, position) in [(1, 0), (1, 6), (1, 530), (1, 3000), (7, 1), (9, 250), (40, 0)] {
+            for (tokens, position) in [(1, 6), (1, 530), (1, 3000), (7, 1), (40, 90)] {
                 let small = head_dim < 512 || (tokens == 1 && position > 100);
                 let f16 = (tokens + position) % 2 == 1;
                 let g = Attended { heads, head_dim, ratio, top_k, tokens, position, f16 };

@@ -149,7 +149,7 @@ const OPERATORS: &[(&str, Record)] = &[
         let (c, _, cache, rope) = compressed(rig, random);
         let [q, index_q] = [64, 32].map(|columns| tensor(rig.gpu(), &random.floats(tokens * columns), columns));
         let a = tensor(rig.gpu(), &random.floats(tokens * 40), 40);
-        [&q.view, &index_q.view, &cache.kv.k].map(|view| rig.watch(view));
+        [&q.view, &index_q.view, &cache.kv.k].into_iter().for_each(|view| rig.watch(view));
         let index = Some(IndexQueries { q: &index_q, heads: 2 });
         rig.run(|step| step.window_rows(&q, (&a, 8), index, &c, &rope, &cache))
     }),
