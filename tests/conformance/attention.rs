@@ -2,6 +2,7 @@
 
 use crate::rig::*;
 use halogen::ops::{Attention, KvLayer, Window, twins};
+use halogen::presets::Heads;
 
 pub fn cases(cases: &mut Vec<Case>) {
     // Decode: head size, groups and length.
@@ -126,6 +127,16 @@ pub fn cases(cases: &mut Vec<Case>) {
                 add(cases, Geometry { ring: Some(ring), ..g });
             }
         }
+    }
+}
+
+/// Decode and prefill with heads of a published model; `sinks` stand for all that a head may have.
+pub fn of_model(cases: &mut Vec<Case>, heads: &Heads, kv_heads: usize, window: Option<Window>) {
+    let Heads { heads, head_dim, .. } = *heads;
+    let sinks = window.is_some();
+    for (tokens, position) in [(1, 700), (9, 200)] {
+        let groups = heads / kv_heads;
+        add(cases, Geometry { head_dim, groups, kv_heads, tokens, position, f16: true, window, sinks, ring: None });
     }
 }
 

@@ -16,6 +16,7 @@ mod latent;
 mod leak;
 mod linear;
 mod lookup;
+mod published;
 mod rig;
 mod rows;
 mod sampling;
@@ -64,6 +65,7 @@ fn main() {
         leak::cases,
         sampling::cases,
         every::cases,
+        published::cases,
     ] {
         add(&mut cases);
     }
