@@ -13,6 +13,7 @@ struct Params {
     first_token: u32,     // of the step: the slice's first
     top_k: u32,
     score_stride: u32,    // from one token's scores to the next's
+    first_z: u32,     // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> q: array<vec4<f32>>;             // [tokens, heads, HEAD_DIM]
@@ -42,7 +43,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if halted() {
         return;
     }
-    let token = params.first_token + group.z;
+    let row = params.first_z + group.z;
+    let token = params.first_token + row;
     let count = state.position + token + 1u;
     if count <= params.top_k {
         return;
@@ -73,7 +75,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             }
         }
         if key < count {
-            scores[group.z * params.score_stride + key] = score;
+            scores[row * params.score_stride + key] = score;
         }
     }
 }

@@ -13,7 +13,8 @@ params!(AttentionParams {
     first_group: u32,
     window: u32,
     first_token: u32,
-    top_k: u32
+    top_k: u32,
+    first_z: u32,
 });
 params!(CombineParams { heads: u32 });
 

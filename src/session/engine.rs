@@ -43,7 +43,7 @@ pub struct Session {
     force: Option<Arithmetic>,
     pub(super) run_ahead: Option<usize>,
     pub(super) cache: KvCache,
-    scratch: Scratch,
+    pub(super) scratch: Scratch,
     pub(super) state: View,
     /// What comes back after each step: the state, and of models whose experts come and go the record of misses behind it.
     pub(super) report: View,
