@@ -44,7 +44,7 @@ pub struct Stats {
 
 /// Decode steps queued ahead of the token that the host has seen, where the session does not say: what this time holds.
 const LEAST_AHEAD: usize = 2;
-const MOST_AHEAD: usize = 16;
+pub(super) const MOST_AHEAD: usize = 16;
 const AHEAD_TIME: Duration = Duration::from_millis(50);
 /// Tokens that the repetition penalty looks back.
 const REPEAT_LAST: u32 = 64;

@@ -5,15 +5,18 @@
 //! device by number or name; HALOGEN_FULL=1 runs every case in every setup.
 
 mod attention;
+mod compressed;
 mod delta_net;
 mod every;
 mod experts;
 mod heads;
+mod hyper;
 mod index;
 mod latent;
 mod leak;
 mod linear;
 mod lookup;
+mod published;
 mod rig;
 mod rows;
 mod sampling;
@@ -51,7 +54,9 @@ fn main() {
         linear::cases,
         rows::cases,
         heads::cases,
+        hyper::cases,
         attention::cases,
+        compressed::cases,
         delta_net::cases,
         latent::cases,
         index::cases,
@@ -60,6 +65,7 @@ fn main() {
         leak::cases,
         sampling::cases,
         every::cases,
+        published::cases,
     ] {
         add(&mut cases);
     }
