@@ -237,6 +237,12 @@ impl Session {
         Duration::from_secs_f64(self.pace.given())
     }
 
+    /// Submits that this was given in, for tests.
+    #[doc(hidden)]
+    pub fn parts_given(&self) -> usize {
+        self.pace.parts_given()
+    }
+
     /// What submits within finite budgets have taken on the device so far.
     pub fn gpu_use(&self) -> GpuUse {
         self.pace.used()

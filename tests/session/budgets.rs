@@ -151,12 +151,15 @@ fn what_is_given_stays_within_the_budget() {
     let mut session = session(&demo(), f32_cache());
     let budget = Duration::from_millis(4);
     session.ask(&prompt(), &Sampling::greedy(), &[], 8).expect("an answer");
-    let mut most: f64 = 0.0;
+    let mut most = Duration::ZERO;
     while session.is_answering() {
         session.advance(Budget::gpu_time(budget)).expect("a device");
-        most = most.max(session.given().as_secs_f64());
+        let (given, parts) = (session.given(), session.parts_given());
+        // A device that is busy otherwise makes a workgroup seem long: it goes alone then.
+        assert!(given <= budget || parts == 1, "{given:?} were given at once, in {parts} parts");
+        most = most.max(given);
     }
-    assert!(most > 0.0 && most <= budget.as_secs_f64(), "{most} s were given at once");
+    assert!(!most.is_zero());
     session.ask(&prompt(), &Sampling::greedy(), &[], 8).expect("an answer");
     session.advance(Budget::gpu_time(budget)).expect("a device");
     session.stop();
