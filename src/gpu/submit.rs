@@ -163,6 +163,11 @@ impl Gpu {
         self.device().create_buffer(&descriptor)
     }
 
+    /// Lets go of read-back buffers that wait to be used again.
+    pub(crate) fn drop_spares(&self) {
+        self.spares().lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
+    }
+
     /// Runs whatever callbacks are due, without waiting.
     pub fn poll(&self) -> Result<()> {
         self.device().poll(wgpu::PollType::Poll).map(|_| ()).map_err(|e| Error::Lost(e.to_string()))

@@ -25,6 +25,11 @@ impl Budget {
         Budget(None)
     }
 
+    /// So much at once; `None`: without limit.
+    pub fn time(self) -> Option<Duration> {
+        self.0
+    }
+
     pub(super) fn seconds(self) -> f64 {
         self.0.map_or(f64::INFINITY, |time| time.as_secs_f64())
     }
@@ -38,7 +43,7 @@ mod tests {
     fn the_idle_rest_of_a_frame_is_filled_but_for_a_sixteenth() {
         let ms = Duration::from_millis;
         assert_eq!(Budget::fill(ms(16), ms(5)), Budget::gpu_time(ms(10)));
-        assert_eq!(Budget::fill(ms(16), ms(20)).seconds(), 0.0);
+        assert_eq!(Budget::fill(ms(16), ms(20)).time(), Some(Duration::ZERO));
         assert_eq!(Budget::unlimited().seconds(), f64::INFINITY);
     }
 }

@@ -139,7 +139,7 @@ impl Session {
     /// A lost device, or experts that cannot be read. The answer ends there.
     pub fn advance(&mut self, budget: Budget) -> Result<Vec<Token>> {
         let Some(mut answer) = self.answer.take() else { return Ok(Vec::new()) };
-        let gone_on = answer.go_on(self, budget);
+        let gone_on = if answer.done { Ok(()) } else { answer.go_on(self, budget) };
         let failed = answer.failed.take();
         answer.failed = answer.or_end(self, gone_on).err().or(failed);
         let tokens: Vec<Token> = answer.arrived.drain(..).collect();
@@ -200,6 +200,7 @@ pub struct Generation<'s> {
 impl Drop for Session {
     fn drop(&mut self) {
         self.stop();
+        self.gpu().drop_spares();
     }
 }
 

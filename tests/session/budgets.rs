@@ -144,3 +144,90 @@ fn what_is_given_stays_within_the_budget() {
     let used = session.gpu_use();
     assert!(used.submits > 8 && used.estimated > Duration::ZERO, "{used:?}");
 }
+
+#[test]
+fn no_frame_compiles_a_kernel_or_makes_a_buffer_of_the_sessions() {
+    let gpu = own_gpu();
+    for name in ["llama", "qwen3moe", "qwen35moe", "deepseek2", "glm-dsa"] {
+        let model = load(&gpu, &Made::new(name, Format::F16, &TINY).gguf()).expect("a model");
+        let mut session = session(&model, SessionOptions { chunk: 16, ..slow() });
+        let made = (gpu.kernels_compiled(), session.bytes());
+        let prompts = [agreement::some_tokens(75), agreement::some_tokens(90), agreement::some_tokens(3)];
+        for (prompt, limit) in prompts.iter().zip([60, 3, 9]) {
+            session
+                .ask(prompt, &Sampling { repeat_penalty: 1.1, ..Sampling::default() }, &[], limit)
+                .expect("an answer");
+            let mut said = 0;
+            // A step is cut short and goes on frames later; then an answer is left in the middle.
+            for frame in 0.. {
+                let budget = Budget::gpu_time(Duration::from_millis(frame % 7));
+                said += session.advance(budget).expect("a device").len();
+                assert_eq!((gpu.kernels_compiled(), session.bytes()), made, "{name}, frame {frame}");
+                if !session.is_answering() || (limit == 60 && said > 40) {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_dropped_session_and_model_leave_the_device_as_it_was() {
+    let gpu = own_gpu();
+    let allocated = || {
+        gpu.poll().expect("a device");
+        gpu.device().generate_allocator_report().map(|report| report.allocations.len())
+    };
+    if allocated().is_none() {
+        eprintln!("skipped: the backend reports no allocations");
+        return;
+    }
+    let use_it = |stop: usize| {
+        let model = load(&gpu, &store::embedded()).expect("a model");
+        let before = allocated();
+        let mut session = session(&model, SessionOptions::default());
+        session.ask(&prompt(), &Sampling::greedy(), &[], 12).expect("an answer");
+        let mut tokens = 0;
+        while session.is_answering() && tokens < stop {
+            tokens += session.advance(Budget::gpu_time(Duration::from_millis(5))).expect("a device").len();
+        }
+        let during = allocated();
+        drop(session);
+        gpu.blocking_wait().expect("a device");
+        assert_eq!(allocated(), before, "a session leaves buffers behind");
+        assert!(during > before);
+    };
+    // What kernels look up stays with them.
+    use_it(12);
+    gpu.blocking_wait().expect("a device");
+    let baseline = allocated();
+    for stop in [12, 3] {
+        use_it(stop);
+        gpu.blocking_wait().expect("a device");
+        assert_eq!(allocated(), baseline, "a model leaves buffers behind");
+    }
+}
+
+#[test]
+fn a_device_that_is_lost_ends_the_answer_with_an_error() {
+    for frames in [0, 1, 3] {
+        let gpu = own_gpu();
+        let model = load(&gpu, &store::embedded()).expect("a model");
+        let mut sessions = [0, 1].map(|_| session(&model, SessionOptions::default()));
+        for s in &mut sessions {
+            s.ask(&prompt(), &Sampling::greedy(), &[], 50).expect("an answer");
+            for _ in 0..frames {
+                s.advance(Budget::gpu_time(Duration::from_millis(1))).expect("a device");
+            }
+        }
+        gpu.device().destroy();
+        for s in &mut sessions {
+            let error = (0..1000).find_map(|_| s.advance(Budget::gpu_time(Duration::from_millis(1))).err());
+            assert!(error.is_some(), "nobody was told, after {frames} frames");
+            assert!(!s.is_answering() && s.advance(Budget::unlimited()).expect("nothing").is_empty());
+            let mut tokens = s.generate(&prompt(), &Sampling::greedy(), &[], 5);
+            let said = tokens.as_mut().map(|tokens| tokens.blocking_next());
+            assert!(!matches!(said, Ok(Ok(_))), "a lost device answers");
+        }
+    }
+}
