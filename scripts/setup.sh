@@ -19,6 +19,17 @@ ensure_vulkan() {
     $sudo apt-get install -y -qq --no-install-recommends mesa-vulkan-drivers libvulkan1 >/dev/null
 }
 
+# A display for tests of windows that nobody sees, and what a window needs; elsewhere there is one, or they are skipped.
+ensure_display() {
+    if [ "$(uname -s)" != Linux ] || command -v xvfb-run >/dev/null || ! command -v apt-get >/dev/null; then return 0; fi
+    local sudo=""
+    [ "$(id -u)" = 0 ] || sudo="sudo"
+    echo "+ ${sudo:+$sudo }apt-get install xvfb"
+    $sudo apt-get update -qq
+    $sudo apt-get install -y -qq --no-install-recommends \
+        xvfb xauth libxkbcommon-x11-0 libx11-xcb1 libxcursor1 libxi6 libxrandr2 >/dev/null
+}
+
 # The Rust toolchain; a C compiler is not needed to build, only its linker.
 ensure_rust() {
     if ! command -v cargo >/dev/null; then

@@ -20,12 +20,13 @@ struct Params {
     temperature: f32,
     span: u32,       // of TEMPERATURE: positions
     offset: u32,     // of TEMPERATURE: positions
+    rows: u32,       // of the cache: position p lies in row p % rows
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> qkv: array<f32>;              // [tokens, stride]
 @group(0) @binding(3) var<storage, read_write> q: array<f32>;          // [tokens, heads, HEAD_DIM]
-@group(0) @binding(4) var<storage, read_write> k_cache: array<u32>;    // [positions, kv_heads, HEAD_DIM]
-@group(0) @binding(5) var<storage, read_write> v_cache: array<u32>;    // [positions, kv_heads, HEAD_DIM]
+@group(0) @binding(4) var<storage, read_write> k_cache: array<u32>;    // [rows, kv_heads, HEAD_DIM]
+@group(0) @binding(5) var<storage, read_write> v_cache: array<u32>;    // [rows, kv_heads, HEAD_DIM]
 @group(0) @binding(6) var<storage, read> rope: array<vec2<f32>>;       // [positions, pairs]: cos, sin
 #if QK_NORM
 @group(0) @binding(7) var<storage, read> q_norm: array<f32>;           // [HEAD_DIM]
@@ -97,7 +98,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
         return;
     }
     let kv_head = (head - params.heads) % params.kv_heads;
-    let to = (position * params.kv_heads + kv_head) * CACHE_WORDS;
+    let to = (position % params.rows * params.kv_heads + kv_head) * CACHE_WORDS;
     for (var i = tid; i < CACHE_WORDS; i += WG) {
         if is_v {
             v_cache[to + i] = cache_word(i);

@@ -26,9 +26,9 @@
 //! ```
 //!
 //! An app that draws opens its device with [`Gpu::extend`], which adds what halogen can use to what the app asks for,
-//! and hands it over with [`Gpu::from_wgpu`]. A [`Generation`] is a [`futures::Stream`] for any executor: it
-//! never blocks, and is woken every half a millisecond while its step runs. An app that draws polls it once a frame; a program
-//! that has nothing else to do calls [`Generation::blocking_next`].
+//! and hands it over with [`Gpu::from_wgpu`]. It calls [`Session::ask`], and then once a frame [`Session::advance`] with the GPU
+//! time that it lends: docs/embedding.md. A [`Generation`] is a [`futures::Stream`] for any executor: it never blocks, and is
+//! woken every half a millisecond while its step runs. A program that has nothing else to do calls [`Generation::blocking_next`].
 //!
 //! How it is built, and where to add a format, an operator or a model: ARCHITECTURE.md.
 
@@ -45,4 +45,4 @@ pub mod tokenizer;
 
 pub use gguf::Gguf;
 pub use gpu::{Gpu, Selector, Tier};
-pub use session::{Error, Generation, Model, Result, Sampling, Session, SessionOptions, StopReason, Token};
+pub use session::{Budget, Error, Generation, Model, Result, Sampling, Session, SessionOptions, StopReason, Token};

@@ -32,6 +32,7 @@ shaders![
     "lib/matmul",
     "attention",
     "attention_combine",
+    "compress",
     "delta_net",
     "embed",
     "expert_combine",
@@ -41,6 +42,8 @@ shaders![
     "gate",
     "glu",
     "heads",
+    "hyper_mix",
+    "hyper_read",
     "index_rows",
     "index_scores",
     "index_select",
@@ -59,6 +62,7 @@ shaders![
     "short_conv",
     "softcap",
     "stream",
+    "window_rows",
 ];
 
 /// What makes one kernel: an operator's shader, the format composed into it, flags and sizes.

@@ -165,7 +165,9 @@ impl Pace {
             let took = match end {
                 End::Stamps(ticks, stamp) => {
                     self.stamps.get_or_insert_default().push(stamp);
-                    let took = elapsed(&ticks.take()?, gpu.queue().get_timestamp_period());
+                    // What a lost device was given does not end.
+                    let ticks = ticks.take().inspect_err(|_| self.given.clear())?;
+                    let took = elapsed(&ticks, gpu.queue().get_timestamp_period());
                     self.used.time += Duration::from_secs_f64(took);
                     took
                 }

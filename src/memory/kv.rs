@@ -2,7 +2,8 @@
 
 use super::Result;
 use crate::gpu::{Gpu, View};
-use crate::ops::{KvLayer, RecurrentLayer};
+use crate::ops::{CompressedLayer, KvLayer, RecurrentLayer};
+use std::ops::Range;
 
 /// How keys and values are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,37 +40,138 @@ impl KvWidth {
     }
 }
 
+/// What a layer with compressed keys keeps: see [`CompressedLayer`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compressed {
+    /// Values of a row, of a position or of an entry.
+    pub row: usize,
+    /// Positions that a token sees by rows of their own, the last.
+    pub window: usize,
+    /// Positions of an entry; none: there are no entries.
+    pub ratio: Option<usize>,
+    /// Of an entry's key for the indexer; 0 without one.
+    pub index: usize,
+    /// Floats that windows which are not full come to, of entries and of their keys for the indexer.
+    pub sums: [usize; 2],
+}
+
+impl Compressed {
+    /// Entries of so many positions.
+    pub fn entries(&self, positions: usize) -> usize {
+        self.ratio.map_or(0, |ratio| positions / ratio)
+    }
+}
+
+/// How far a cache reaches.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// Positions of the sequence.
+    pub positions: usize,
+    /// Positions that layers with a window keep beyond it: a step writes all its keys before its first token has read those
+    /// that it sees, and steps are queued ahead of an answer that may end before them.
+    pub beyond: usize,
+}
+
 /// What a layer keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keeps {
     /// Keys and values of every position.
     Kv(KvWidth),
+    /// Keys and values of the last positions, of which a token sees at most `window`.
+    Window { width: KvWidth, window: usize },
     /// One state, however many positions it has seen: floats of a convolution's last inputs, and of the delta rule.
     Recurrent { conv: usize, delta: usize },
+    /// Keys, which are the values, of the last positions, and entries that stand for several positions each.
+    Compressed(Compressed),
 }
 
 impl Keeps {
-    /// Bytes of each of its buffers.
-    fn bytes(self, positions: usize, format: KvFormat) -> [u64; 3] {
+    /// Rows of keys of single positions, and whether positions share them.
+    fn rows(self, extent: Extent) -> (usize, bool) {
         match self {
-            Keeps::Kv(w) => [w.k, w.v, w.index].map(|width| layer_bytes(width, positions, format)),
-            Keeps::Recurrent { conv, delta } => [conv, delta, 0].map(|floats| 4 * floats as u64),
+            Keeps::Window { window, .. } | Keeps::Compressed(Compressed { window, .. }) => {
+                let rows = window.saturating_add(extent.beyond).min(extent.positions);
+                (rows, rows < extent.positions)
+            }
+            _ => (extent.positions, false),
         }
     }
+
+    /// Bytes of each of its buffers.
+    fn bytes(self, extent: Extent, format: KvFormat) -> [u64; 4] {
+        match self {
+            Keeps::Kv(w) | Keeps::Window { width: w, .. } => {
+                [w.k, w.v, w.index, 0].map(|width| layer_bytes(width, self.rows(extent).0, format))
+            }
+            Keeps::Recurrent { conv, delta } => [conv, delta, 0, 0].map(|floats| 4 * floats as u64),
+            Keeps::Compressed(c) => {
+                let entries = c.entries(extent.positions);
+                let [sums, index_sums] = c.sums.map(|floats| 4 * floats as u64);
+                let rows = layer_bytes(c.row, self.rows(extent).0.saturating_add(entries), format);
+                [rows, sums, layer_bytes(c.index, entries.max(1), format), index_sums]
+            }
+        }
+    }
+
+    /// Bytes of it that cannot be cut back to any position: a state, or the window of a ring.
+    fn state_bytes(self, extent: Extent, format: KvFormat) -> u64 {
+        match self {
+            Keeps::Window { window, .. } if self.rows(extent).1 => {
+                self.bytes(Extent { positions: window, ..extent }, format).iter().sum()
+            }
+            Keeps::Recurrent { .. } => self.bytes(extent, format).iter().sum(),
+            Keeps::Compressed(c) => {
+                let window = if self.rows(extent).1 { layer_bytes(c.row, c.window, format) } else { 0 };
+                c.sums.iter().map(|floats| 4 * *floats as u64).sum::<u64>() + window
+            }
+            _ => 0,
+        }
+    }
+}
+
+/// What of a cache cannot be cut back to any shorter sequence.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rewind {
+    /// States that hold nothing of single positions: they cannot be cut back at all.
+    pub recurrent: bool,
+    /// Rings, which hold the last positions only.
+    pub rings: Option<Rings>,
+}
+
+/// The rings of a cache.
+#[derive(Clone, Copy, Debug)]
+pub struct Rings {
+    /// Rows of the shortest.
+    pub shortest: usize,
+    /// Rows of each beyond its window.
+    pub beyond: usize,
 }
 
 /// One layer's buffers.
 pub enum LayerCache {
     Kv(KvLayer),
     Recurrent(RecurrentLayer),
+    Compressed(CompressedLayer),
 }
 
 impl LayerCache {
+    /// Whether it keeps something that stands for all positions so far.
+    fn recurrent(&self) -> bool {
+        match self {
+            LayerCache::Kv(_) => false,
+            LayerCache::Recurrent(_) => true,
+            LayerCache::Compressed(layer) => layer.sums.is_some(),
+        }
+    }
+
     /// All that the layer keeps.
     pub fn views(&self) -> impl Iterator<Item = &View> {
         let (first, others) = match self {
-            LayerCache::Kv(layer) => (&layer.k, [layer.v.as_ref(), layer.index.as_ref()]),
-            LayerCache::Recurrent(layer) => (&layer.conv, [Some(&layer.delta), None]),
+            LayerCache::Kv(layer) => (&layer.k, [layer.v.as_ref(), layer.index.as_ref(), None]),
+            LayerCache::Recurrent(layer) => (&layer.conv, [Some(&layer.delta), None, None]),
+            LayerCache::Compressed(layer) => {
+                (&layer.kv.k, [layer.kv.index.as_ref(), layer.sums.as_ref(), layer.index_sums.as_ref()])
+            }
         };
         std::iter::once(first).chain(others.into_iter().flatten())
     }
@@ -79,35 +181,53 @@ impl LayerCache {
 pub struct KvCache {
     pub layers: Vec<LayerCache>,
     pub positions: usize,
+    keeps: Vec<Keeps>,
+    extent: Extent,
+    format: KvFormat,
 }
 
 impl KvCache {
-    /// A cache for `positions` tokens.
-    pub fn new(gpu: &Gpu, keeps: &[Keeps], positions: usize, format: KvFormat) -> Result<Self> {
+    /// A cache that reaches as far as `extent`.
+    pub fn new(gpu: &Gpu, keeps: &[Keeps], extent: Extent, format: KvFormat) -> Result<Self> {
         let mut layers = Vec::with_capacity(keeps.len());
         for keeps in keeps {
-            let [first, second, index] = keeps.bytes(positions, format);
+            let [first, second, index, fourth] = keeps.bytes(extent, format);
+            let (rows, wraps) = keeps.rows(extent);
+            let buffer = |name: &str, bytes: u64| (bytes > 0).then(|| gpu.buffer(name, bytes)).transpose();
             layers.push(match keeps {
-                Keeps::Kv(width) => LayerCache::Kv(KvLayer {
+                Keeps::Kv(width) | Keeps::Window { width, .. } => LayerCache::Kv(KvLayer {
                     k: gpu.buffer("K cache", first)?,
                     v: if width.v == 0 { None } else { Some(gpu.buffer("V cache", second)?) },
                     index: if width.index == 0 { None } else { Some(gpu.buffer("index cache", index)?) },
                     f16: format == KvFormat::F16,
+                    ring: wraps.then_some(rows),
                 }),
                 Keeps::Recurrent { .. } => LayerCache::Recurrent(RecurrentLayer {
                     conv: gpu.buffer("convolution state", first)?,
                     delta: gpu.buffer("delta state", second)?,
                 }),
+                Keeps::Compressed(_) => LayerCache::Compressed(CompressedLayer {
+                    kv: KvLayer {
+                        k: gpu.buffer("K cache", first)?,
+                        v: None,
+                        index: buffer("index cache", index)?,
+                        f16: format == KvFormat::F16,
+                        ring: None,
+                    },
+                    window_rows: rows,
+                    sums: buffer("window sums", second)?,
+                    index_sums: buffer("index window sums", fourth)?,
+                }),
             });
         }
-        Ok(KvCache { layers, positions })
+        Ok(KvCache { layers, positions: extent.positions, keeps: keeps.to_vec(), extent, format })
     }
 
     /// Keys and values of a layer that keeps them, as its model's shape says.
     pub fn kv(&self, layer: usize) -> &KvLayer {
         match &self.layers[layer] {
             LayerCache::Kv(kv) => kv,
-            LayerCache::Recurrent(_) => panic!("layer {layer} keeps a recurrent state"),
+            _ => panic!("layer {layer} keeps no keys and values"),
         }
     }
 
@@ -115,13 +235,53 @@ impl KvCache {
     pub fn recurrent(&self, layer: usize) -> &RecurrentLayer {
         match &self.layers[layer] {
             LayerCache::Recurrent(state) => state,
-            LayerCache::Kv(_) => panic!("layer {layer} keeps keys and values"),
+            _ => panic!("layer {layer} keeps no recurrent state"),
         }
     }
 
-    /// The buffers that hold nothing of single positions: they cannot be cut back to a shorter sequence.
-    pub fn states(&self) -> impl Iterator<Item = &View> {
-        self.layers.iter().filter(|l| matches!(l, LayerCache::Recurrent(_))).flat_map(LayerCache::views)
+    /// The rows and entries of a layer that keeps them, as its model's shape says.
+    pub fn compressed(&self, layer: usize) -> &CompressedLayer {
+        match &self.layers[layer] {
+            LayerCache::Compressed(layer) => layer,
+            _ => panic!("layer {layer} keeps no compressed keys"),
+        }
+    }
+
+    /// What cannot be cut back.
+    pub fn rewind(&self) -> Rewind {
+        let ring = |layer: &LayerCache| match layer {
+            LayerCache::Kv(kv) => kv.ring,
+            LayerCache::Compressed(c) => Some(c.window_rows).filter(|rows| *rows < self.positions),
+            LayerCache::Recurrent(_) => None,
+        };
+        let rings = self.layers.iter().filter_map(ring);
+        Rewind {
+            recurrent: self.layers.iter().any(LayerCache::recurrent),
+            rings: rings.min().map(|shortest| Rings { shortest, beyond: self.extent.beyond }),
+        }
+    }
+
+    /// What a sequence of `position` tokens needs to go on, beside keys and values that have rows of their own: recurrent
+    /// states, and of rings the rows of the window before `position`.
+    pub fn states(&self, position: usize) -> Vec<View> {
+        let of_layer = |(layer, keeps): (&LayerCache, &Keeps)| match (layer, keeps) {
+            (LayerCache::Recurrent(_), _) => layer.views().cloned().collect(),
+            (LayerCache::Kv(KvLayer { k, v, ring: Some(rows), .. }), Keeps::Window { width, window }) => {
+                let held = position.saturating_sub(*window)..position;
+                let slices = |view, width| ring_slices(view, *rows, layer_bytes(width, 1, self.format), &held);
+                slices(k, width.k).into_iter().chain(v.iter().flat_map(|v| slices(v, width.v))).collect()
+            }
+            (LayerCache::Compressed(c), Keeps::Compressed(Compressed { row, window, .. })) => {
+                let held = position.saturating_sub(*window)..position;
+                let rows = match c.window_rows < self.positions {
+                    true => ring_slices(&c.kv.k, c.window_rows, layer_bytes(*row, 1, self.format), &held),
+                    false => vec![],
+                };
+                rows.into_iter().chain(c.sums.iter().chain(&c.index_sums).cloned()).collect()
+            }
+            _ => vec![],
+        };
+        self.layers.iter().zip(&self.keeps).flat_map(of_layer).collect::<Vec<View>>()
     }
 
     /// Bytes that the cache takes.
@@ -130,12 +290,43 @@ impl KvCache {
     }
 
     /// Bytes that [`KvCache::new`] would take.
-    pub fn bytes(keeps: &[Keeps], positions: usize, format: KvFormat) -> u64 {
-        keeps.iter().flat_map(|k| k.bytes(positions, format)).fold(0, u64::saturating_add)
+    pub fn bytes(keeps: &[Keeps], extent: Extent, format: KvFormat) -> u64 {
+        keeps.iter().flat_map(|k| k.bytes(extent, format)).fold(0, u64::saturating_add)
     }
+
+    /// Bytes that [`KvCache::states`] has at most.
+    pub fn state_bytes(keeps: &[Keeps], extent: Extent, format: KvFormat) -> u64 {
+        keeps.iter().map(|k| k.state_bytes(extent, format)).fold(0, u64::saturating_add)
+    }
+}
+
+/// The rows of positions in a ring of `rows` rows of `row` bytes: one part, or two about its end.
+fn ring_slices(view: &View, rows: usize, row: u64, positions: &Range<usize>) -> Vec<View> {
+    let slice = |from: usize, count: usize| view.slice(from as u64 * row, count as u64 * row);
+    let from = positions.start % rows;
+    let before = positions.len().min(rows - from);
+    let parts = [(from, before), (0, positions.len() - before)];
+    parts.into_iter().filter(|(_, count)| *count as u64 * row > 0).map(|(from, count)| slice(from, count)).collect()
 }
 
 /// Bytes of one layer's rows of that width; a context may be asked for that no device holds.
 fn layer_bytes(width: usize, positions: usize, format: KvFormat) -> u64 {
     (width as u64).saturating_mul(positions as u64).saturating_mul(format.bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Extent, Keeps, KvCache, KvFormat, KvWidth};
+
+    #[test]
+    fn layers_with_a_window_take_the_window_and_what_is_beyond() {
+        let keeps = [Keeps::Window { width: KvWidth::both(10), window: 100 }, Keeps::Kv(KvWidth::both(10))];
+        let bytes = |positions| KvCache::bytes(&keeps, Extent { positions, beyond: 50 }, KvFormat::F16);
+        let states = |positions| KvCache::state_bytes(&keeps, Extent { positions, beyond: 50 }, KvFormat::F16);
+        for (positions, rows) in [(1, 1), (150, 150), (151, 150), (100_000, 150)] {
+            assert_eq!(bytes(positions), 2 * 10 * 2 * (positions + rows) as u64);
+            // A ring that never comes round is cut back like any other layer.
+            assert_eq!(states(positions), if positions > 150 { 2 * 10 * 2 * 100 } else { 0 });
+        }
+    }
 }

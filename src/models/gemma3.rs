@@ -1,5 +1,4 @@
 //! Gemma 3 (arXiv 2503.19786): norms before and after each block, GELU, five layers with a window to one that sees all.
-//! The cache of the window layers is as long as that of the others.
 
 use super::blocks::{Ends, Extras, GatedMlp, SelfAttention, Transformer};
 use super::{Architecture, Keys, Result, Rope, Shape};
@@ -20,13 +19,14 @@ struct Gemma3 {
 }
 
 pub fn shape(gguf: &Gguf, keys: &Keys) -> Result<Shape> {
-    Ok(sizes(&Transformer::read(gguf, keys)?, keys.width("feed_forward_length")?))
+    sizes(&Transformer::read(gguf, keys)?, keys)
 }
 
 /// Two rope tables, and a branch's result before its norm.
-fn sizes(t: &Transformer, ff: usize) -> Shape {
-    let shape = t.shape(ff + t.hidden);
-    Shape { rope_pairs: 2 * shape.rope_pairs, ..shape }
+fn sizes(t: &Transformer, keys: &Keys) -> Result<Shape> {
+    let shape = t.shape(keys.width("feed_forward_length")? + t.hidden);
+    let shape = Shape { rope_pairs: 2 * shape.rope_pairs, ..shape };
+    Ok(shape.with_windows(keys.size("attention.sliding_window")?, windowed))
 }
 
 pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>> {
@@ -52,7 +52,7 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
             Ok((attention, mlp))
         })
         .collect::<Result<_>>()?;
-    Ok(Box::new(Gemma3 { shape: sizes(&t, ff), ropes, ends, layers }))
+    Ok(Box::new(Gemma3 { shape: sizes(&t, keys)?, ropes, ends, layers }))
 }
 
 fn windowed(layer: usize) -> bool {

@@ -68,6 +68,8 @@ struct Sizes {
     /// Of each layer.
     t: Vec<Transformer>,
     windowed: Vec<bool>,
+    /// Positions; 0 without a layer that has one.
+    window: usize,
     source: Vec<usize>,
     ff: Vec<usize>,
     mixture: Option<Mixture>,
@@ -84,11 +86,13 @@ impl Sizes {
         }
         let windowed: Vec<bool> =
             (0..layers).map(|i| Ok(keys.flag_of_layer(pattern, i)?.unwrap_or(false))).collect::<Result<_>>()?;
+        let window = if windowed.contains(&true) { keys.size("attention.sliding_window")? } else { 0 };
         let kind = |i: usize| if windowed[i] { "_swa" } else { "" };
         Ok(Sizes {
             t: (0..layers).map(|i| Transformer::read_layer(gguf, keys, i, kind(i))).collect::<Result<_>>()?,
             source: sources(keys, &windowed)?,
             windowed,
+            window,
             ff: (0..layers).map(|i| keys.width_of_layer("feed_forward_length", i)).collect::<Result<_>>()?,
             mixture: if keys.count_or("expert_count", 0)? > 0 { Some(Mixture::read(keys)?) } else { None },
             input: match keys.count_or("embedding_length_per_layer_input", 0)? {
@@ -112,11 +116,12 @@ impl Sizes {
         // A branch's result before its norm.
         let shape = widest.shape(ff + widest.hidden + mixture + inputs);
         let of_kind = |windowed| self.windowed.iter().position(|w| *w == windowed).map_or(0, |i| self.t[i].rope_dim);
-        Shape {
+        let shape = Shape {
             keeps: self.t.iter().zip(0..).map(|(t, i)| Keeps::Kv(self.width(t, i))).collect(),
             rope_pairs: (of_kind(false) + of_kind(true)) / 2,
             ..shape
-        }
+        };
+        shape.with_windows(self.window, |i| self.windowed[i])
     }
 }
 
@@ -157,7 +162,7 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
         0 => None,
         columns => Some(PerLayerInputs::load(weights, &sizes.t[0], columns)?),
     };
-    let layers = (0..sizes.t.len()).map(|i| Layer::load(weights, keys, &sizes, i)).collect::<Result<_>>()?;
+    let layers = (0..sizes.t.len()).map(|i| Layer::load(weights, &sizes, i)).collect::<Result<_>>()?;
     let cap = keys.positive("final_logit_softcapping")?;
     Ok(Box::new(Gemma4 { shape: sizes.shape(), ropes, ends, layers, per_layer, cap }))
 }
@@ -228,9 +233,9 @@ impl Experts {
 }
 
 impl Layer {
-    fn load(weights: &mut Weights, keys: &Keys, sizes: &Sizes, i: usize) -> Result<Self> {
+    fn load(weights: &mut Weights, sizes: &Sizes, i: usize) -> Result<Self> {
         let (t, source, windowed) = (&sizes.t[i], sizes.source[i], sizes.windowed[i]);
-        let window = if windowed { Some(keys.size("attention.sliding_window")?) } else { None };
+        let window = windowed.then_some(sizes.window);
         let mut mlp = GatedMlp::load(weights, t, i, sizes.ff[i])?;
         mlp.activation = Activation::GeluTanh;
         let scale = format!("blk.{i}.layer_output_scale.weight");

@@ -1,8 +1,9 @@
 //! gpt-oss (arXiv 2508.10925): attention sinks, a window on every other layer, biases on every projection and expert,
-//! clamped SwiGLU, YaRN. The cache of the window layers is as long as that of the others.
+//! clamped SwiGLU, YaRN.
 
-use super::blocks::{Ends, Extras, Mixture, SelfAttention, Transformer};
+use super::blocks::{Ends, Extras, Mixture, SelfAttention, Transformer, mixture_shape};
 use super::{Architecture, Keys, Result, Rope, Shape};
+use crate::gguf::Gguf;
 use crate::gpu::View;
 use crate::memory::{KvCache, Weights};
 use crate::ops::{Activation, ExpertBias, ExpertMlp, Joint, KvLayer, Matrix, Norm, RopePairs, Step, Tensor, Window};
@@ -23,6 +24,14 @@ struct Layer {
     used: usize,
 }
 
+pub fn shape(gguf: &Gguf, keys: &Keys) -> Result<Shape> {
+    Ok(mixture_shape(gguf, keys)?.with_windows(keys.size("attention.sliding_window")?, windowed))
+}
+
+fn windowed(layer: usize) -> bool {
+    layer.is_multiple_of(2)
+}
+
 pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>> {
     let t = Transformer::read(weights.gguf, keys)?;
     let mixture = Mixture::read(keys)?;
@@ -32,7 +41,7 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
         .map(|i| {
             let name = |what: &str| format!("blk.{i}.{what}");
             let mut attention = SelfAttention::load(weights, &t, i, RopePairs::HalfSplit, Extras::BIAS)?;
-            attention.geometry.window = (i % 2 == 0).then_some(Window::Last(window));
+            attention.geometry.window = windowed(i).then_some(Window::Last(window));
             attention.geometry.sinks = Some(weights.vector(&name("attn_sinks.weight"), t.heads)?);
             attention.output_bias = Some(weights.vector(&name("attn_output.bias"), t.hidden)?);
             let router = name("ffn_gate_inp.weight");
@@ -51,8 +60,7 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
             })
         })
         .collect::<Result<_>>()?;
-    let shape = t.shape(mixture.floats_per_token(&t));
-    Ok(Box::new(GptOss { shape, rope: Rope::new(keys, t.rope_dim, None)?, ends, layers }))
+    Ok(Box::new(GptOss { shape: shape(weights.gguf, keys)?, rope: Rope::new(keys, t.rope_dim, None)?, ends, layers }))
 }
 
 impl Layer {

@@ -8,7 +8,7 @@ use super::sigmoid_experts::SharedExperts;
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gguf::Gguf;
 use crate::memory::Weights;
-use crate::ops::{Activation, Matrix, Norm, RopePairs, SigmoidRouter, Step, Temperature, Tensor, Window};
+use crate::ops::{Activation, Matrix, Norm, RopePairs, Scoring, SigmoidRouter, Step, Temperature, Tensor, Window};
 
 /// What files do not say, the same in all that are published: every so many layers one sees all positions; ...
 const PERIOD: usize = 4;
@@ -32,6 +32,8 @@ struct Sizes {
     /// Of dense layers.
     ff: usize,
     mixture: Mixture,
+    /// Positions of a chunk.
+    chunk: usize,
     /// The last of each so many layers is a mixture.
     step: usize,
 }
@@ -46,6 +48,7 @@ impl Sizes {
             t: Transformer::read(gguf, keys)?,
             ff: keys.width("feed_forward_length")?,
             mixture: Mixture::read(keys)?,
+            chunk: keys.size_or("attention.sliding_window", CHUNK)?,
             step: keys.size("interleave_moe_layer_step")?,
         })
     }
@@ -58,8 +61,13 @@ impl Sizes {
         let Sizes { t, ff, mixture, .. } = self;
         // The rows of dense layers, the shared expert's, and the others'.
         let dense = if self.step > 1 { *ff } else { 0 };
-        t.shape(dense + mixture.ff + t.hidden + mixture.floats_per_token(t))
+        let shape = t.shape(dense + mixture.ff + t.hidden + mixture.floats_per_token(t));
+        shape.with_windows(self.chunk, chunked)
     }
+}
+
+fn chunked(layer: usize) -> bool {
+    layer % PERIOD != PERIOD - 1
 }
 
 pub fn shape(gguf: &Gguf, keys: &Keys) -> Result<Shape> {
@@ -80,7 +88,7 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
                 true => DenseOr::Mixture(Box::new(Experts::load(weights, keys, &sizes, i)?)),
                 false => DenseOr::Dense(Box::new(GatedMlp::load(weights, t, i, sizes.ff)?)),
             };
-            Ok((attention(weights, keys, &sizes, i)?, feed_forward))
+            Ok((attention(weights, &sizes, i)?, feed_forward))
         })
         .collect::<Result<_>>()?;
     let mut rope = Rope::new(keys, t.rope_dim, factors.as_deref())?;
@@ -90,14 +98,14 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
     Ok(Box::new(Decoder { shape: sizes.shape(), rope, ends, layers }))
 }
 
-fn attention(weights: &mut Weights, keys: &Keys, sizes: &Sizes, layer: usize) -> Result<SelfAttention> {
+fn attention(weights: &mut Weights, sizes: &Sizes, layer: usize) -> Result<SelfAttention> {
     let t = &sizes.t;
     let mut attention = SelfAttention::load(weights, t, layer, RopePairs::Adjacent, Extras::NOTHING)?;
-    if layer % PERIOD == PERIOD - 1 {
+    if !chunked(layer) {
         attention.rope_dim = 0;
         attention.temperature = Some(TEMPERATURE);
     } else {
-        attention.geometry.window = Some(Window::Chunk(keys.size_or("attention.sliding_window", CHUNK)?));
+        attention.geometry.window = Some(Window::Chunk(sizes.chunk));
         if sizes.qk_norm() {
             // Without weights and after rope, which turns a head and does not stretch it: so it may as well come before.
             attention.qk_norm = Some((t.unit_norm(weights, t.head_dim)?, t.unit_norm(weights, t.head_dim)?));
@@ -116,6 +124,7 @@ impl Experts {
             matrix: weights.matrix(&name("ffn_gate_inp"), mixture.experts, t.hidden)?,
             router: SigmoidRouter {
                 bias: None,
+                scoring: Scoring::Sigmoid,
                 ranks: mixture.used,
                 renormalise: false,
                 scale: keys.positive_or("expert_weights_scale", 1.0)?,

@@ -3,6 +3,7 @@
 mod blocks;
 mod decoder;
 mod deepseek2;
+mod deepseek4;
 mod delta_net;
 mod gated_attention;
 mod gemma3;
@@ -91,12 +92,27 @@ pub struct Sliced {
 }
 
 impl Shape {
+    /// With layers that see no more than `window` positions.
+    pub fn with_windows(mut self, window: usize, windowed: impl Fn(usize) -> bool) -> Shape {
+        for (i, keeps) in self.keeps.iter_mut().enumerate() {
+            if let (true, Keeps::Kv(width)) = (windowed(i), *keeps) {
+                *keeps = Keeps::Window { width, window };
+            }
+        }
+        self
+    }
+
     /// Bytes of a lightning indexer's scores in steps of at most `tokens` tokens.
     pub fn score_bytes(&self, context: usize, tokens: usize) -> u64 {
-        if !self.keeps.iter().any(|keeps| matches!(keeps, Keeps::Kv(width) if width.index > 0)) {
-            return 0;
+        let keys = |keeps: &Keeps| match keeps {
+            Keeps::Kv(width) if width.index > 0 => context,
+            Keeps::Compressed(c) if c.index > 0 => c.entries(context).max(1),
+            _ => 0,
+        };
+        match self.keeps.iter().map(keys).max() {
+            None | Some(0) => 0,
+            Some(keys) => (4 * keys.next_multiple_of(4)) as u64 * Indexer::slice(keys).min(tokens) as u64,
         }
-        (4 * context.next_multiple_of(4)) as u64 * Indexer::slice(context).min(tokens) as u64
     }
 }
 
@@ -138,11 +154,12 @@ struct Known {
 
 const ARCHITECTURES: &[Known] = &[
     Known { name: "deepseek2", shape: deepseek2::shape, load: deepseek2::load },
+    Known { name: "deepseek4", shape: deepseek4::shape, load: deepseek4::load },
     Known { name: "gemma3", shape: gemma3::shape, load: gemma3::load },
     Known { name: "gemma4", shape: gemma4::shape, load: gemma4::load },
     Known { name: "glm-dsa", shape: glm_dsa::shape, load: glm_dsa::load },
     Known { name: "glm4moe", shape: glm4moe::shape, load: glm4moe::load },
-    Known { name: "gpt-oss", shape: blocks::mixture_shape, load: gpt_oss::load },
+    Known { name: "gpt-oss", shape: gpt_oss::shape, load: gpt_oss::load },
     Known { name: "llama", shape: blocks::dense_shape, load: llama::load },
     Known { name: "llama4", shape: llama4::shape, load: llama4::load },
     Known { name: "mistral3", shape: blocks::dense_shape, load: mistral3::load },

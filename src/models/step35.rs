@@ -25,6 +25,8 @@ struct Sizes {
     /// Of each layer.
     t: Vec<Transformer>,
     windowed: Vec<bool>,
+    /// Positions; 0 without a layer that has one.
+    window: usize,
     dense: usize,
     ff: usize,
     mixture: SigmoidMixture,
@@ -45,11 +47,12 @@ impl Sizes {
         if every != 1 {
             return Err(keys.error("moe_every_n_layers", every, "halogen knows mixtures in every layer here"));
         }
+        let windowed: Vec<bool> =
+            (0..layers).map(|i| Ok(keys.flag_of_layer(pattern, i)?.unwrap_or(false))).collect::<Result<_>>()?;
         let sizes = Sizes {
             t: (0..layers).map(|i| Transformer::read_layer(gguf, keys, i, "")).collect::<Result<_>>()?,
-            windowed: (0..layers)
-                .map(|i| Ok(keys.flag_of_layer(pattern, i)?.unwrap_or(false)))
-                .collect::<Result<_>>()?,
+            window: if windowed.contains(&true) { keys.size("attention.sliding_window")? } else { 0 },
+            windowed,
             dense: keys.count_or("leading_dense_block_count", 0)?,
             ff: keys.width("feed_forward_length")?,
             mixture: SigmoidMixture::read(keys)?,
@@ -70,11 +73,12 @@ impl Sizes {
         let widest = self.t.iter().max_by_key(|t| t.heads).expect("a layer");
         let dense = if self.dense > 0 { self.ff } else { 0 };
         let shape = widest.shape(widest.heads + dense + self.mixture.floats_per_token(widest));
-        Shape {
+        let shape = Shape {
             keeps: self.t.iter().map(|t| Keeps::Kv(KvWidth::both(t.kv_heads * t.head_dim))).collect(),
             rope_pairs: widest.rope_dim / 4 + widest.rope_dim / 2,
             ..shape
-        }
+        };
+        shape.with_windows(self.window, |i| self.windowed[i])
     }
 }
 
@@ -93,19 +97,19 @@ pub fn load(weights: &mut Weights, keys: &Keys) -> Result<Box<dyn Architecture>>
     let ropes = [Rope::new(keys, dim / 2, factors.as_deref())?, Rope::unscaled(local, dim)];
     let ends = Ends::load(weights, &sizes.t[0])?;
     let layers = (0..sizes.t.len())
-        .map(|i| Ok((attention(weights, keys, &sizes, i)?, feed_forward(weights, keys, &sizes, i)?)))
+        .map(|i| Ok((attention(weights, &sizes, i)?, feed_forward(weights, keys, &sizes, i)?)))
         .collect::<Result<_>>()?;
     (sizes.t.len()..sizes.blocks).for_each(|i| weights.skip(&format!("blk.{i}.")));
     let shape = sizes.shape();
     Ok(Box::new(Step35 { shape, ropes, ends, windowed: sizes.windowed, layers }))
 }
 
-fn attention(weights: &mut Weights, keys: &Keys, sizes: &Sizes, layer: usize) -> Result<SelfAttention> {
+fn attention(weights: &mut Weights, sizes: &Sizes, layer: usize) -> Result<SelfAttention> {
     let t = &sizes.t[layer];
     let extras = Extras { head_gate: true, ..Extras::QK_NORM };
     let mut attention = SelfAttention::load(weights, t, layer, RopePairs::HalfSplit, extras)?;
     if sizes.windowed[layer] {
-        attention.geometry.window = Some(Window::Last(keys.size("attention.sliding_window")?));
+        attention.geometry.window = Some(Window::Last(sizes.window));
     } else {
         attention.rope_dim = t.rope_dim / 2;
     }

@@ -1,6 +1,7 @@
 //! Per-head RMSNorm of q and k, rotary position embedding, and the cache write.
 
-use super::{Error, Norm, Result, Step, Tensor, ensure};
+use super::kv::{KvLayer, no_values};
+use super::{Norm, Result, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, View, params};
 
 params!(HeadsParams {
@@ -14,7 +15,8 @@ params!(HeadsParams {
     stride: u32,
     temperature: f32,
     span: u32,
-    offset: u32
+    offset: u32,
+    rows: u32
 });
 
 /// Which elements of a head turn together.
@@ -55,29 +57,6 @@ pub struct Heads<'a> {
     pub temperature: Option<Temperature>,
 }
 
-/// One layer's keys and values, each [positions, kv_heads, head_dim].
-pub struct KvLayer {
-    pub k: View,
-    /// None: values are the first lanes of the keys (latent attention).
-    pub v: Option<View>,
-    /// Keys of a lightning indexer [positions, head size], f16 or f32 as the others.
-    pub index: Option<View>,
-    /// f16, else f32.
-    pub f16: bool,
-}
-
-impl KvLayer {
-    /// Bytes a value.
-    pub(super) fn bytes(&self) -> usize {
-        if self.f16 { 2 } else { 4 }
-    }
-}
-
-/// Of an operator that needs them.
-pub(super) fn no_values(op: &'static str) -> Error {
-    Error::Shape { op, message: "a cache without values of its own".into() }
-}
-
 impl Step<'_> {
     /// Normalises and rotates q and k, writes k and v into the cache, and gives q [tokens, heads * head_dim].
     pub fn heads(&mut self, qkv: &Tensor, h: &Heads, cache: &KvLayer) -> Result<Tensor> {
@@ -96,6 +75,10 @@ impl Step<'_> {
         })?;
         ensure(!h.v_norm || h.qk_norm.is_some(), "heads", || "a norm of v without one of q and k".into())?;
         ensure(h.temperature.is_none_or(|t| t.span > 0), "heads", || "a temperature over no positions".into())?;
+        let width = h.kv_heads * h.head_dim;
+        ensure(cache.holds(width, Some(1), self.tokens), "heads", || {
+            format!("a ring of {:?} rows of {width} for {} tokens", cache.ring, self.tokens)
+        })?;
         let q = self.tensor("q", h.heads * h.head_dim)?;
         let (rope_dim, elements) = (h.rope_dim, (h.heads + 2 * h.kv_heads) * h.head_dim * self.tokens);
         let spec = self
@@ -127,6 +110,7 @@ impl Step<'_> {
                 temperature: h.temperature.map_or(0.0, |t| t.scale),
                 span: h.temperature.map_or(0, |t| t.span as u32),
                 offset: h.temperature.map_or(0, |t| t.offset as u32),
+                rows: cache.rows(width) as u32,
             },
             grid: Grid([(h.heads + 2 * h.kv_heads) as u32, 1, self.tokens as u32]),
             cost: Cost { other_bytes: 8 * elements as u64, ..Cost::default() },

@@ -3,7 +3,7 @@
 use super::tensors::{Heads, is_expert, layers};
 use super::{Result, cache};
 use crate::gguf::{Gguf, TensorInfo};
-use crate::memory::{Demand, ExpertLayer, KvFormat};
+use crate::memory::{Demand, ExpertLayer, Extent, KvCache, KvFormat};
 use crate::models::{self, Keys};
 use crate::session::{Session, SessionOptions};
 
@@ -56,11 +56,14 @@ pub fn asked(gguf: &Gguf, context: Option<usize>) -> Result<Asked> {
         Ok(shape) => {
             let needs = Session::needs(&shape, &options);
             (demand.kv, demand.scratch, demand.context) = (needs.kv, needs.scratch, needs.context);
+            let read = Extent { positions: needs.context, beyond: 0 };
+            demand.kv_read = KvCache::bytes(&shape.keeps, read, options.kv);
             true
         }
         Err(models::Error::UnknownArchitecture { .. }) => {
             demand.context = context.unwrap_or(keys.size("context_length")?.min(8192));
             demand.kv = cache(&keys)?.bytes(demand.context, KvFormat::F16.bytes());
+            demand.kv_read = demand.kv;
             demand.scratch = scratch(&keys, demand.context.min(options.chunk))?;
             false
         }
@@ -117,6 +120,10 @@ mod tests {
     fn caches_are_those_of_the_architecture() {
         // 48 layers, 4 heads of 128, keys and values in f16.
         assert_eq!(of("qwen3-30b-a3b", Mixture::Q4KM).demand.kv / 4096, 48 * 2 * 4 * 128 * 2);
+        // Of 62 layers, 10 keep all positions, the others 1024 of a window, a chunk of 512 and 17 queued ahead.
+        let gemma = of("gemma-3-27b", Mixture::Q4KM).demand;
+        assert_eq!(gemma.kv, (10 * 4096 + 52 * (1024 + 512 + 17)) * 2 * 16 * 128 * 2);
+        assert_eq!(gemma.kv_read, (10 * 4096 + 52 * 1024) * 2 * 16 * 128 * 2);
         // A latent of 512 and 64 rotated values in each of 61 layers.
         let preset = ModelPreset::named("deepseek-r1").unwrap();
         let metadata = preset.metadata(61);

@@ -1,11 +1,11 @@
 //! The engine of a session: buffers, recordings by length, and what runs on them.
 
-use super::generate::Answer;
+use super::generate::{Answer, MOST_AHEAD};
 use super::history::History;
 use super::state::State;
 use super::{Error, MAX_CONTEXT, Model, Result, SessionOptions};
 use crate::gpu::{DeviceProfile, Gpu, GpuUse, Pace, Recording, Tier, View};
-use crate::memory::{KvCache, Needs};
+use crate::memory::{Extent, KvCache, Needs};
 use crate::ops::{Arithmetic, Ground, Record, SampleBuffers, Scratch, Step, Tensor, sample_bytes};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -75,6 +75,7 @@ impl Session {
     /// Bytes that a session with these options takes beside the weights.
     pub fn needs(shape: &crate::models::Shape, options: &SessionOptions) -> Needs {
         let context = Self::context_of(shape, options);
+        let extent = Self::extent(context, options);
         let chunk = Self::chunk_of(context, options) as u64;
         // Each position has its place in the rope tables and its token id.
         let positions = (context as u64).saturating_mul(8 * shape.rope_pairs as u64 + 4);
@@ -83,27 +84,33 @@ impl Session {
         let rounded = if (Ground { tier, profile, force }).rounds() { shape.rounded_per_token } else { 0 };
         Needs {
             weights: 0,
-            kv: KvCache::bytes(&shape.keeps, context, options.kv),
+            kv: KvCache::bytes(&shape.keeps, extent, options.kv),
             scratch: (shape.scratch_per_token + rounded)
                 .saturating_mul(chunk)
                 .saturating_add(shape.sliced.bytes(chunk as usize))
                 .saturating_add(shape.score_bytes(context, chunk as usize))
                 .saturating_add(positions)
                 .saturating_add(sampling),
-            checkpoints: Self::checkpoint_bytes(shape, options, context),
+            checkpoints: Self::checkpoint_bytes(shape, options, extent),
             context,
         }
     }
 
     /// Host memory that the checkpoints of a whole context take: one an interval, and those of the last turn.
-    fn checkpoint_bytes(shape: &crate::models::Shape, options: &SessionOptions, context: usize) -> u64 {
-        let states = KvCache::bytes(&shape.keeps, 0, options.kv);
-        let most = (context / options.checkpoints.interval.max(1)) as u64 + 2;
+    fn checkpoint_bytes(shape: &crate::models::Shape, options: &SessionOptions, extent: Extent) -> u64 {
+        let states = KvCache::state_bytes(&shape.keeps, extent, options.kv);
+        let most = (extent.positions / options.checkpoints.interval.max(1)) as u64 + 2;
         states.saturating_mul(most).min(options.checkpoints.bytes)
     }
 
     fn context_of(shape: &crate::models::Shape, options: &SessionOptions) -> usize {
         options.context.unwrap_or(shape.context.min(8192))
+    }
+
+    /// Beyond a window a layer keeps a chunk, and what may be queued ahead.
+    fn extent(context: usize, options: &SessionOptions) -> Extent {
+        let ahead = options.run_ahead.unwrap_or(MOST_AHEAD).saturating_add(1);
+        Extent { positions: context, beyond: Self::chunk_of(context, options).saturating_add(ahead) }
     }
 
     fn chunk_of(context: usize, options: &SessionOptions) -> usize {
@@ -126,6 +133,7 @@ impl Session {
         }
         Session::needs(shape, options).check(gpu)?;
         let chunk = Self::chunk_of(context, options);
+        let cache = KvCache::new(gpu, &shape.keeps, Self::extent(context, options), options.kv)?;
         let usage = wgpu::BufferUsages::UNIFORM
             | wgpu::BufferUsages::STORAGE
             | wgpu::BufferUsages::COPY_DST
@@ -145,7 +153,6 @@ impl Session {
             measured: options.limits,
             force: options.force,
             run_ahead: options.run_ahead,
-            cache: KvCache::new(gpu, &shape.keeps, context, options.kv)?,
             scratch: Scratch::new(chunk),
             state: report.slice(0, size_of::<State>() as u64),
             report,
@@ -162,7 +169,8 @@ impl Session {
             rope_filled: 0,
             recordings: HashMap::new(),
             asked: 0,
-            history: History::new(options.checkpoints),
+            history: History::new(options.checkpoints, cache.rewind()),
+            cache,
             answer: None,
         };
         // All kernels of a conversation are those of one token and those of several, and so are its scratch buffers.

@@ -14,13 +14,14 @@ pub(super) struct Flight {
     pub positions: usize,
     /// Written before its first part, where it does not go on from the state of the step before.
     state: Option<State>,
-    /// Recurrent states are to be saved after it.
+    /// States are to be saved after it.
     keep: bool,
     /// Given so far, and up to where it may be given.
     at: Mark,
     until: usize,
     /// Once all of it is given.
     report: Option<Readback>,
+    /// Those, once they are on their way.
     states: Option<Vec<Readback>>,
     missing: Option<Missing>,
     /// Parts given.
@@ -64,7 +65,7 @@ impl Flight {
         self.report.as_ref().is_some_and(Readback::is_ready)
     }
 
-    /// The recurrent states of a step that has ended.
+    /// The states of a step that has ended.
     pub fn take_states(&mut self) -> Option<Vec<Readback>> {
         self.states.take()
     }
@@ -97,15 +98,14 @@ impl Session {
         }
         self.check_tokens(prompt)?;
         // Until the new keys and values are known to be there, only the common ones are.
-        let recurrent = self.cache.states().next().is_some();
-        let (common, back) = self.history.resume(prompt, recurrent);
+        let (common, back) = self.history.resume(prompt);
         if back {
             let gpu = self.gpu().clone();
-            for (view, bytes) in self.cache.states().zip(self.history.states(common, &gpu)?) {
+            for (view, bytes) in self.cache.states(common).iter().zip(self.history.states(common, &gpu)?) {
                 gpu.write(view, 0, bytes)?;
             }
-        } else if recurrent && self.history.due(common, true) {
-            let states = self.read_states()?;
+        } else if self.history.due(common, true) {
+            let states = self.read_states(common)?;
             self.save(common, states);
         }
         self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(prompt))?;
@@ -144,23 +144,22 @@ impl Session {
 
     fn flight(&mut self, key: (usize, Ending), positions: usize, state: Option<State>, keep: bool) -> Result<Flight> {
         self.record(key.0, key.1)?;
+        self.history.reach(positions);
         let until = self.recordings[&key].recording.dispatches.len();
         let (at, report, states, missing) = (Mark::default(), None, None, None);
         Ok(Flight { key, positions, state, keep, at, until, report, states, missing, submits: 0 })
     }
 
-    /// Copies of all recurrent states, after what was submitted before.
-    fn read_states(&self) -> Result<Vec<Readback>> {
-        let states: Vec<&View> = self.cache.states().collect();
-        Ok(self.gpu().read(&states)?)
+    /// Copies of the states after `positions` tokens, after what was submitted before.
+    fn read_states(&self, positions: usize) -> Result<Vec<Readback>> {
+        let states = self.cache.states(positions);
+        Ok(self.gpu().read(&states.iter().collect::<Vec<&View>>())?)
     }
 
-    /// Keeps the states after `positions` tokens as a checkpoint, if there are any.
+    /// Keeps the states after `positions` tokens as a checkpoint.
     pub(super) fn save(&mut self, positions: usize, states: Vec<Readback>) {
-        let bytes = self.cache.states().map(|view| view.size).sum();
-        if bytes > 0 {
-            self.history.save(positions, bytes, states);
-        }
+        let bytes = self.cache.states(positions).iter().map(|view| view.size).sum();
+        self.history.save(positions, bytes, states);
     }
 
     /// Gives the device as much of a step as the budget allows. `wait`: for experts that are read.
@@ -206,7 +205,7 @@ impl Session {
         }
         if flight.is_given() {
             flight.missing = None;
-            flight.states = if flight.keep { Some(self.read_states()?) } else { None };
+            flight.states = if flight.keep { Some(self.read_states(flight.positions)?) } else { None };
             self.release()?;
         }
         Ok(true)
@@ -283,9 +282,9 @@ impl Session {
         })
     }
 
-    /// As [`Session::blocking_logits`], of a model whose experts are all there. After each router has run, `watch` is told the
-    /// first token's position and may read and write the dispatch's buffers; the router runs again for as long as it asks.
-    /// For tests that compare what models say, not which experts they choose.
+    /// As [`Session::blocking_logits`], of a model whose experts are all there. After each router and each indexer's choice has
+    /// run, `watch` is told the first token's position and may read and write the dispatch's buffers; it runs again for as
+    /// long as `watch` asks. For tests that compare what models say, not which experts and keys they choose.
     #[doc(hidden)]
     pub fn blocking_logits_watched(
         &mut self,
@@ -297,10 +296,10 @@ impl Session {
             session.write_state(&state)?;
             let position = state.position as usize;
             let (recording, mut from) = (&session.recordings[&key].recording, 0);
-            for (i, router) in recording.dispatches.iter().enumerate() {
-                if router.kernel.spec.shader == "router" {
+            for (i, choice) in recording.dispatches.iter().enumerate() {
+                if ["router", "index_select"].contains(&choice.kernel.spec.shader) {
                     session.gpu().submit(recording, from..i + 1, &[])?;
-                    while watch(position, router)? {
+                    while watch(position, choice)? {
                         session.gpu().submit(recording, i..i + 1, &[])?;
                     }
                     from = i + 1;
@@ -338,6 +337,7 @@ impl Session {
             let view = self.recordings[&(count, Ending::Logits)].logits.as_ref().expect("recorded with logits");
             logits.extend_from_slice(&self.gpu().blocking_read::<f32>(view)?[..count * vocabulary]);
         }
+        self.history.reach(tokens.len());
         self.history.extend(tokens.iter().copied());
         self.history.settle();
         Ok(logits)

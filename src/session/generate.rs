@@ -44,7 +44,7 @@ pub struct Stats {
 
 /// Decode steps queued ahead of the token that the host has seen, where the session does not say: what this time holds.
 const LEAST_AHEAD: usize = 2;
-const MOST_AHEAD: usize = 16;
+pub(super) const MOST_AHEAD: usize = 16;
 const AHEAD_TIME: Duration = Duration::from_millis(50);
 /// Tokens that the repetition penalty looks back.
 const REPEAT_LAST: u32 = 64;
@@ -138,8 +138,9 @@ impl Session {
     /// # Errors
     /// A lost device, or experts that cannot be read. The answer ends there.
     pub fn advance(&mut self, budget: Budget) -> Result<Vec<Token>> {
-        let Some(mut answer) = self.answer.take() else { return Ok(Vec::new()) };
-        let gone_on = if answer.done { Ok(()) } else { answer.go_on(self, budget) };
+        let looked = self.look();
+        let Some(mut answer) = self.answer.take() else { return looked.map(|()| Vec::new()) };
+        let gone_on = looked.and_then(|()| if answer.done { Ok(()) } else { answer.go_on(self, budget) });
         let failed = answer.failed.take();
         answer.failed = answer.or_end(self, gone_on).err().or(failed);
         let tokens: Vec<Token> = answer.arrived.drain(..).collect();
@@ -274,7 +275,6 @@ impl Answer {
 
     /// Takes what has come back, and gives more.
     fn go_on(&mut self, session: &mut Session, budget: Budget) -> Result<()> {
-        session.look()?;
         while let Some(flight) = self.queued.front_mut().filter(|flight| flight.is_ready()) {
             let landed = session.land(flight, false)?;
             self.landed(session, landed)?;

@@ -1,11 +1,13 @@
 //! The tokens that a session has processed, and from where a prompt that begins like them can go on. Keys and values are
-//! cut back to any position. A recurrent state cannot be: it goes on from its end, or from a checkpoint on the host.
+//! cut back to any position; those of layers with a window for as far as their rings hold what comes before it. A recurrent
+//! state cannot be cut back: it goes on from its end. Else all goes on from a checkpoint on the host.
 
 use super::Result;
 use crate::gpu::{Gpu, Readback};
+use crate::memory::Rewind;
 
-/// When recurrent states are copied to the host, so that a prompt that leaves the last one's way can go on from there: at
-/// the start of each turn, at the end of its prompt, and every so many tokens.
+/// When recurrent states and windows are copied to the host, so that a prompt that leaves the last one's way can go on from
+/// there: at the start of each turn, at the end of its prompt, and every so many tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct Checkpoints {
     /// Tokens from one to the next at most, in whole steps.
@@ -15,13 +17,13 @@ pub struct Checkpoints {
 }
 
 impl Default for Checkpoints {
-    /// Every 2,048 tokens, in 1 GiB: Qwen3-Next's states take 75 MiB.
+    /// Every 2,048 tokens, in 1 GiB: Qwen3-Next's states take 75 MiB, gpt-oss-120b's windows 4.5, Gemma 3 27B's 416.
     fn default() -> Self {
         Checkpoints { interval: 2048, bytes: 1 << 30 }
     }
 }
 
-/// All recurrent states after so many tokens.
+/// All recurrent states and windows after so many tokens.
 struct Checkpoint {
     position: usize,
     bytes: u64,
@@ -36,6 +38,9 @@ pub struct History {
     /// Whether recurrent states are known to be those after the last token; steps that were queued ahead of an answer that
     /// nobody waited for have moved them on.
     settled: bool,
+    /// Rings hold the last rows before this position, or what a checkpoint brought back.
+    reached: usize,
+    rewind: Rewind,
     options: Checkpoints,
     /// Oldest first.
     checkpoints: Vec<Checkpoint>,
@@ -44,8 +49,8 @@ pub struct History {
 }
 
 impl History {
-    pub fn new(options: Checkpoints) -> Self {
-        History { tokens: Vec::new(), settled: false, options, checkpoints: Vec::new(), planned: 0 }
+    pub fn new(options: Checkpoints, rewind: Rewind) -> Self {
+        History { tokens: Vec::new(), settled: false, reached: 0, rewind, options, checkpoints: Vec::new(), planned: 0 }
     }
 
     pub fn tokens(&self) -> &[u32] {
@@ -53,19 +58,22 @@ impl History {
     }
 
     pub fn clear(&mut self) {
-        *self = History::new(self.options);
+        *self = History::new(self.options, self.rewind);
     }
 
-    /// Cuts back to what `prompt` can go on from, and gives its length, and whether recurrent states must be brought back
+    /// Cuts back to what `prompt` can go on from, and gives its length, and whether states and windows must be brought back
     /// to be those after it. What both begin with can stay, but for the prompt's last token, whose logits give the next.
-    pub fn resume(&mut self, prompt: &[u32], recurrent: bool) -> (usize, bool) {
+    pub fn resume(&mut self, prompt: &[u32]) -> (usize, bool) {
         let same = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         let common = same.min(prompt.len().saturating_sub(1));
-        let (kept, back) = match !recurrent || (self.settled && common == self.tokens.len()) {
+        let (kept, back) = match self.holds(common) {
             true => (common, false),
             false => {
                 let before = self.checkpoints.iter().map(|c| c.position).filter(|position| *position <= common);
-                before.max().map_or((0, false), |position| (position, true))
+                let found = before.max().map_or((0, false), |position| (position, true));
+                // Of rings there is the window before it, and no more.
+                self.reached = found.0 + if found.1 { self.rewind.rings.map_or(0, |rings| rings.beyond) } else { 0 };
+                found
             }
         };
         self.tokens.truncate(kept);
@@ -73,6 +81,19 @@ impl History {
         self.planned = self.checkpoints.iter().map(|c| c.position).max().unwrap_or(0);
         self.settled = false;
         (kept, back)
+    }
+
+    /// Whether the cache can be cut back to `position`, and go on.
+    fn holds(&self, position: usize) -> bool {
+        let rings = self.rewind.rings;
+        let windows =
+            rings.is_none_or(|r| self.reached <= r.shortest || self.reached <= position.saturating_add(r.beyond));
+        windows && (!self.rewind.recurrent || (self.settled && position == self.tokens.len()))
+    }
+
+    /// Steps up to `position` are submitted.
+    pub fn reach(&mut self, position: usize) {
+        self.reached = self.reached.max(position);
     }
 
     /// `tokens` are processed.
@@ -88,7 +109,8 @@ impl History {
     /// Whether the states at `position` are to be saved: where a turn's prompt begins or ends (`turn`), or an interval after
     /// the last. They will be, if so.
     pub fn due(&mut self, position: usize, turn: bool) -> bool {
-        let due = position > self.planned && (turn || position >= self.planned + self.options.interval);
+        let any = self.rewind.recurrent || self.rewind.rings.is_some();
+        let due = any && position > self.planned && (turn || position >= self.planned + self.options.interval);
         if due {
             self.planned = position;
         }
@@ -115,18 +137,21 @@ impl History {
 
 #[cfg(test)]
 mod tests {
-    use super::{Checkpoints, History};
+    use super::{Checkpoints, History, Rewind};
+    use crate::memory::Rings;
 
-    fn history(tokens: &[u32], settled: bool) -> History {
+    const RECURRENT: Rewind = Rewind { recurrent: true, rings: None };
+
+    fn history(tokens: &[u32], settled: bool, rewind: Rewind) -> History {
         let options = Checkpoints { interval: 10, bytes: 100 };
-        History { tokens: tokens.to_vec(), settled, ..History::new(options) }
+        History { tokens: tokens.to_vec(), settled, ..History::new(options, rewind) }
     }
 
     #[test]
     fn keys_and_values_are_cut_back_and_recurrent_states_only_go_on() {
         let resumed = |prompt: &[u32], recurrent, settled| {
-            let mut history = history(&[1, 2, 3], settled);
-            let (kept, back) = history.resume(prompt, recurrent);
+            let mut history = history(&[1, 2, 3], settled, Rewind { recurrent, rings: None });
+            let (kept, back) = history.resume(prompt);
             assert!(!back && history.tokens() == &prompt[..kept]);
             kept
         };
@@ -141,7 +166,7 @@ mod tests {
 
     #[test]
     fn the_last_checkpoint_before_the_change_is_gone_on_from() {
-        let mut history = history(&(0..40).collect::<Vec<u32>>(), true);
+        let mut history = history(&(0..40).collect::<Vec<u32>>(), true, RECURRENT);
         // Asked for at a turn's ends and every 10 tokens, and never twice.
         let due: Vec<usize> = (0..40).filter(|position| history.due(*position, *position == 7)).collect();
         assert_eq!(due, [7, 17, 27, 37]);
@@ -150,11 +175,40 @@ mod tests {
         }
         // Of 120 bytes, 100 are allowed.
         let changed: Vec<u32> = (0..30).chain([99, 99]).collect();
-        assert_eq!(history.resume(&changed, true), (27, true));
+        assert_eq!(history.resume(&changed), (27, true));
         assert_eq!(history.tokens().len(), 27);
         // What lies behind the change is forgotten; the one at 27 is there.
         assert!(!history.due(27, true) && history.due(28, true));
-        assert_eq!(history.resume(&(0..20).collect::<Vec<u32>>(), true), (17, true));
-        assert_eq!(history.resume(&[0, 1, 2, 3, 4, 5, 6, 7, 8], true), (0, false), "the oldest went first");
+        assert_eq!(history.resume(&(0..20).collect::<Vec<u32>>()), (17, true));
+        assert_eq!(history.resume(&[0, 1, 2, 3, 4, 5, 6, 7, 8]), (0, false), "the oldest went first");
+    }
+
+    #[test]
+    fn a_ring_is_cut_back_by_what_it_holds_beyond_its_window() {
+        let all: Vec<u32> = (0..60).collect();
+        let cut = |history: &mut History, length: u32| history.resume(&[&all[..length as usize], &[99, 99]].concat());
+        // Rings of 20 rows, 5 of them beyond the window.
+        let rings = Some(Rings { shortest: 20, beyond: 5 });
+        let made = |reached| {
+            let mut history = history(&all[..40], true, Rewind { recurrent: false, rings });
+            history.reach(reached);
+            history.save(17, 50, vec![]);
+            history
+        };
+        assert_eq!(cut(&mut made(43), 38), (38, false));
+        assert_eq!(cut(&mut made(43), 37), (17, true));
+        assert_eq!(cut(&mut made(43), 10), (0, false));
+        // Nothing was overwritten yet.
+        assert_eq!(cut(&mut made(20), 3), (3, false));
+        // Steps queued ahead of an answer that was left have overwritten more.
+        assert_eq!(cut(&mut made(46), 40), (17, true));
+        // What a checkpoint brought back is the window before it, whatever was there when it was saved.
+        let mut back = made(43);
+        assert_eq!(cut(&mut back, 20), (17, true));
+        back.reach(21);
+        back.extend(17..21);
+        assert_eq!(cut(&mut back, 18), (18, false));
+        back.checkpoints.clear();
+        assert_eq!(cut(&mut back, 16), (0, false));
     }
 }

@@ -28,7 +28,7 @@ pub struct SessionOptions {
     pub limits: Option<DeviceProfile>,
     /// This arithmetic in every product that has a kernel of it, whatever is faster: for tests and measurements.
     pub force: Option<Arithmetic>,
-    /// Of models that keep recurrent states.
+    /// Of models that keep recurrent states or windows.
     pub checkpoints: Checkpoints,
     /// Decode steps queued ahead of the token that the host has seen; `None`: about 50 ms of them.
     pub run_ahead: Option<usize>,

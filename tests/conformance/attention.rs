@@ -2,6 +2,7 @@
 
 use crate::rig::*;
 use halogen::ops::{Attention, KvLayer, Window, twins};
+use halogen::presets::Heads;
 
 pub fn cases(cases: &mut Vec<Case>) {
     // Decode: head size, groups and length.
@@ -42,6 +43,7 @@ pub fn cases(cases: &mut Vec<Case>) {
                     f16,
                     window: None,
                     sinks: false,
+                    ring: None,
                 },
             );
         }
@@ -66,7 +68,8 @@ pub fn cases(cases: &mut Vec<Case>) {
         (256, 2, 1, 2, 8190),
     ] {
         for f16 in [true, false] {
-            let g = Geometry { head_dim, groups, kv_heads, tokens, position, f16, window: None, sinks: false };
+            let g =
+                Geometry { head_dim, groups, kv_heads, tokens, position, f16, window: None, sinks: false, ring: None };
             add(cases, g);
         }
     }
@@ -84,9 +87,33 @@ pub fn cases(cases: &mut Vec<Case>) {
             // Chunks too; those of one position leave a token alone with itself, as windows do.
             let chunk = (i + tokens) % 2 == 0;
             let window = if chunk { Window::Chunk(positions) } else { Window::Last(positions) };
-            add(
-                cases,
-                Geometry {
+            let g = Geometry {
+                head_dim,
+                groups,
+                kv_heads,
+                tokens,
+                position,
+                f16,
+                window: Some(window),
+                sinks: positions < 1000,
+                ring: None,
+            };
+            add(cases, g);
+            // A ring as short as it may be, which came round, and one that did not, or just before a tile's end.
+            let least = positions + tokens - 1;
+            for ring in [least, least.max(position - position % 64)] {
+                add(cases, Geometry { ring: Some(ring), f16: !f16, ..g });
+            }
+        }
+    }
+    // Rings far behind: tiles that pass their end at any place, splits too.
+    for (head_dim, groups, kv_heads, tokens, ring) in
+        [(32, 4, 2, 1, 130), (64, 8, 1, 1, 1100), (128, 4, 2, 33, 200), (256, 2, 1, 7, 1031), (80, 2, 2, 12, 140)]
+    {
+        for position in [4096, 4100, 4159, 9999] {
+            for window in [Window::Last(ring - tokens), Window::Chunk(100)] {
+                let f16 = position % 2 == 0;
+                let g = Geometry {
                     head_dim,
                     groups,
                     kv_heads,
@@ -94,10 +121,22 @@ pub fn cases(cases: &mut Vec<Case>) {
                     position,
                     f16,
                     window: Some(window),
-                    sinks: positions < 1000,
-                },
-            );
+                    sinks: false,
+                    ring: None,
+                };
+                add(cases, Geometry { ring: Some(ring), ..g });
+            }
         }
+    }
+}
+
+/// Decode and prefill with heads of a published model; `sinks` stand for all that a head may have.
+pub fn of_model(cases: &mut Vec<Case>, heads: &Heads, kv_heads: usize, window: Option<Window>) {
+    let Heads { heads, head_dim, .. } = *heads;
+    let sinks = window.is_some();
+    for (tokens, position) in [(1, 700), (9, 200)] {
+        let groups = heads / kv_heads;
+        add(cases, Geometry { head_dim, groups, kv_heads, tokens, position, f16: true, window, sinks, ring: None });
     }
 }
 
@@ -111,12 +150,14 @@ struct Geometry {
     f16: bool,
     window: Option<Window>,
     sinks: bool,
+    /// Rows of the cache, if positions share them.
+    ring: Option<usize>,
 }
 
 fn add(cases: &mut Vec<Case>, g: Geometry) {
     let kind = if g.tokens == 1 { "decode" } else { "prefill" };
     let name = format!(
-        "attention/{kind}/dim={}/heads={}x{}/tokens={}/position={}{}{}/{}",
+        "attention/{kind}/dim={}/heads={}x{}/tokens={}/position={}{}{}{}/{}",
         g.head_dim,
         g.groups * g.kv_heads,
         g.kv_heads,
@@ -127,6 +168,7 @@ fn add(cases: &mut Vec<Case>, g: Geometry) {
             Some(Window::Last(n)) => format!("/window={n}"),
             Some(Window::Chunk(n)) => format!("/chunk={n}"),
         },
+        g.ring.map_or(String::new(), |rows| format!("/ring={rows}")),
         if g.sinks { "/sinks" } else { "" },
         if g.f16 { "f16" } else { "f32" },
     );
@@ -135,7 +177,7 @@ fn add(cases: &mut Vec<Case>, g: Geometry) {
 
 impl Geometry {
     fn run(self, setup: &Setup) -> Outcome {
-        let Geometry { head_dim, groups, kv_heads, tokens, position, f16, window, sinks } = self;
+        let Geometry { head_dim, groups, kv_heads, tokens, position, f16, window, sinks, ring } = self;
         let heads = groups * kv_heads;
         let random = &mut Random::new((head_dim * groups + tokens + position) as u64);
         let q = random.floats(tokens * heads * head_dim);
@@ -143,9 +185,20 @@ impl Geometry {
         let (k, v) = (random.floats(positions * kv_heads * head_dim), random.floats(positions * kv_heads * head_dim));
         let mut rig = Rig::new(setup, tokens, State::at(position), &[]);
         let gpu = rig.gpu();
-        // Positions not reached yet hold NaN; with many of them decode has splits without a key.
+        // Positions not reached yet hold NaN; with many of them decode has splits without a key. So do rows of a ring that no
+        // position has come to, and what lies behind it.
         let spare = if position % 3 == 1 { 3000 } else { 100 };
+        let in_ring = |data: &[f32]| {
+            let width = kv_heads * head_dim;
+            let rows = ring.unwrap_or(positions);
+            let mut held = vec![f32::NAN; rows * width];
+            for (p, row) in data.chunks_exact(width).enumerate() {
+                held[p % rows * width..][..width].copy_from_slice(row);
+            }
+            held
+        };
         let upload = |data: &[f32]| {
+            let data = &in_ring(data);
             let mut words: Vec<u32> = if f16 {
                 let data: Vec<half::f16> = data.iter().map(|x| half::f16::from_f32(*x)).collect();
                 bytemuck::pod_collect_to_vec(&data)
@@ -155,7 +208,7 @@ impl Geometry {
             words.resize(words.len() + spare * kv_heads * head_dim, 0x7fff_7fff);
             gpu.upload("cache", &words).unwrap()
         };
-        let kv = KvLayer { k: upload(&k), v: Some(upload(&v)), index: None, f16 };
+        let kv = KvLayer { k: upload(&k), v: Some(upload(&v)), index: None, f16, ring };
         let (k, v) = if f16 { (twins::round_f16(&k), twins::round_f16(&v)) } else { (k, v) };
         let sinks = sinks.then(|| random.floats(heads));
         let on_device = sinks.as_ref().map(|s| gpu.upload("sinks", s).unwrap());

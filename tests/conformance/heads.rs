@@ -3,6 +3,7 @@
 use crate::rig::*;
 use halogen::gpu::{Gpu, View};
 use halogen::ops::{Heads, KvLayer, RopePairs, Temperature, twins};
+use halogen::presets::Heads as Sizes;
 
 pub fn cases(cases: &mut Vec<Case>) {
     use RopePairs::{Adjacent, HalfSplit};
@@ -32,9 +33,15 @@ pub fn cases(cases: &mut Vec<Case>) {
                     qk_norm,
                     f16,
                     temperature: None,
+                    ring: None,
                 };
                 // Half of the product.
                 if qk_norm == f16 || tokens == 1 || tokens == 3 {
+                    cases.push(Case::new(g.name(), move |setup| g.run(setup)));
+                }
+                if pairs == HalfSplit && rope_dim == head_dim && qk_norm != f16 {
+                    // Rows that come round within the step, or stand at any place.
+                    let g = Geometry { ring: Some(tokens + position % 3 + 1), ..g };
                     cases.push(Case::new(g.name(), move |setup| g.run(setup)));
                 }
                 if pairs == Adjacent && f16 && !qk_norm {
@@ -45,6 +52,17 @@ pub fn cases(cases: &mut Vec<Case>) {
                 }
             }
         }
+    }
+}
+
+/// Heads of a published model, of which the first `rope_dim` lanes turn.
+pub fn of_model(cases: &mut Vec<Case>, sizes: &Sizes, kv_heads: usize, rope_dim: usize) {
+    let (Sizes { heads, head_dim, .. }, pairs) = (*sizes, RopePairs::HalfSplit);
+    for (tokens, position) in [(1, 700), (9, 200)] {
+        let (qk_norm, f16, temperature, ring) = (true, true, None, None);
+        let g =
+            Geometry { head_dim, heads, kv_heads, tokens, position, pairs, rope_dim, qk_norm, f16, temperature, ring };
+        cases.push(Case::new(g.name(), move |setup| g.run(setup)));
     }
 }
 
@@ -60,6 +78,8 @@ struct Geometry {
     qk_norm: bool,
     f16: bool,
     temperature: Option<Temperature>,
+    /// Rows of the cache, if positions share them.
+    ring: Option<usize>,
 }
 
 /// A cache of `positions`, filled with `value`.
@@ -70,7 +90,7 @@ pub fn cache(gpu: &Gpu, words: usize, value: u32) -> View {
 impl Geometry {
     fn name(&self) -> String {
         format!(
-            "heads/dim={}/heads={}x{}/tokens={}/position={}/{:?}={}{}{}/{}",
+            "heads/dim={}/heads={}x{}/tokens={}/position={}/{:?}={}{}{}{}/{}",
             self.head_dim,
             self.heads,
             self.kv_heads,
@@ -80,6 +100,7 @@ impl Geometry {
             self.rope_dim,
             if self.qk_norm { "/norm" } else { "" },
             if self.temperature.is_some() { "/temperature" } else { "" },
+            self.ring.map_or(String::new(), |rows| format!("/ring={rows}")),
             if self.f16 { "f16" } else { "f32" },
         )
     }
@@ -105,11 +126,13 @@ impl Geometry {
         let (k_norm, k_weight) = norm(gpu, random, head_dim);
         rig.poison("q", tokens * heads * head_dim);
         let row_words = kv_heads * head_dim / if self.f16 { 2 } else { 1 };
+        let rows = self.ring.unwrap_or(positions);
         let kv = KvLayer {
-            k: cache(gpu, positions * row_words, POISON),
-            v: Some(cache(gpu, positions * row_words, POISON)),
+            k: cache(gpu, (rows + 2) * row_words, POISON),
+            v: Some(cache(gpu, (rows + 2) * row_words, POISON)),
             index: None,
             f16: self.f16,
+            ring: self.ring,
         };
         let rope_view = gpu.upload("rope", &rope).unwrap();
         let h = Heads {
@@ -148,18 +171,24 @@ impl Geometry {
         }
         compare("q", &rig.floats("q", q.len())?, &q, head_dim, 1e-7)?;
         for (what, view, want) in [("k", &kv.k, k), ("v", kv.v.as_ref().unwrap(), v)] {
-            let words = gpu.blocking_read::<u32>(view).unwrap();
-            let (before, after) = (position * row_words, (position + tokens) * row_words);
-            if words[..before].iter().chain(&words[after..positions * row_words]).any(|w| *w != POISON) {
+            let mut words = gpu.blocking_read::<u32>(view).unwrap();
+            words.truncate((rows + 2) * row_words);
+            let mut written = Vec::new();
+            for p in position..position + tokens {
+                let row = &mut words[p % rows * row_words..][..row_words];
+                written.extend_from_slice(row);
+                row.fill(POISON);
+            }
+            if words.iter().any(|w| *w != POISON) {
                 return Err(format!("{what}: other positions were written"));
             }
             if self.f16 {
-                let got: &[half::f16] = bytemuck::cast_slice(&words[before..after]);
+                let got: &[half::f16] = bytemuck::cast_slice(&written);
                 let got: Vec<f32> = got.iter().map(|x| x.to_f32()).collect();
                 // A value near the middle of two f16 may round either way: (2^-11)^2 of its power at most.
                 compare(what, &got, &twins::round_f16(&want), head_dim, 2e-7)?;
             } else {
-                compare(what, bytemuck::cast_slice(&words[before..after]), &want, head_dim, 1e-7)?;
+                compare(what, bytemuck::cast_slice(&written), &want, head_dim, 1e-7)?;
             }
         }
         Ok(())

@@ -43,6 +43,13 @@ pub fn cases(cases: &mut Vec<Case>) {
     }
 }
 
+/// An indexer of a published model: so many heads of so many lanes, of which some turn, that keep so many positions.
+pub fn of_model(cases: &mut Vec<Case>, [heads, head_dim, rope_dim, top_k]: [usize; 4]) {
+    for (tokens, position) in [(1, top_k + 50), (9, 100)] {
+        add(cases, Geometry { heads, head_dim, rope_dim, top_k, tokens, position, f16: true, exact: true });
+    }
+}
+
 fn add(cases: &mut Vec<Case>, g: Geometry) {
     let name = format!(
         "index/{}/heads={}x{}/turn={}/top={}/tokens={}/position={}/{}",
@@ -104,7 +111,7 @@ impl Geometry {
         let indexer = Indexer { heads, head_dim, rope_dim, pairs, top_k, norm, eps: 1e-6 };
         let (qs, rows) = (tensor(gpu, &q, heads * head_dim), tensor(gpu, &a, columns));
         let rope = gpu.upload("rope", &turns).unwrap();
-        let kv = KvLayer { k: keys.clone(), v: None, index: Some(keys.clone()), f16 };
+        let kv = KvLayer { k: keys.clone(), v: None, index: Some(keys.clone()), f16, ring: None };
         rig.run(|step| step.index(&qs, &rows, at, &indexer, &rope, &kv).map(drop))?;
 
         let turns_of = |t: usize| &turns[(position + t) * rope_dim / 2..][..rope_dim / 2];

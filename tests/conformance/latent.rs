@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use halogen::formats::Format;
-use halogen::ops::{Arithmetic, KvLayer, LatentAttention, LatentInputs, Selection, twins};
+use halogen::ops::{Arithmetic, KvLayer, LatentAttention, LatentInputs, Product, Selection, twins};
 
 #[derive(Clone, Copy)]
 struct Geometry {
@@ -68,6 +68,16 @@ pub fn cases(cases: &mut Vec<Case>) {
     add(cases, Geometry { heads: 256, tokens: 67, ..narrow }, true);
 }
 
+/// Decode and prefill with a published model's sizes: heads, the latent and what turns, what does not, and values.
+pub fn of_model(cases: &mut Vec<Case>, [heads, rank, rope_dim, nope, value_dim]: [usize; 5]) {
+    for (tokens, position) in [(1, 100), (9, 30)] {
+        let format = Format::Q8_0;
+        let (shards, top_k) = (1, None);
+        let g = Geometry { heads, rank, rope_dim, nope, value_dim, tokens, position, format, shards, top_k };
+        add(cases, g, true);
+    }
+}
+
 fn add(cases: &mut Vec<Case>, g: Geometry, f16: bool) {
     let name = format!(
         "latent/{}/heads={}/rank={}+{}/nope={}/value={}/tokens={}/position={}/shards={}{}/{}",
@@ -83,9 +93,10 @@ fn add(cases: &mut Vec<Case>, g: Geometry, f16: bool) {
         g.top_k.map_or(String::new(), |top_k| format!("/top={top_k}")),
         if f16 { "f16" } else { "f32" },
     );
+    let case = Case::new(name, move |setup| g.run(setup, f16));
     // The products of heads differ by tier.
-    let new = if g.format == Format::Q8_0 && f16 { Case::of_products } else { Case::new };
-    cases.push(new(name, move |setup: &Setup| g.run(setup, f16)));
+    let many = g.tokens > 1 && g.format == Format::Q8_0 && f16;
+    cases.push(if many { case.of_product(Product::of(g.tokens), g.format) } else { case });
 }
 
 impl Geometry {
@@ -123,7 +134,7 @@ impl Geometry {
         let row_words = if f16 { key_dim / 2 } else { key_dim };
         let mut cached = words(&before);
         cached.resize((positions + spare) * row_words, POISON);
-        let kv = KvLayer { k: gpu.upload("cache", &cached).unwrap(), v: None, index: None, f16 };
+        let kv = KvLayer { k: gpu.upload("cache", &cached).unwrap(), v: None, index: None, f16, ring: None };
         let scale = 1.0 / ((nope + rope_dim) as f32).sqrt();
         let stack = |w: &Weights| in_order(w, gpu, heads, shards);
         let l = LatentAttention { heads, rank, rope_dim, scale, norm, k_b: stack(&k_b), v_b: stack(&v_b) };

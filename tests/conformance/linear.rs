@@ -91,6 +91,14 @@ pub fn cases(cases: &mut Vec<Case>) {
     add(cases, Format::F16, 270_000, 4, 1, Residual, 1);
 }
 
+/// Rows as long as those of a published model, for a token, few, and many.
+pub fn of_model(cases: &mut Vec<Case>, columns: usize) {
+    let format = if columns.is_multiple_of(256) { Format::Q4K } else { Format::Q8_0 };
+    for (tokens, what) in [(1, Norm), (1, Residual), (5, Residual), (33, Residual)] {
+        add(cases, format, 40, columns, tokens, what, 1);
+    }
+}
+
 /// Blocks of 32: zeros, subnormal numbers, small and large ones, one large among small, halves of a step of 1/127, alike
 /// ones.
 fn extremes(x: &mut [f32]) {
@@ -112,7 +120,7 @@ fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, token
     let kind = format!("{what:?}").to_lowercase();
     let cut = if shards > 1 { format!("/shards={shards}") } else { String::new() };
     let name = format!("linear/{format}/rows={rows}/columns={columns}/tokens={tokens}/{kind}{cut}");
-    cases.push(Case::of_products(name, move |setup| {
+    let case = Case::new(name, move |setup| {
         let random = &mut Random::new((rows * 1000 + columns * 10 + tokens) as u64);
         let weights = Weights::random(random, format, rows, columns);
         let mut x = random.floats(tokens * columns);
@@ -193,5 +201,6 @@ fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, token
                 setup.compare("h", &rig.floats("h", tokens * rows)?, &want, rows, format)
             }
         }
-    }));
+    });
+    cases.push(case.of_product(Product::of(tokens), format));
 }

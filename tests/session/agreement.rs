@@ -19,7 +19,9 @@ pub(super) fn some_tokens(count: usize) -> Vec<u32> {
 #[test]
 fn prefill_in_one_chunk_in_sevens_and_by_token_agree() {
     let mut models: Vec<(String, Arc<Model>, Vec<u32>)> = vec![("demo".into(), demo(), prompt().repeat(3))];
-    for name in ["llama", "llama4", "step35", "gemma4", "qwen2", "qwen3", "qwen3moe"].into_iter().chain(HYBRIDS) {
+    for name in
+        ["llama", "llama4", "step35", "gemma4", "qwen2", "qwen3", "qwen3moe", "deepseek4"].into_iter().chain(HYBRIDS)
+    {
         models.push((name.into(), made(name), some_tokens(40)));
     }
     for (name, model, tokens) in models {
@@ -103,6 +105,37 @@ fn a_second_turn_reuses_the_common_prefix() {
     assert_eq!(generation.stats().cached_tokens, other.len() - 1);
 }
 
+/// Layers with a window keep it and a few more positions, in rows that come round many times here.
+#[test]
+fn windows_that_came_round_give_the_bits_of_a_whole_cache() {
+    let sizes = Sizes { context: 1024, ..TINY };
+    let tokens = some_tokens(700);
+    for name in ["step35", "gemma4", "llama4", "deepseek4"] {
+        let model = Made::new(name, Format::F16, &sizes).load().expect("a model");
+        for kv in [KvFormat::F32, KvFormat::F16] {
+            // A chunk as long as the context leaves no ring.
+            let mut whole = session(&model, SessionOptions { kv, chunk: 1024, ..SessionOptions::default() });
+            let options = SessionOptions { kv, chunk: 8, run_ahead: Some(2), ..SessionOptions::default() };
+            let mut short = session(&model, options.clone());
+            assert!(whole.cache().rewind().rings.is_none());
+            assert_eq!(short.cache().rewind().rings.expect("rings").shortest, 16 + 8 + 3);
+            assert_eq!(short.cache().total_bytes(), Session::needs(model.shape(), &options).kv, "{name}");
+            for chunk in [8, 3, 1] {
+                let expected = whole.blocking_logits(&tokens, chunk).expect("logits");
+                let found = short.blocking_logits(&tokens, chunk).expect("logits");
+                assert!(bits(&expected) == bits(&found), "{name}, chunk {chunk}");
+            }
+            // And on, as answers do, with steps queued ahead.
+            for start in [5, 8] {
+                whole.clear();
+                short.clear();
+                let expected = answer(&mut whole, &tokens[..start], &Sampling::greedy(), 200);
+                assert_eq!(answer(&mut short, &tokens[..start], &Sampling::greedy(), 200), expected, "{name}");
+            }
+        }
+    }
+}
+
 /// Recurrent states cannot be cut back: they go on from their end, or from a checkpoint.
 #[test]
 fn a_recurrent_state_goes_on_only_from_where_it_was() {
@@ -138,22 +171,27 @@ fn a_recurrent_state_goes_on_only_from_where_it_was() {
 /// A template drops the reasoning of earlier turns, and with it the opening of the answer that ended the prompt.
 #[test]
 fn a_turn_whose_start_changed_goes_on_from_the_last_checkpoint() {
-    let model = made("qwen3next");
+    for name in ["qwen3next", "step35", "gemma4", "llama4", "deepseek4"] {
+        go_on_after_changes(&made(name));
+    }
+}
+
+fn go_on_after_changes(model: &Arc<Model>) {
     let checkpoints = Checkpoints { interval: 16, ..Checkpoints::default() };
     let options = SessionOptions { chunk: 8, checkpoints, ..f32_cache() };
     let states = |session: &Session| -> Vec<Vec<u32>> {
         let read = |view| session.model().gpu().blocking_read::<u32>(view).expect("a state");
-        session.cache().states().map(read).collect()
+        session.cache().states(session.history().len()).iter().map(read).collect()
     };
     let first = some_tokens(70);
-    let mut kept = session(&model, options.clone());
+    let mut kept = session(model, options.clone());
     let said = answer(&mut kept, &first, &Sampling::greedy(), 30);
     for (same, prompt) in [
         (68, [&first[..68], &said[20..], &[7, 8, 9]].concat()),
         (70 + 28, [&first[..], &said[..28], &[7, 8, 9]].concat()),
         (40, [&first[..40], &[1; 50]].concat()),
     ] {
-        let mut kept = session(&model, options.clone());
+        let mut kept = session(model, options.clone());
         answer(&mut kept, &first, &Sampling::greedy(), 30);
         let mut generation = kept.generate(&prompt, &Sampling::greedy(), &[], 8).expect("a generation");
         let cached = generation.stats().cached_tokens;
@@ -161,7 +199,7 @@ fn a_turn_whose_start_changed_goes_on_from_the_last_checkpoint() {
         let said: Vec<u32> = collect(&mut generation).iter().map(|t| t.id).collect();
         drop(generation);
         // The same bits as of a session that was never elsewhere: it comes there in the same steps.
-        let mut fresh = session(&model, options.clone());
+        let mut fresh = session(model, options.clone());
         let steps = cached.saturating_sub(first.len()) + 1;
         answer(&mut fresh, &first[..cached.min(first.len())], &Sampling::greedy(), steps);
         let mut generation = fresh.generate(&prompt, &Sampling::greedy(), &[], 8).expect("a generation");
@@ -172,7 +210,7 @@ fn a_turn_whose_start_changed_goes_on_from_the_last_checkpoint() {
     }
     // With no room for a checkpoint, all over.
     let checkpoints = Checkpoints { bytes: 100, ..checkpoints };
-    let mut poor = session(&model, SessionOptions { checkpoints, ..options });
+    let mut poor = session(model, SessionOptions { checkpoints, ..options });
     assert_eq!(answer(&mut poor, &first, &Sampling::greedy(), 30), said);
     let prompt = [&first[..68], &[7, 8, 9]].concat();
     assert_eq!(poor.generate(&prompt, &Sampling::greedy(), &[], 1).expect("a generation").stats().cached_tokens, 0);

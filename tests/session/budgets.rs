@@ -37,7 +37,7 @@ fn budgets() -> [Budget; 4] {
 
 #[test]
 fn answers_do_not_depend_on_the_time_that_is_lent() {
-    let made = ["llama", "qwen3moe", "qwen3next", "deepseek2"]
+    let made = ["llama", "qwen3moe", "qwen3next", "deepseek2", "deepseek4"]
         .map(|name| (name, Made::new(name, Format::F16, &TINY).load().expect("a model"), agreement::some_tokens(40)));
     for (name, model, tokens) in std::iter::once(("demo", demo(), prompt())).chain(made) {
         let mut plain = session(&model, SessionOptions { chunk: 16, ..f32_cache() });
@@ -141,6 +141,14 @@ fn what_is_given_stays_within_the_budget() {
         most = most.max(session.given().as_secs_f64());
     }
     assert!(most > 0.0 && most <= budget.as_secs_f64(), "{most} s were given at once");
+    session.ask(&prompt(), &Sampling::greedy(), &[], 8).expect("an answer");
+    session.advance(Budget::gpu_time(budget)).expect("a device");
+    session.stop();
+    for _ in 0..1000 {
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(session.advance(Budget::gpu_time(budget)).expect("a device").is_empty());
+    }
+    assert!(session.given().is_zero(), "what a stopped answer was given does not end");
     let used = session.gpu_use();
     assert!(used.submits > 8 && used.estimated > Duration::ZERO, "{used:?}");
 }

@@ -219,7 +219,8 @@ pub fn cache(gpu: &Gpu, k: &[f32], v: Option<&[f32]>, index: Option<&[f32]>) -> 
         let halves: Vec<half::f16> = data.iter().map(|x| half::f16::from_f32(*x)).collect();
         gpu.upload("cache", &halves)
     };
-    Ok(KvLayer { k: upload(k)?, v: v.map(upload).transpose()?, index: index.map(upload).transpose()?, f16: true })
+    let (v, index) = (v.map(upload).transpose()?, index.map(upload).transpose()?);
+    Ok(KvLayer { k: upload(k)?, v, index, f16: true, ring: None })
 }
 
 /// What such a cache holds.

@@ -4,7 +4,7 @@ use super::answer::Answer;
 use super::setup::Runner;
 use crate::cli::human;
 use halogen::gpu::DeviceProfile;
-use halogen::memory::{KvCache, KvFormat, StoreStats};
+use halogen::memory::{Extent, KvCache, KvFormat, StoreStats};
 use std::fmt;
 
 /// The stats of `--json`; those of the last line on stderr are among them.
@@ -54,6 +54,7 @@ impl Stats {
         let computed = stats.prompt_tokens - stats.cached_tokens;
         let per_step = |total: f64| if stats.decode_steps == 0 { 0.0 } else { total / stats.decode_steps as f64 };
         let mean_position = stats.prompt_tokens + stats.generated_tokens / 2;
+        let read = Extent { positions: mean_position, beyond: 0 };
         Stats {
             prompt_tokens: stats.prompt_tokens,
             cached_tokens: stats.cached_tokens,
@@ -68,7 +69,7 @@ impl Stats {
             host_microseconds_per_token: per_step(stats.decode_host.as_secs_f64() * 1e6),
             weight_bytes_per_token: decode.cost().weight_bytes,
             experts: runner.model.store_stats(),
-            kv_bytes_per_token: KvCache::bytes(&runner.model.shape().keeps, mean_position, KvFormat::F16),
+            kv_bytes_per_token: KvCache::bytes(&runner.model.shape().keeps, read, KvFormat::F16),
             stream_bytes_per_second: None,
             dispatch_seconds: None,
             fraction_of_bandwidth: None,

@@ -17,8 +17,9 @@ pub struct Demand {
     pub tables: u64,
     /// Layers with routed experts.
     pub experts: Vec<ExpertLayer>,
-    /// Of a session at its full context.
+    /// Of a session at its full context, and what a token reads of it.
     pub kv: u64,
+    pub kv_read: u64,
     pub scratch: u64,
     /// Positions of that context.
     pub context: usize,

@@ -106,7 +106,7 @@ pub fn plan(demand: &Demand, machine: &Machine, routing: Routing) -> Plan {
         cached_share,
         hit_rate,
         decode: if runs { token(0) } else { Bound::default() },
-        decode_full: if runs { token(demand.kv) } else { Bound::default() },
+        decode_full: if runs { token(demand.kv_read) } else { Bound::default() },
         prefill: machine.flops.filter(|_| runs).map(|flops| backing.prefill(demand, machine, &split, flops)),
         on_host: (fit == Fit::Cached && !machine.unified && backing.disk_share == 0.0).then(|| {
             let missed = demand.used_bytes() as f64 * (1.0 - cached_share);
@@ -186,6 +186,7 @@ mod tests {
             tables: 0,
             experts: vec![ExpertLayer { count: 100, used: 5, bytes: GB / 100 }; 10],
             kv: GB - GB / 10,
+            kv_read: GB - GB / 10,
             scratch: GB / 10,
             context: 1000,
             active_parameters: GB,
