@@ -15,7 +15,16 @@ use super::{Norm, Result, Selection, Shard, Stack, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, View, params};
 use std::ops::Range;
 
-params!(LatentParams { heads: u32, pairs: u32, stride: u32, at: u32, eps: f32, q_stride: u32, first_token: u32 });
+params!(LatentParams {
+    heads: u32,
+    pairs: u32,
+    stride: u32,
+    at: u32,
+    eps: f32,
+    q_stride: u32,
+    first_token: u32,
+    first_z: u32
+});
 
 /// The geometry and weights of latent attention.
 pub struct LatentAttention {
@@ -170,6 +179,7 @@ impl Step<'_> {
                 eps: l.norm.eps,
                 q_stride: (l.k_b.columns + l.rope_dim) as u32,
                 first_token: tokens.start as u32,
+                ..Default::default()
             },
             grid: Grid([groups as u32, 1, tokens.len() as u32]),
             cost: Cost { other_bytes: (8 * lanes * tokens.len()) as u64, ..Cost::default() },
