@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use halogen::formats::Format;
-use halogen::ops::{Arithmetic, KvLayer, LatentAttention, LatentInputs, Selection, twins};
+use halogen::ops::{Arithmetic, KvLayer, LatentAttention, LatentInputs, Product, Selection, twins};
 
 #[derive(Clone, Copy)]
 struct Geometry {
@@ -93,9 +93,10 @@ fn add(cases: &mut Vec<Case>, g: Geometry, f16: bool) {
         g.top_k.map_or(String::new(), |top_k| format!("/top={top_k}")),
         if f16 { "f16" } else { "f32" },
     );
+    let case = Case::new(name, move |setup| g.run(setup, f16));
     // The products of heads differ by tier.
-    let new = if g.format == Format::Q8_0 && f16 { Case::of_products } else { Case::new };
-    cases.push(new(name, move |setup: &Setup| g.run(setup, f16)));
+    let many = g.tokens > 1 && g.format == Format::Q8_0 && f16;
+    cases.push(if many { case.of_product(Product::of(g.tokens), g.format) } else { case });
 }
 
 impl Geometry {
