@@ -2,7 +2,7 @@
 
 use super::rig::Made;
 use super::sizes::Sizes;
-use super::{Result, Work, attention, experts, linear, rows};
+use super::{Result, Work, attention, compressed, experts, linear, rows};
 use crate::formats::Format;
 use crate::gpu::{DeviceClass, Gpu};
 use crate::presets::ModelPreset;
@@ -24,6 +24,8 @@ const OPERATORS: &[Operator] = &[
     Operator { name: "prefill", cases: attention::prefill },
     Operator { name: "latent", cases: attention::latent },
     Operator { name: "index", cases: attention::index },
+    Operator { name: "entries", cases: compressed::entries },
+    Operator { name: "hyper", cases: compressed::hyper },
     Operator { name: "delta", cases: rows::delta },
     Operator { name: "embed", cases: rows::embed },
     Operator { name: "norm", cases: rows::norm },
