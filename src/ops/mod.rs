@@ -30,7 +30,7 @@ pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp};
 pub use heads::{Heads, RopePairs, Temperature};
 pub use index::{Indexer, Selection};
 pub use input::{BLOCK, BLOCK_WORDS, rounded_bytes};
-pub use kv::KvLayer;
+pub use kv::{KvFormat, KvLayer};
 pub use latent::{LatentAttention, LatentInputs};
 pub use linear::Activation;
 pub use lookup::{MAX_EXPERTS, NOWHERE, Record};

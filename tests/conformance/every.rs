@@ -5,8 +5,9 @@ use crate::rig::*;
 use halogen::formats::Format;
 use halogen::gpu::View;
 use halogen::ops::{
-    Activation, Attention, DeltaHeads, DeltaNet, ExpertGateUp, ExpertMlp, GateUp, Heads, Indexer, KeySharing, KvLayer,
-    LatentAttention, LatentInputs, RecurrentLayer, RopePairs, Routing, SampleBuffers, SigmoidRouter, Tensor, Window,
+    Activation, Attention, DeltaHeads, DeltaNet, ExpertGateUp, ExpertMlp, GateUp, Heads, Indexer, KeySharing, KvFormat,
+    KvLayer, LatentAttention, LatentInputs, RecurrentLayer, RopePairs, Routing, SampleBuffers, SigmoidRouter, Tensor,
+    Window,
 };
 
 type Record = fn(&mut Rig, &mut Random, usize) -> Outcome;
@@ -132,7 +133,7 @@ const OPERATORS: &[(&str, Record)] = &[
         rig.watch(&keys);
         let pairs = RopePairs::Adjacent;
         let ix = Indexer { heads: 3, head_dim: 16, rope_dim: 8, pairs, top_k: 4, norm, eps: 1e-6 };
-        let kv = KvLayer { k: keys.clone(), v: None, index: Some(keys), f16: false, ring: None };
+        let kv = KvLayer { k: keys.clone(), v: None, index: Some(keys), format: KvFormat::F32, ring: None };
         rig.run(|step| step.index(&q, &a, [0, 16], &ix, &rope, &kv).map(drop))
     }),
     ("router", |rig, random, tokens| {
@@ -220,7 +221,7 @@ fn cache(rig: &mut Rig, words: &[u32]) -> KvLayer {
         }
         view
     };
-    KvLayer { k: upload(rig), v: Some(upload(rig)), index: None, f16: true, ring: None }
+    KvLayer { k: upload(rig), v: Some(upload(rig)), index: None, format: KvFormat::F16, ring: None }
 }
 
 /// Four heads on a latent of 32 and 16 rotated lanes, from column 4 of 56 on, with a watched cache of 32 positions.
@@ -235,7 +236,7 @@ fn latent(rig: &mut Rig, random: &mut Random, tokens: usize) -> (Tensor, Tensor,
     let l = LatentAttention { heads: 4, rank: 32, rope_dim: 16, scale: 0.15, norm, k_b, v_b };
     let k = gpu.upload("cache", &vec![0x3c00_3800u32; 32 * 24]).unwrap();
     rig.watch(&k);
-    (q, a, rope, l, KvLayer { k, v: None, index: None, f16: true, ring: None })
+    (q, a, rope, l, KvLayer { k, v: None, index: None, format: KvFormat::F16, ring: None })
 }
 
 /// A delta net whose z, b and a lie behind its 128 channels, and its state.
@@ -342,7 +343,7 @@ const REFUSED: &[(&str, Record)] = &[
         let view = gpu.upload("all", &[0f32; 512]).unwrap();
         let (pairs, norm) = (RopePairs::Adjacent, [view.clone(), view.clone()]);
         let ix = Indexer { heads: 3, head_dim: 16, rope_dim: 8, pairs, top_k: 4, norm, eps: 1e-6 };
-        let kv = KvLayer { k: view.clone(), v: None, index: Some(view.clone()), f16: false, ring: None };
+        let kv = KvLayer { k: view.clone(), v: None, index: Some(view.clone()), format: KvFormat::F32, ring: None };
         rig.run(|step| step.index(&q, &a, [0, 22], &ix, &view, &kv).map(drop))
     }),
     ("attention/no values", |rig, random, tokens| {

@@ -29,7 +29,7 @@ pub fn print(args: &Args) -> Result<()> {
     for preset in models() {
         let like = Like { preset, mixture: preset.format() };
         let gguf = like.synthetic(preset.layers(), 1)?.gguf()?;
-        let asked = asked(&gguf, args.context.map(|c| c as usize))?;
+        let asked = asked(&gguf, args.context.map(|c| c as usize), args.cache.format()?)?;
         let weights = asked.demand.dense_bytes() + asked.demand.expert_bytes();
         text += &format!("{:<32}{:>9}", format!("{}:{}", preset.name, like.mixture), human::bytes(weights));
         for target in &targets {
