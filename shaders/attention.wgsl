@@ -9,7 +9,11 @@
 // tile comes from cache. STAGED: queries are too long for workgroup memory, and are brought in STAGE quads at a time for
 // each tile of keys: 16 heads of 576 then share a reading of a key in 4 KiB, for 36 KiB of queries a tile of 147 KiB.
 // SELECTED, of LATENT: a token sees the `top_k` positions that index_select listed for it, or all if it has no more.
-// Grid: rows of a KV head (SELECTED: of a token) / ROWS workgroups, folded; z = split * kv_heads + kv_head.
+// ENTRIES, of LATENT: the first `window_rows` rows are those of the last positions, of which a token sees `window`; behind
+// them lies an entry for each `ratio` positions, of which it sees those whose positions are all up to its own, or of them
+// the SELECTED. Rows turn by their positions, values with them, so the last lanes of the result turn back by the token's own.
+// LISTED: of either, since tokens see rows of their own.
+// Grid: rows of a KV head (LISTED: of a token) / ROWS workgroups, folded; z = split * kv_heads + kv_head.
 // Bound: bytes of the keys and values in decode.
 // Lost, by RADV's gfx1151 code: sums indexed by a loop that does not unroll (300 blocks of branches a key); one value load
 // at a time (a wait for memory a key); scores by row, then key (8-way bank conflicts, 28 LDS reads for 4 keys where 8 do).
@@ -25,8 +29,11 @@ struct Params {
     first_group: u32,    // of a slice of the grid
     window: u32,         // of WINDOW: positions
     first_token: u32,    // of the step: that of the first row
-    top_k: u32,          // of SELECTED
+    top_k: u32,          // of SELECTED and ENTRIES
     rows: u32,           // of the cache
+    ratio: u32,          // of ENTRIES, as those below
+    window_rows: u32,
+    pairs: u32,          // that turn
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> q: array<vec4<f32>>;             // [tokens, heads, KEY_DIM]
@@ -47,6 +54,11 @@ const PHASES: u32 = max(WG / QUADS, 1u);
 const COLUMNS: u32 = (QUADS + WG - 1u) / WG;
 #if SELECTED
 @group(0) @binding(9) var<storage, read> selected: array<u32>;            // [tokens of the step, top_k]
+#endif
+#if ENTRIES
+@group(0) @binding(10) var<storage, read> rope: array<vec2<f32>>;         // [positions, pairs]: cos, sin
+#endif
+#if LISTED
 var<workgroup> tile_rows: array<u32, WG>;    // of the cache, of a tile's keys
 #endif
 const LANES: u32 = WG / ROWS;    // invocations a row of the tile's softmax
@@ -71,6 +83,20 @@ fn load_queries(tid: u32, first: u32, kv_head: u32, stage: u32) {
     }
 }
 
+#if ENTRIES
+// A quad of the result of the token at `position`, turned back if its lanes are among the last.
+fn turned_back(v: vec4<f32>, quad: u32, position: u32) -> vec4<f32> {
+    let first = QUADS - params.pairs / 2u;
+    if quad < first {
+        return v;
+    }
+    let at = position * params.pairs + 2u * (quad - first);
+    let a = rope[at];
+    let b = rope[at + 1u];
+    return vec4(v.x * a.x + v.y * a.y, v.y * a.x - v.x * a.y, v.z * b.x + v.w * b.y, v.w * b.x - v.z * b.y);
+}
+#endif
+
 // A row of the cache, counted on from one before the ring's end of `rows`: below it the difference is huge.
 fn wrapped(row: u32, rows: u32) -> u32 {
 #if WINDOW
@@ -90,7 +116,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let split = group.z / params.kv_heads;
     let sharing = params.heads / params.kv_heads;
     let tile_of_rows = params.first_group + group.y * groups.x + group.x;
-#if SELECTED
+#if LISTED
     // Tokens see keys of their own, so a tile is of one token.
     let tiles = (sharing + ROWS - 1u) / ROWS;
     let token = tile_of_rows / tiles;
@@ -99,7 +125,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     let first = token * sharing + tile_of_rows % tiles * ROWS;
     let rows = (token + 1u) * sharing;
+#if SELECTED
     let list = (params.first_token + token) * params.top_k;
+#endif
 #else
     let rows = params.tokens * sharing;
     let first = tile_of_rows * ROWS;
@@ -125,10 +153,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     // The last row's token sees the most keys. Splits are whole tiles.
     let last_token = min(first + ROWS - 1u, rows - 1u) / sharing;
     let position = state.position + params.first_token;
-#if SELECTED
-    let length = min(position + last_token + 1u, params.top_k);
+    var length = position + last_token + 1u;
+#if ENTRIES
+    let entries = min(length / params.ratio, params.top_k);
+    let seen = min(length, params.window);
+    let first_seen = length - seen;
+    length = entries + seen;
 #else
-    let length = position + last_token + 1u;
+#if SELECTED
+    length = min(length, params.top_k);
+#endif
 #endif
     var low = 0u;
 #if WINDOW
@@ -158,12 +192,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         let values = tile * params.kv_heads + kv_head;
 #endif
         var score: array<f32, ROWS>;
-#if SELECTED
+#if LISTED
         // Which positions these are matters no more: all of them are seen.
         var k_row = 0u;
+#if ENTRIES
+        if key >= entries {
+            k_row = (first_seen + key - entries) % params.window_rows;
+        } else {
+            k_row = params.window_rows + key;
+#if SELECTED
+            k_row = params.window_rows + selected[list + key];
+#endif
+        }
+#else
         if key < end {
             k_row = selected[list + key];
         }
+#endif
         tile_rows[tid] = k_row;
 #else
         let k_row = wrapped(values + tid * params.kv_heads, cache_rows);
@@ -189,7 +234,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #endif
         for (var r = 0u; r < ROWS; r++) {
             let own = position + (first + r) / sharing;
-            var sees = key < end && key <= own;
+            var sees = key < end;
+#if !LISTED
+            sees = sees && key <= own;
+#endif
 #if WINDOW
 #if CHUNK
             sees = sees && key >= own - own % params.window;
@@ -244,7 +292,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         for (; i + 3u * PHASES < keys; i += 4u * PHASES) {
             for (var c = 0u; c < COLUMNS; c++) {
                 if column + c * WG < QUADS {
-#if SELECTED
+#if LISTED
                     let v0 = v_quad(tile_rows[i], column + c * WG);
                     let v1 = v_quad(tile_rows[i + PHASES], column + c * WG);
                     let v2 = v_quad(tile_rows[i + 2u * PHASES], column + c * WG);
@@ -271,7 +319,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         for (; i < keys; i += PHASES) {
             for (var c = 0u; c < COLUMNS; c++) {
                 if column + c * WG < QUADS {
-#if SELECTED
+#if LISTED
                     let v = v_quad(tile_rows[i], column + c * WG);
 #else
                     let v = v_quad(wrapped(values + i * stride, cache_rows), column + c * WG);
@@ -295,6 +343,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
                 for (var p = 1u; p < PHASES; p++) {
                     value += phase_sum[p * QUADS + column];
                 }
+#if ENTRIES
+                value = turned_back(value, at, position + last_token);
+#endif
                 let head = ((first + r) / sharing) * params.heads + kv_head * sharing + (first + r) % sharing;
 #if SPLIT
                 let slot = split * params.tokens * params.heads + head;

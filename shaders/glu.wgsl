@@ -1,4 +1,4 @@
-// y = activation(y) * u (GELU, CLAMPED, LIMITED: lib/activation), u within wider rows.
+// y = activation(y) * u (GELU, CLAMPED, LIMITED, CAPPED: lib/activation), u within wider rows.
 // Grid: tokens * columns / WG workgroups, folded.   Bound: launch in decode, bytes of y and u in prefill.
 #import lib/state
 #import lib/activation
@@ -8,7 +8,7 @@ struct Params {
     columns: u32,
     stride: u32,         // of a row of u
     at: u32,             // the first column of u
-    limit: f32,          // of LIMITED
+    limit: f32,          // of LIMITED and CAPPED
     first_group: u32,    // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;

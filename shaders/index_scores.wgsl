@@ -1,4 +1,4 @@
-// The lightning indexer's scores of the keys up to each token's own: sum over heads of weight * relu(q . k). Only tokens
+// The lightning indexer's scores of the keys up to each token's own, one for each `ratio` positions: sum over heads of weight * relu(q . k). Only tokens
 // that see more than `top_k` have any. An invocation takes a key, GROUP heads at a time: their queries lie in workgroup
 // memory, the key is read again from cache for each group.
 // Grid: along x as many workgroups as share the keys of a token, a tile of WG after another; tokens of the slice along z.
@@ -13,6 +13,7 @@ struct Params {
     first_token: u32,     // of the step: the slice's first
     top_k: u32,
     score_stride: u32,    // from one token's scores to the next's
+    ratio: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> q: array<vec4<f32>>;             // [tokens, heads, HEAD_DIM]
@@ -43,7 +44,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         return;
     }
     let token = params.first_token + group.z;
-    let count = state.position + token + 1u;
+    let count = (state.position + token + 1u) / params.ratio;
     if count <= params.top_k {
         return;
     }

@@ -1,7 +1,7 @@
-// The positions of the `top_k` best scores of each token, ties to the lower position, listed in rising order; of a token that
-// sees no more than so many, all. The lowest score that stays is found digit by digit, 8 bits at a time, by counting in
-// workgroup memory; then each invocation lists its stretch of positions behind those of the stretches before it. Atomics
-// only count, so the result does not depend on timing.
+// The keys of the `top_k` best scores of each token, ties to the lower one, listed in rising order; of a token that sees no
+// more than so many, all. It sees one for each `ratio` positions up to its own. The lowest score that stays is found digit by
+// digit, 8 bits at a time, by counting in workgroup memory; then each invocation lists its stretch of keys behind those of
+// the stretches before it. Atomics only count, so the result does not depend on timing.
 // Grid: one workgroup a token of the slice.   Bound: six readings of the scores by one workgroup, from cache.
 #import lib/state
 
@@ -9,6 +9,7 @@ struct Params {
     first_token: u32,     // of the step: the slice's first
     top_k: u32,
     score_stride: u32,    // from one token's scores to the next's
+    ratio: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> scores: array<f32>;                // [tokens of the slice, score_stride]
@@ -32,7 +33,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     let token = params.first_token + group.x;
-    let count = state.position + token + 1u;
+    let count = (state.position + token + 1u) / params.ratio;
     let list = token * params.top_k;
     if count <= params.top_k {
         for (var i = tid; i < count; i += WG) {

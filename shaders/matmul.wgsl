@@ -1,6 +1,6 @@
 // Y[token] = W X[token] for many tokens; W in any block format. Tiles of BM rows of W by BN tokens, RUNS runs of 16 columns
 // at a time in workgroup memory; an invocation keeps TM x TN results. Flags:
-//   BIAS, RESIDUAL, SWIGLU, SILU_MUL, GELU, CLAMPED, LIMITED   as in matvec
+//   BIAS, RESIDUAL, SWIGLU, SILU_MUL, GELU, CLAMPED, LIMITED, CAPPED   as in matvec
 //   GROUPED   W is a stack; a tile belongs to one expert and its tokens are the rows that expert_group listed for it
 //   GATHER    of GROUPED: X is read at the listed row's token (row / ranks); else X lies in listed order
 //   SCATTER   of GROUPED: Y is written at the listed row; else in listed order

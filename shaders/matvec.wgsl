@@ -3,7 +3,7 @@
 //   BIAS      y += bias          RESIDUAL  y += what y held
 //   SWIGLU    W is [2 * outputs, columns], gate rows first: y = silu(gate) * up
 //   SILU_MUL  y = silu(W x) * what y held (gate and up of two formats: up first, then gate)
-//   GELU, CLAMPED, LIMITED   of both: another activation (lib/activation); a bias comes before it
+//   GELU, CLAMPED, LIMITED, CAPPED   of both: another activation (lib/activation); a bias comes before it
 //   DOT       integer dot products: x is rounded (lib/quantise), its norm applied before
 //   EXPERT    W is a stack of experts; the workgroup's z is a rank, its expert is routed[rank], its row of y is rank
 //   WEIGHTED  of EXPERT: x is gates[rank] x
@@ -39,7 +39,7 @@ struct Params {
     shard: u32,          // of EXPERT: which shard is bound
     first_group: u32,    // of a slice of the grid
     bias_stride: u32,    // of EXPERT and BIAS: from one expert's to the next's
-    limit: f32,          // of LIMITED
+    limit: f32,          // of LIMITED and CAPPED
     x_head: u32,         // of HEADS: quads from one head's x to the next's
     y_head: u32,         // of HEADS: from one head's outputs to the next's
 }

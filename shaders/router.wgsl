@@ -1,6 +1,8 @@
 // The experts of a token and their weights: softmax over all logits, the top `ranks` (ties to the lower index), then
 // RENORMALISE to a sum of 1. An expert's rank is the number of experts before it, so no sort and no order to depend on.
 // SIGMOID: scores are sigmoids; a bias counts for the choice alone; the weights are the chosen scores, times `scale`.
+// SOFTPLUS, of SIGMOID: sqrt(log(1 + e^logit)) in place of the sigmoid.
+// HASHED, of SOFTPLUS: the token's id says which experts; their weights are as always.
 // UNBIASED: no bias; the largest logits are chosen, whose sigmoids may round to the same.
 // GROUPS: only the experts of the `groups_used` groups whose two best score most together can be chosen.
 // SCALED: an expert's weight is multiplied by its own factor, last.
@@ -23,6 +25,10 @@ struct Params {
 @group(0) @binding(2) var<storage, read> logits: array<f32>;            // [tokens, stride], experts first
 @group(0) @binding(3) var<storage, read_write> routed: array<u32>;      // [tokens, ranks + shared_experts]
 @group(0) @binding(4) var<storage, read_write> gates: array<f32>;       // [tokens, ranks + shared_experts]
+#if HASHED
+@group(0) @binding(5) var<storage, read> table: array<u32>;             // [vocabulary, ranks]
+@group(0) @binding(6) var<storage, read> tokens: array<u32>;            // [context + 1]
+#endif
 #if SIGMOID
 #if !UNBIASED
 @group(0) @binding(5) var<storage, read> bias: array<f32>;              // [experts]
@@ -33,14 +39,30 @@ fn sigmoid(x: f32) -> f32 {
     return 1.0 / (1.0 + exp(min(-x, 80.0)));
 }
 
+// A chosen expert's, before it is scaled.
+fn weight_of(logit: f32) -> f32 {
+#if SOFTPLUS
+    // log(1 + e) = 2 atanh(e / (2 + e)), so that little is not lost beside the 1.
+    let e = exp(max(-abs(logit), -80.0));
+    let s = e / (2.0 + e);
+    let q = s * s;
+    let series = 1.0 + q * (1.0 / 3.0 + q * (0.2 + q * (1.0 / 7.0 + q * (1.0 / 9.0 + q * (1.0 / 11.0 + q / 13.0)))));
+    return sqrt(max(logit, 0.0) + 2.0 * s * series);
+#else
+    return sigmoid(logit);
+#endif
+}
+
 #if SIGMOID
+#if !HASHED
 fn score_of(e: u32, logit: f32) -> f32 {
 #if UNBIASED
     return logit;
 #else
-    return sigmoid(logit) + bias[e];
+    return weight_of(logit) + bias[e];
 #endif
 }
+#endif
 #endif
 
 #if SCALED
@@ -48,8 +70,10 @@ fn score_of(e: u32, logit: f32) -> f32 {
 var<workgroup> chosen_scale: array<f32, EXPERTS>;
 #endif
 
+#if !HASHED
 const LOWEST: f32 = -3.0e38;
 var<workgroup> scores: array<f32, EXPERTS>;
+#endif
 var<workgroup> chosen: array<f32, EXPERTS>;
 #if !SIGMOID
 #if !RENORMALISE
@@ -67,6 +91,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if token >= params.tokens {
         return;
     }
+    let first = token * (params.ranks + params.shared_experts);
+#if HASHED
+    for (var r = tid; r < params.ranks; r += WG) {
+        let e = table[tokens[state.position + token] * params.ranks + r];
+        routed[first + r] = e;
+        chosen[r] = weight_of(logits[token * params.stride + e]);
+    }
+#else
     for (var e = tid; e < params.experts; e += WG) {
 #if SIGMOID
         scores[e] = score_of(e, logits[token * params.stride + e]);
@@ -98,7 +130,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     workgroupBarrier();
 #endif
-    let first = token * (params.ranks + params.shared_experts);
     for (var e = tid; e < params.experts; e += WG) {
         let score = scores[e];
         var before = 0u;
@@ -111,12 +142,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             chosen_scale[before] = scales[e];
 #endif
 #if SIGMOID
-            chosen[before] = sigmoid(logits[token * params.stride + e]);
+            chosen[before] = weight_of(logits[token * params.stride + e]);
 #else
             chosen[before] = score;
 #endif
         }
     }
+#endif
     for (var r = tid; r < params.shared_experts; r += WG) {
         routed[first + params.ranks + r] = params.experts + r;
 #if SHARED_GATE

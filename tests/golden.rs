@@ -20,6 +20,8 @@ const BOUND: f64 = 1e-6;
 const NARROW_BOUND: f64 = 2e-3;
 const MODELS: &[&str] = &[
     "deepseek3",
+    "deepseek4",
+    "deepseek4-long",
     "gemma3",
     "gemma4",
     "gemma4-e",
@@ -69,6 +71,7 @@ const HEADERS: &[&str] = &[
 /// Models with experts, whose logits do not depend on how many of them fit.
 const MIXTURES: &[&str] = &[
     "deepseek3",
+    "deepseek4",
     "gemma4-moe",
     "glm4moe",
     "glm5",
@@ -175,8 +178,8 @@ fn check_tensors(file: &Path) -> Result<(), Failed> {
         return Err(format!("{} tensors for {}, first difference {lists:?}", made.len(), expected.len()).into());
     }
     let Ok(shape) = models::shape(&gguf) else { return Ok(()) };
-    let options = SessionOptions { context: Some(100), kv: KvFormat::F16, ..SessionOptions::default() };
-    let (kept, needed) = (presets::cache(&keys)?.bytes(100, 2), Session::needs(&shape, &options).kv);
+    let options = SessionOptions { context: Some(256), kv: KvFormat::F16, ..SessionOptions::default() };
+    let (kept, needed) = (presets::cache(&keys)?.bytes(256, 2), Session::needs(&shape, &options).kv);
     if kept == needed { Ok(()) } else { Err(format!("a session keeps {needed} bytes, not {kept}").into()) }
 }
 
@@ -187,6 +190,8 @@ struct Golden {
     expected: Vec<f32>,
     /// Experts of a layer; 0 of a dense model.
     experts: usize,
+    /// Positions of a key of an indexer.
+    ratio: usize,
 }
 
 impl Golden {
@@ -197,8 +202,29 @@ impl Golden {
         let expected: Vec<f32> = bytemuck::pod_collect_to_vec(golden.tensor("logits")?.data());
         let gguf = Gguf::open(&file.with_extension("gguf"))?;
         let model = pollster::block_on(Model::load(gpu, &gguf, |_| true))?;
-        let experts = Keys::new(&gguf, gguf.architecture()?).count_or("expert_count", 0)?;
-        Ok(Golden { model, tokens: tokens.iter().map(|t| *t as u32).collect(), expected, experts })
+        let architecture = gguf.architecture()?;
+        let experts = Keys::new(&gguf, architecture).count_or("expert_count", 0)?;
+        let ratio = if architecture == "deepseek4" { 4 } else { 1 };
+        Ok(Golden { model, tokens: tokens.iter().map(|t| *t as u32).collect(), expected, experts, ratio })
+    }
+
+    /// What a kernel has chosen for each token from `position` on: experts, or keys of an indexer. Sorted.
+    fn chosen(
+        &self,
+        gpu: &Gpu,
+        choice: &Dispatch,
+        rows: usize,
+        position: usize,
+    ) -> halogen::gpu::Result<Vec<Vec<u32>>> {
+        let keys = choice.kernel.spec.shader == "index_select";
+        let chosen: Vec<u32> = gpu.blocking_read(buffer(choice, if keys { "selected" } else { "routed" }))?;
+        let of_token = |(i, row): (usize, &[u32])| {
+            let seen = if keys { (position + i + 1) / self.ratio } else { row.len() };
+            let mut row = row[..seen.min(row.len())].to_vec();
+            row.sort();
+            row
+        };
+        Ok(chosen.chunks_exact(chosen.len() / rows).enumerate().map(of_token).collect())
     }
 
     fn session(&self, tier: Tier, force: Option<Arithmetic>) -> Result<Session, Failed> {
@@ -235,38 +261,48 @@ fn check(gpu: &Gpu, file: &Path, tier: Tier, chunk: usize) -> Result<(), Failed>
     golden.compare(&golden.tight_session(tier, chunk)?.blocking_logits(&golden.tokens, chunk)?, BOUND)
 }
 
-/// The tier's arithmetic in every product that has it. A near tie of two experts would compare two other functions: where
-/// the router chooses otherwise than in f32, the choice of f32 is taken instead.
+/// The tier's arithmetic in every product that has it. A near tie of two experts, or of two keys of an indexer, would compare
+/// two other functions: where the choice is another than in f32, the choice of f32 is taken instead.
 fn check_narrow(gpu: &Gpu, file: &Path, tier: Tier, chunk: usize) -> Result<(), Failed> {
     let golden = Golden::load(gpu, file)?;
     let count = |position: usize| chunk.min(golden.tokens.len() - position);
-    let mut choices: HashMap<(u32, usize), Vec<u32>> = HashMap::new();
+    let mut choices: HashMap<(&str, u32, usize), Vec<u32>> = HashMap::new();
     let mut plain = golden.session(Tier::Subgroup, None)?;
     // Scratch buffers have a row for each token of the largest step.
     let rows = plain.chunk();
-    plain.blocking_logits_watched(&golden.tokens, chunk, |position, router| {
-        let chosen = chosen(gpu, router, rows)?.into_iter().take(count(position)).enumerate();
-        choices.extend(chosen.map(|(i, chosen)| ((router.layer, position + i), chosen)));
+    plain.blocking_logits_watched(&golden.tokens, chunk, |position, choice| {
+        let chosen = golden.chosen(gpu, choice, rows, position)?.into_iter().take(count(position)).enumerate();
+        choices.extend(chosen.map(|(i, chosen)| ((choice.kernel.spec.shader, choice.layer, position + i), chosen)));
         Ok(false)
     })?;
 
     let force = Arithmetic::ALL.into_iter().find(|a| a.tier() == tier);
-    let (mut differ, mut tried, mut unmoved) = (0, HashSet::new(), None);
+    let (mut differ, mut tried, mut unmoved) =
+        (HashMap::from(CHOICES.map(|(shader, _)| (shader, 0))), HashSet::new(), None);
     let mut narrow = golden.session(tier, force)?;
-    let logits = narrow.blocking_logits_watched(&golden.tokens, chunk, |position, router| {
-        let found = chosen(gpu, router, rows)?;
-        let wanted = |i: usize| &choices[&(router.layer, position + i)];
+    let logits = narrow.blocking_logits_watched(&golden.tokens, chunk, |position, choice| {
+        let found = golden.chosen(gpu, choice, rows, position)?;
+        let shader = choice.kernel.spec.shader;
+        let wanted = |i: usize| &choices[&(shader, choice.layer, position + i)];
         let other: Vec<usize> = (0..count(position)).filter(|i| found[*i] != *wanted(*i)).collect();
         if other.is_empty() {
             return Ok(false);
         }
-        if !tried.insert((router.layer, position)) {
-            unmoved = Some((router.layer, position + other[0]));
+        if !tried.insert((shader, choice.layer, position)) {
+            unmoved = Some((shader, choice.layer, position + other[0]));
             return Ok(false);
         }
-        differ += other.len();
+        *differ.get_mut(shader).expect("one that is watched") += other.len();
+        if shader == "index_select" {
+            let view = buffer(choice, "selected");
+            let mut lists: Vec<u32> = gpu.blocking_read(view)?;
+            let columns = lists.len() / rows;
+            other.into_iter().for_each(|i| lists[i * columns..][..wanted(i).len()].copy_from_slice(wanted(i)));
+            gpu.write(view, 0, bytemuck::cast_slice(&lists))?;
+            return Ok(false);
+        }
         // The router chooses again among logits of which only those of the wanted experts are left.
-        let view = buffer(router, "logits");
+        let view = buffer(choice, "logits");
         let mut values: Vec<f32> = gpu.blocking_read(view)?;
         let columns = values.len() / rows;
         for i in other {
@@ -276,26 +312,21 @@ fn check_narrow(gpu: &Gpu, file: &Path, tier: Tier, chunk: usize) -> Result<(), 
         gpu.write(view, 0, bytemuck::cast_slice(&values))?;
         Ok(true)
     })?;
-    if !choices.is_empty() {
-        let share = 100.0 * differ as f64 / choices.len() as f64;
-        println!("{}, {tier}: {share:.2} % of {} choices of experts differ from f32's", file.display(), choices.len());
+    for (shader, what) in CHOICES {
+        let all = choices.keys().filter(|key| key.0 == shader).count();
+        if all > 0 {
+            let share = 100.0 * differ[shader] as f64 / all as f64;
+            println!("{}, {tier}: {share:.2} % of {all} choices of {what} differ from f32's", file.display());
+        }
     }
     match unmoved {
-        Some(at) => Err(format!("the router of (layer, position) {at:?} could not be held to f32's choice").into()),
+        Some(at) => Err(format!("the {at:?} (kernel, layer, position) could not be held to f32's choice").into()),
         None => golden.compare(&logits, NARROW_BOUND),
     }
 }
 
-/// The experts of each token that a router has chosen, sorted.
-fn chosen(gpu: &Gpu, router: &Dispatch, rows: usize) -> halogen::gpu::Result<Vec<Vec<u32>>> {
-    let routed: Vec<u32> = gpu.blocking_read(buffer(router, "routed"))?;
-    let sorted = |row: &[u32]| {
-        let mut row = row.to_vec();
-        row.sort();
-        row
-    };
-    Ok(routed.chunks_exact(routed.len() / rows).map(sorted).collect())
-}
+/// Kernels that choose.
+const CHOICES: [(&str, &str); 2] = [("router", "experts"), ("index_select", "keys")];
 
 fn buffer<'d>(dispatch: &'d Dispatch, name: &str) -> &'d View {
     &dispatch.bindings.iter().find(|(n, _)| n == name).expect("a binding of the router").1

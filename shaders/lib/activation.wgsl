@@ -2,6 +2,7 @@
 //   GELU   gelu(gate) * up, the approximation by tanh
 //   CLAMPED   gate * sigmoid(1.702 gate) * (up + 1), gate at most 7, up within 7
 //   LIMITED   min(silu(gate), params.limit) * up, up within the limit
+//   CAPPED    silu(min(gate, params.limit)) * up, up within the limit
 
 // x / (1 + e^-(a x)); a driver may assume that no infinity occurs.
 fn swish(x: f32, a: f32) -> f32 {
@@ -24,9 +25,15 @@ fn gated(gate: f32, up: f32) -> f32 {
     return min(swish(gate, 1.0), params.limit) * clamp(up, -params.limit, params.limit);
 }
 #else
+#if CAPPED
+fn gated(gate: f32, up: f32) -> f32 {
+    return swish(min(gate, params.limit), 1.0) * clamp(up, -params.limit, params.limit);
+}
+#else
 fn gated(gate: f32, up: f32) -> f32 {
     return swish(gate, 1.0) * up;
 }
+#endif
 #endif
 #endif
 #endif

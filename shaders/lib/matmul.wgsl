@@ -15,7 +15,7 @@ struct Params {
     ranks: u32,          // of GATHER
     first_group: u32,    // of a slice of the grid
     bias_stride: u32,    // of GROUPED and BIAS: from one expert's to the next's
-    limit: f32,          // of LIMITED
+    limit: f32,          // of LIMITED and CAPPED
     heads: u32,          // of HEADS
     x_base: u32,         // of HEADS: first quad of x; quads from one head's x to the next's, from one token's to the next's
     x_head: u32,

@@ -33,6 +33,7 @@ shaders![
     "lib/matmul",
     "attention",
     "attention_combine",
+    "compress",
     "delta_net",
     "embed",
     "expert_combine",
@@ -42,6 +43,8 @@ shaders![
     "gate",
     "glu",
     "heads",
+    "hyper_mix",
+    "hyper_read",
     "index_rows",
     "index_scores",
     "index_select",
@@ -60,6 +63,7 @@ shaders![
     "short_conv",
     "softcap",
     "stream",
+    "window_rows",
 ];
 
 /// What makes one kernel: an operator's shader, the format composed into it, flags and sizes.

@@ -2,7 +2,7 @@
 
 use super::{Error, Result};
 use crate::gpu::{Gpu, View};
-use crate::ops::{KvFormat, KvLayer, RecurrentLayer};
+use crate::ops::{CompressedLayer, KvFormat, KvLayer, RecurrentLayer};
 use std::ops::Range;
 
 /// Values that a position takes in a layer's cache.
@@ -30,6 +30,28 @@ impl KvWidth {
     }
 }
 
+/// What a layer with compressed keys keeps: see [`CompressedLayer`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compressed {
+    /// Values of a row, of a position or of an entry.
+    pub row: usize,
+    /// Positions that a token sees by rows of their own, the last.
+    pub window: usize,
+    /// Positions of an entry; none: there are no entries.
+    pub ratio: Option<usize>,
+    /// Of an entry's key for the indexer; 0 without one.
+    pub index: usize,
+    /// Floats that windows which are not full come to, of entries and of their keys for the indexer.
+    pub sums: [usize; 2],
+}
+
+impl Compressed {
+    /// Entries of so many positions.
+    pub fn entries(&self, positions: usize) -> usize {
+        self.ratio.map_or(0, |ratio| positions / ratio)
+    }
+}
+
 /// How far a cache reaches.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent {
@@ -49,13 +71,15 @@ pub enum Keeps {
     Window { width: KvWidth, window: usize },
     /// One state, however many positions it has seen: floats of a convolution's last inputs, and of the delta rule.
     Recurrent { conv: usize, delta: usize },
+    /// Keys, which are the values, of the last positions, and entries that stand for several positions each.
+    Compressed(Compressed),
 }
 
 impl Keeps {
-    /// Rows of keys, and whether positions share them.
+    /// Rows of keys of single positions, and whether positions share them.
     fn rows(self, extent: Extent) -> (usize, bool) {
         match self {
-            Keeps::Window { window, .. } => {
+            Keeps::Window { window, .. } | Keeps::Compressed(Compressed { window, .. }) => {
                 let rows = window.saturating_add(extent.beyond).min(extent.positions);
                 (rows, rows < extent.positions)
             }
@@ -64,12 +88,20 @@ impl Keeps {
     }
 
     /// Bytes of each of its buffers.
-    fn bytes(self, extent: Extent, format: KvFormat) -> [u64; 3] {
+    fn bytes(self, extent: Extent, format: KvFormat) -> [u64; 4] {
         match self {
             Keeps::Kv(w) | Keeps::Window { width: w, .. } => {
-                w.bytes(format).map(|bytes| bytes.saturating_mul(self.rows(extent).0 as u64))
+                let [k, v, index] = w.bytes(format).map(|bytes| bytes.saturating_mul(self.rows(extent).0 as u64));
+                [k, v, index, 0]
             }
-            Keeps::Recurrent { conv, delta } => [conv, delta, 0].map(|floats| 4 * floats as u64),
+            Keeps::Recurrent { conv, delta } => [conv, delta, 0, 0].map(|floats| 4 * floats as u64),
+            Keeps::Compressed(c) => {
+                let entries = c.entries(extent.positions);
+                let [sums, index_sums] = c.sums.map(|floats| 4 * floats as u64);
+                let rows = |dim, count: usize| format.row_bytes(1, dim).saturating_mul(count as u64);
+                let held = self.rows(extent).0.saturating_add(entries);
+                [rows(c.row, held), sums, rows(c.index, entries.max(1)), index_sums]
+            }
         }
     }
 
@@ -80,6 +112,11 @@ impl Keeps {
                 self.bytes(Extent { positions: window, ..extent }, format).iter().sum()
             }
             Keeps::Recurrent { .. } => self.bytes(extent, format).iter().sum(),
+            Keeps::Compressed(c) => {
+                let window =
+                    if self.rows(extent).1 { format.row_bytes(1, c.row).saturating_mul(c.window as u64) } else { 0 };
+                c.sums.iter().map(|floats| 4 * *floats as u64).sum::<u64>() + window
+            }
             _ => 0,
         }
     }
@@ -107,14 +144,27 @@ pub struct Rings {
 pub enum LayerCache {
     Kv(KvLayer),
     Recurrent(RecurrentLayer),
+    Compressed(CompressedLayer),
 }
 
 impl LayerCache {
+    /// Whether it keeps something that stands for all positions so far.
+    fn recurrent(&self) -> bool {
+        match self {
+            LayerCache::Kv(_) => false,
+            LayerCache::Recurrent(_) => true,
+            LayerCache::Compressed(layer) => layer.sums.is_some(),
+        }
+    }
+
     /// All that the layer keeps.
     pub fn views(&self) -> impl Iterator<Item = &View> {
         let (first, others) = match self {
-            LayerCache::Kv(layer) => (&layer.k, [layer.v.as_ref(), layer.index.as_ref()]),
-            LayerCache::Recurrent(layer) => (&layer.conv, [Some(&layer.delta), None]),
+            LayerCache::Kv(layer) => (&layer.k, [layer.v.as_ref(), layer.index.as_ref(), None]),
+            LayerCache::Recurrent(layer) => (&layer.conv, [Some(&layer.delta), None, None]),
+            LayerCache::Compressed(layer) => {
+                (&layer.kv.k, [layer.kv.index.as_ref(), layer.sums.as_ref(), layer.index_sums.as_ref()])
+            }
         };
         std::iter::once(first).chain(others.into_iter().flatten())
     }
@@ -133,12 +183,15 @@ impl KvCache {
     /// Whether what layers keep can be kept in that format.
     ///
     /// # Errors
-    /// Heads that are not a whole number of blocks.
+    /// Heads that are not a whole number of blocks, or compressed keys in another format than f16 or f32.
     pub fn check(keeps: &[Keeps], format: KvFormat) -> Result<()> {
         let dims = keeps.iter().flat_map(|keeps| match keeps {
             Keeps::Kv(w) | Keeps::Window { width: w, .. } => [w.k, w.v],
-            Keeps::Recurrent { .. } => [0, 0],
+            Keeps::Recurrent { .. } | Keeps::Compressed(_) => [0, 0],
         });
+        if format == KvFormat::Q8_0 && keeps.iter().any(|keeps| matches!(keeps, Keeps::Compressed(_))) {
+            return Err(Error::KvCompressed);
+        }
         match dims.into_iter().find(|dim| !dim.is_multiple_of(format.block())) {
             Some(dim) => Err(Error::KvBlocks { dim, block: format.block() }),
             None => Ok(()),
@@ -153,8 +206,9 @@ impl KvCache {
         KvCache::check(keeps, format)?;
         let mut layers = Vec::with_capacity(keeps.len());
         for keeps in keeps {
-            let [first, second, index] = keeps.bytes(extent, format);
+            let [first, second, index, fourth] = keeps.bytes(extent, format);
             let (rows, wraps) = keeps.rows(extent);
+            let buffer = |name: &str, bytes: u64| (bytes > 0).then(|| gpu.buffer(name, bytes)).transpose();
             layers.push(match keeps {
                 Keeps::Kv(width) | Keeps::Window { width, .. } => LayerCache::Kv(KvLayer {
                     k: gpu.buffer("K cache", first)?,
@@ -167,6 +221,18 @@ impl KvCache {
                     conv: gpu.buffer("convolution state", first)?,
                     delta: gpu.buffer("delta state", second)?,
                 }),
+                Keeps::Compressed(_) => LayerCache::Compressed(CompressedLayer {
+                    kv: KvLayer {
+                        k: gpu.buffer("K cache", first)?,
+                        v: None,
+                        index: buffer("index cache", index)?,
+                        format,
+                        ring: None,
+                    },
+                    window_rows: rows,
+                    sums: buffer("window sums", second)?,
+                    index_sums: buffer("index window sums", fourth)?,
+                }),
             });
         }
         Ok(KvCache { layers, positions: extent.positions, keeps: keeps.to_vec(), extent, format })
@@ -176,7 +242,7 @@ impl KvCache {
     pub fn kv(&self, layer: usize) -> &KvLayer {
         match &self.layers[layer] {
             LayerCache::Kv(kv) => kv,
-            LayerCache::Recurrent(_) => panic!("layer {layer} keeps a recurrent state"),
+            _ => panic!("layer {layer} keeps no keys and values"),
         }
     }
 
@@ -184,15 +250,28 @@ impl KvCache {
     pub fn recurrent(&self, layer: usize) -> &RecurrentLayer {
         match &self.layers[layer] {
             LayerCache::Recurrent(state) => state,
-            LayerCache::Kv(_) => panic!("layer {layer} keeps keys and values"),
+            _ => panic!("layer {layer} keeps no recurrent state"),
+        }
+    }
+
+    /// The rows and entries of a layer that keeps them, as its model's shape says.
+    pub fn compressed(&self, layer: usize) -> &CompressedLayer {
+        match &self.layers[layer] {
+            LayerCache::Compressed(layer) => layer,
+            _ => panic!("layer {layer} keeps no compressed keys"),
         }
     }
 
     /// What cannot be cut back.
     pub fn rewind(&self) -> Rewind {
-        let rings = self.layers.iter().filter_map(|l| if let LayerCache::Kv(kv) = l { kv.ring } else { None });
+        let ring = |layer: &LayerCache| match layer {
+            LayerCache::Kv(kv) => kv.ring,
+            LayerCache::Compressed(c) => Some(c.window_rows).filter(|rows| *rows < self.positions),
+            LayerCache::Recurrent(_) => None,
+        };
+        let rings = self.layers.iter().filter_map(ring);
         Rewind {
-            recurrent: self.layers.iter().any(|l| matches!(l, LayerCache::Recurrent(_))),
+            recurrent: self.layers.iter().any(LayerCache::recurrent),
             rings: rings.min().map(|shortest| Rings { shortest, beyond: self.extent.beyond }),
         }
     }
@@ -206,6 +285,14 @@ impl KvCache {
                 let held = position.saturating_sub(*window)..position;
                 let slices = |view, dim| ring_slices(view, *rows, self.format.planes(width.heads, dim), &held);
                 slices(k, width.k).into_iter().chain(v.iter().flat_map(|v| slices(v, width.v))).collect()
+            }
+            (LayerCache::Compressed(c), Keeps::Compressed(Compressed { row, window, .. })) => {
+                let held = position.saturating_sub(*window)..position;
+                let rows = match c.window_rows < self.positions {
+                    true => ring_slices(&c.kv.k, c.window_rows, self.format.planes(1, *row), &held),
+                    false => vec![],
+                };
+                rows.into_iter().chain(c.sums.iter().chain(&c.index_sums).cloned()).collect()
             }
             _ => vec![],
         };

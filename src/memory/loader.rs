@@ -160,6 +160,25 @@ impl<'a> Weights<'a> {
         self.host_values(&tensor, rows * len)
     }
 
+    /// A table of ids [rows, columns] on the device, u32. Each must be below `end`.
+    pub fn ids(&mut self, name: &str, rows: usize, columns: usize, end: usize) -> Result<View> {
+        let tensor = self.tensor(name, &[columns, rows])?;
+        if tensor.type_name() != "i32" {
+            let (name, found) = (name.into(), tensor.type_name().to_string());
+            return Err(Error::Type { file: self.file(), name, found, wanted: "a table of ids; it reads i32".into() });
+        }
+        let mut bytes = vec![0; 4 * rows * columns];
+        self.gguf.read(&tensor, 0, &mut bytes)?;
+        self.done += bytes.len() as u64;
+        let ids: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
+        // Negative ones are large here.
+        if let Some(at) = ids.iter().position(|id| *id as usize >= end) {
+            let (row, value) = (at / columns, ids[at] as i32);
+            return Err(Error::Id { file: self.file(), name: name.into(), row, value, end });
+        }
+        Ok(self.gpu.upload(name, &ids)?)
+    }
+
     /// Biases of experts' gate and up as f32 [experts, 2 * ff], those of the gate first.
     pub fn expert_gate_up_bias(&mut self, gate: &str, up: &str, experts: usize, ff: usize) -> Result<View> {
         let (gate, up) = (self.host_rows(gate, experts, ff)?, self.host_rows(up, experts, ff)?);
@@ -323,6 +342,23 @@ impl<'a> Weights<'a> {
     /// A stack [heads, rows, columns] of which each token reads all.
     pub fn heads(&mut self, name: &str, heads: usize, rows: usize, columns: usize) -> Result<Stack> {
         let tensor = self.tensor(name, &[columns, rows, heads])?;
+        self.in_order(name, tensor, heads, rows, columns)
+    }
+
+    /// As [`Weights::heads`], of a matrix [groups * rows, columns] whose runs of `rows` rows have an input each.
+    pub fn groups(&mut self, name: &str, groups: usize, rows: usize, columns: usize) -> Result<Stack> {
+        let tensor = self.tensor(name, &[columns, groups * rows])?;
+        self.in_order(name, tensor, groups, rows, columns)
+    }
+
+    fn in_order(
+        &mut self,
+        name: &str,
+        tensor: Arc<TensorInfo>,
+        heads: usize,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Stack> {
         let bytes = (self.format(&tensor)?.device_row_bytes(columns) * rows) as u64;
         let shards = self.shards(name, bytes, heads)?;
         self.resident(shards, columns, &[Rows { tensor, first: 0, count: heads * rows }], rows)

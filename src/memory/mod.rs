@@ -9,7 +9,7 @@ mod store;
 
 pub use filling::{Progress, READERS};
 pub use fit::{Bound, CHUNK, Demand, ExpertLayer, Fit, Machine, Place, Plan, Routing, System, plan};
-pub use kv::{Extent, Keeps, KvCache, KvWidth, LayerCache, Rewind, Rings};
+pub use kv::{Compressed, Extent, Keeps, KvCache, KvWidth, LayerCache, Rewind, Rings};
 pub use loader::{Take, Weights};
 pub use plan::{Needs, available_bytes};
 pub use store::{ExpertMemory, ExpertStore, StoreStats, expert_bytes, expert_stacks};
@@ -31,6 +31,8 @@ pub enum Error {
     Misshapen { file: String, name: String, found: Vec<u64>, expected: Vec<u64> },
     #[error("{file}: tensor {name} is of type {found}, which halogen does not read as {wanted}")]
     Type { file: String, name: String, found: String, wanted: String },
+    #[error("{file}: tensor {name}: row {row} holds the id {value}: ids from 0 to below {end} are needed")]
+    Id { file: String, name: String, row: usize, value: i32, end: usize },
     #[error("{file}: tensor {name} and {more} more have no part in this architecture as halogen knows it")]
     Unused { file: String, name: String, more: usize },
     #[error("{file}: one expert of {name} has {bytes} bytes; the adapter binds at most {limit}")]
@@ -41,6 +43,8 @@ pub enum Error {
     FewExperts { file: String, bytes: u64, least: u64, used: u64 },
     #[error("a q8_0 cache is in blocks of {block} values, heads have {dim} here; -ctk f16 -ctv f16 would help")]
     KvBlocks { dim: usize, block: usize },
+    #[error("compressed keys are not kept in q8_0; -ctk f16 -ctv f16 would help")]
+    KvCompressed,
     #[error("loading was cancelled")]
     Cancelled,
     #[error(

@@ -8,7 +8,7 @@ use super::sigmoid_experts::SharedExperts;
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gguf::Gguf;
 use crate::memory::Weights;
-use crate::ops::{Activation, Matrix, Norm, RopePairs, SigmoidRouter, Step, Temperature, Tensor, Window};
+use crate::ops::{Activation, Matrix, Norm, RopePairs, Scoring, SigmoidRouter, Step, Temperature, Tensor, Window};
 
 /// What files do not say, the same in all that are published: every so many layers one sees all positions; ...
 const PERIOD: usize = 4;
@@ -124,6 +124,7 @@ impl Experts {
             matrix: weights.matrix(&name("ffn_gate_inp"), mixture.experts, t.hidden)?,
             router: SigmoidRouter {
                 bias: None,
+                scoring: Scoring::Sigmoid,
                 ranks: mixture.used,
                 renormalise: false,
                 scale: keys.positive_or("expert_weights_scale", 1.0)?,

@@ -3,6 +3,7 @@
 mod blocks;
 mod decoder;
 mod deepseek2;
+mod deepseek4;
 mod delta_net;
 mod gated_attention;
 mod gemma3;
@@ -103,10 +104,15 @@ impl Shape {
 
     /// Bytes of a lightning indexer's scores in steps of at most `tokens` tokens.
     pub fn score_bytes(&self, context: usize, tokens: usize) -> u64 {
-        if !self.keeps.iter().any(|keeps| matches!(keeps, Keeps::Kv(width) if width.index > 0)) {
-            return 0;
+        let keys = |keeps: &Keeps| match keeps {
+            Keeps::Kv(width) if width.index > 0 => context,
+            Keeps::Compressed(c) if c.index > 0 => c.entries(context).max(1),
+            _ => 0,
+        };
+        match self.keeps.iter().map(keys).max() {
+            None | Some(0) => 0,
+            Some(keys) => (4 * keys.next_multiple_of(4)) as u64 * Indexer::slice(keys).min(tokens) as u64,
         }
-        (4 * context.next_multiple_of(4)) as u64 * Indexer::slice(context).min(tokens) as u64
     }
 }
 
@@ -148,6 +154,7 @@ struct Known {
 
 const ARCHITECTURES: &[Known] = &[
     Known { name: "deepseek2", shape: deepseek2::shape, load: deepseek2::load },
+    Known { name: "deepseek4", shape: deepseek4::shape, load: deepseek4::load },
     Known { name: "gemma3", shape: gemma3::shape, load: gemma3::load },
     Known { name: "gemma4", shape: gemma4::shape, load: gemma4::load },
     Known { name: "glm-dsa", shape: glm_dsa::shape, load: glm_dsa::load },

@@ -17,7 +17,12 @@ impl Rope {
     /// base^(-2i/dim) for dim / 2 pairs, scaled as `rope.scaling.*` says: none, linear or yarn. `factors` divide
     /// frequencies one by one: the tensor `rope_freqs.weight`, in which Llama 3's scaling arrives.
     pub fn new(keys: &Keys, dim: usize, factors: Option<&[f32]>) -> Result<Rope> {
-        let base = f64::from(keys.positive_or("rope.freq_base", 10_000.0)?);
+        Rope::of_base(keys, keys.positive_or("rope.freq_base", 10_000.0)?, dim, factors)
+    }
+
+    /// As [`Rope::new`], of a base that another key gives.
+    pub fn of_base(keys: &Keys, base: f32, dim: usize, factors: Option<&[f32]>) -> Result<Rope> {
+        let base = f64::from(base);
         let mut rope = Rope::unscaled(base, dim);
         for (f, factor) in rope.frequencies.iter_mut().zip(factors.unwrap_or(&[])) {
             if !(factor.is_finite() && *factor > 0.0) {

@@ -6,7 +6,7 @@ use super::blocks::{GatedMlp, Mixture, Transformer};
 use super::decoder::{self, DenseOr};
 use super::{Keys, Result};
 use crate::memory::Weights;
-use crate::ops::{self, Activation, ExpertMlp, Matrix, Norm, SigmoidRouter, Step, Tensor};
+use crate::ops::{self, Activation, ExpertMlp, Matrix, Norm, Routing, Scoring, SigmoidRouter, Step, Tensor};
 
 /// The numbers of such a mixture.
 pub struct SigmoidMixture {
@@ -91,6 +91,7 @@ impl SigmoidMixture {
             matrix: weights.matrix(&name("ffn_gate_inp.weight"), self.mixture.experts, t.hidden)?,
             router: SigmoidRouter {
                 bias: Some(weights.vector(&name("exp_probs_b.bias"), self.mixture.experts)?),
+                scoring: Scoring::Sigmoid,
                 ranks: self.mixture.used,
                 renormalise: self.renormalise,
                 scale: self.scale,
@@ -138,6 +139,23 @@ impl SharedExperts {
     /// Experts behind the routed ones in the stacks.
     pub fn joined(&self) -> usize {
         usize::from(self.apart.is_none())
+    }
+
+    /// shared(norm(x)) + sum over the chosen experts of weight * mlp(norm(x)): [tokens, hidden].
+    pub fn project(
+        &self,
+        step: &mut Step,
+        name: &'static str,
+        x: &Tensor,
+        norm: &Norm,
+        routing: &Routing,
+    ) -> Result<Tensor> {
+        let y = step.project_experts(name, x, norm, routing, &self.mlp)?;
+        if let Some(shared) = &self.apart {
+            let h = shared.inner(step, x)?;
+            shared.add_outer(step, &y, &h)?;
+        }
+        Ok(y)
     }
 
     /// x += shared(norm(x)), and what `mix` adds to x of the stacks.

@@ -14,7 +14,10 @@ params!(AttentionParams {
     window: u32,
     first_token: u32,
     top_k: u32,
-    rows: u32
+    rows: u32,
+    ratio: u32,
+    window_rows: u32,
+    pairs: u32
 });
 params!(CombineParams { heads: u32 });
 
@@ -57,6 +60,22 @@ pub(super) struct Rows<'t> {
     pub out: &'t Tensor,
     /// Of all tokens of the step; none: all positions up to a token's own.
     pub selection: Option<&'t Selection>,
+    /// Of a cache that holds entries behind the rows of a window; a selection is of them.
+    pub entries: Option<Entries<'t>>,
+}
+
+/// What such a cache needs.
+#[derive(Clone, Copy)]
+pub(super) struct Entries<'t> {
+    /// Positions that a token sees by rows of their own, the last.
+    pub window: usize,
+    /// Rows that those take turns in.
+    pub window_rows: usize,
+    /// Positions of an entry; none: there are no entries.
+    pub ratio: Option<usize>,
+    /// f32 [positions, pairs, 2] of the pairs that turn: cos and sin.
+    pub rope: &'t View,
+    pub pairs: usize,
 }
 
 /// Largest heads of attention that is not latent.
@@ -87,7 +106,15 @@ impl Step<'_> {
         let mut other_bytes = (tokens * a.heads * dims * 4) as u64;
         let mut position_bytes = ((tokens * sharing).div_ceil(tile_rows) * row_bytes) as u64;
         let (mut flops, mut position_flops) = (0, (2 * tokens * a.heads * dims) as u64);
-        if let Some(selection) = rows.selection {
+        if let Some(entries) = rows.entries {
+            // A token reads its window, and of the entries those that are selected, or all.
+            let read = tokens * sharing.div_ceil(tile_rows) * row_bytes;
+            let seen = (entries.window + rows.selection.map_or(0, |s| s.top_k)) as u64;
+            other_bytes += read as u64 * seen;
+            flops = position_flops * seen;
+            let ratio = entries.ratio.filter(|_| rows.selection.is_none()).map_or(u64::MAX, |ratio| ratio as u64);
+            (position_bytes, position_flops) = (read as u64 / ratio, position_flops / ratio);
+        } else if let Some(selection) = rows.selection {
             // Not a position more than are selected, each token its own.
             other_bytes += (tokens * row_bytes * selection.top_k) as u64;
             flops = position_flops * selection.top_k as u64;
@@ -112,13 +139,13 @@ impl Step<'_> {
         ensure(cache.v.is_some(), "attention", || "a cache without values of its own".into())?;
         ensure(q.rows == self.tokens, "attention", || format!("{} queries of {} tokens", q.rows, self.tokens))?;
         let out = self.tensor("attended", a.heads * a.head_dim)?;
-        self.attend(&Rows { q, first_token: 0, out: &out, selection: None }, a, cache)?;
+        self.attend(&Rows { q, first_token: 0, out: &out, selection: None, entries: None }, a, cache)?;
         Ok(out)
     }
 
     /// Attention of `rows`; of the cache's keys alone where it has no values.
     pub(super) fn attend(&mut self, rows: &Rows, a: &Attention, cache: &KvLayer) -> Result<()> {
-        let Rows { q, first_token, out, selection } = *rows;
+        let Rows { q, first_token, out, selection, entries } = *rows;
         let (tokens, value_dim) = (q.rows, out.columns / a.heads.max(1));
         ensure(a.kv_heads > 0 && a.heads.is_multiple_of(a.kv_heads), "attention", || {
             format!("{} heads do not share {} KV heads evenly", a.heads, a.kv_heads)
@@ -136,6 +163,12 @@ impl Step<'_> {
         let latent = cache.v.is_none();
         let listed = selection.is_none_or(|s| s.positions.size >= (self.tokens * s.top_k * 4) as u64);
         ensure(listed && (latent || selection.is_none()), "attention", || "a selection that does not fit".into())?;
+        let paired = entries.is_none_or(|e| (2 * e.pairs).is_multiple_of(4) && 2 * e.pairs <= value_dim);
+        ensure(
+            paired && (latent || entries.is_none()) && a.window.is_none_or(|_| entries.is_none()),
+            "attention",
+            || format!("entries of {value_dim} lanes that do not turn back by quads"),
+        )?;
         let (wg, most_rows) = if latent { self.tuning.latent } else { self.tuning.attention };
         let sharing = a.heads / a.kv_heads;
         // Of prefill one variant serves all lengths, so that none is compiled on the way.
@@ -146,8 +179,11 @@ impl Step<'_> {
         }
         let held = cache.rows(a.kv_heads, a.head_dim);
         let window = window.map(|w| w.min(held));
-        let positions = window.unwrap_or(held);
-        let positions = positions.min(selection.map_or(usize::MAX, |s| s.top_k));
+        let most = selection.map_or(usize::MAX, |s| s.top_k);
+        let positions = match entries {
+            Some(e) => e.window.min(e.window_rows) + held.saturating_sub(e.window_rows).min(most),
+            None => window.unwrap_or(held).min(most),
+        };
         let splits = if self.tokens == 1 { self.tuning.splits_for(positions, latent) } else { 1 };
         let split = splits > 1;
         let spec = KernelSpec::new("attention").size("WG", wg).size("ROWS", tile_rows);
@@ -159,6 +195,8 @@ impl Step<'_> {
         let spec = staged(spec, tile_rows, key_dim)
             .flag("LATENT", latent)
             .flag("SELECTED", selection.is_some())
+            .flag("ENTRIES", entries.is_some())
+            .flag("LISTED", selection.is_some() || entries.is_some())
             .flag("WINDOW", a.window.is_some())
             .flag("CHUNK", matches!(a.window, Some(Window::Chunk(_))))
             .flag("SINKS", a.sinks.is_some())
@@ -177,9 +215,10 @@ impl Step<'_> {
         bind.extend(stats.as_ref().map(|s| ("stats", s)));
         bind.extend(a.sinks.as_ref().map(|s| ("sinks", s)));
         bind.extend(selection.map(|s| ("selected", &s.positions)));
-        let tiles = match selection {
-            Some(_) => tokens * sharing.div_ceil(tile_rows as usize),
-            None => (tokens * sharing).div_ceil(tile_rows as usize),
+        bind.extend(entries.map(|e| ("rope", e.rope)));
+        let tiles = match selection.is_some() || entries.is_some() {
+            true => tokens * sharing.div_ceil(tile_rows as usize),
+            false => (tokens * sharing).div_ceil(tile_rows as usize),
         };
         self.recorder.call(Call {
             spec: cache.format.flag(spec),
@@ -190,10 +229,13 @@ impl Step<'_> {
                 kv_heads: a.kv_heads as u32,
                 splits,
                 scale: a.scale,
-                window: window.unwrap_or(0) as u32,
+                window: entries.map_or(window.unwrap_or(0), |e| e.window) as u32,
                 first_token: first_token as u32,
-                top_k: selection.map_or(0, |s| s.top_k as u32),
+                top_k: selection.map_or(u32::MAX, |s| s.top_k as u32),
                 rows: held as u32,
+                ratio: entries.and_then(|e| e.ratio).map_or(u32::MAX, |ratio| ratio as u32),
+                window_rows: entries.map_or(0, |e| e.window_rows as u32),
+                pairs: entries.map_or(0, |e| e.pairs as u32),
                 ..Default::default()
             },
             grid: Grid::linear(tiles as u64, a.kv_heads as u64 * u64::from(splits)),

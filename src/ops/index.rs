@@ -6,8 +6,8 @@ use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 use std::ops::Range;
 
 params!(RowsParams { heads: u32, pairs: u32, stride: u32, at: u32, eps: f32 });
-params!(ScoresParams { heads: u32, stride: u32, at: u32, first_token: u32, top_k: u32, score_stride: u32 });
-params!(SelectParams { first_token: u32, top_k: u32, score_stride: u32 });
+params!(ScoresParams { heads: u32, stride: u32, at: u32, first_token: u32, top_k: u32, score_stride: u32, ratio: u32 });
+params!(SelectParams { first_token: u32, top_k: u32, score_stride: u32, ratio: u32 });
 
 /// The geometry and norm of an indexer.
 pub struct Indexer {
@@ -23,22 +23,35 @@ pub struct Indexer {
     pub eps: f32,
 }
 
-/// The positions that tokens attend to: u32 [tokens, top_k], rising; of a token with fewer before it, all.
+/// The keys that tokens attend to: u32 [tokens, top_k], rising; of a token with fewer before it, all.
 #[derive(Clone)]
 pub struct Selection {
     pub positions: View,
     pub top_k: usize,
 }
 
-/// What the indexer's kernels work on.
-struct Indexing<'a> {
-    q: &'a Tensor,
-    a: &'a Tensor,
-    at: [usize; 2],
-    ix: &'a Indexer,
-    /// [positions, head_dim], f16 or f32
-    keys: &'a View,
-    f16: bool,
+/// What scores an indexer's keys, and how many are chosen.
+#[derive(Clone, Copy)]
+pub struct IndexChoice {
+    pub heads: usize,
+    pub head_dim: usize,
+    /// Keys that a token attends to at most.
+    pub top_k: usize,
+    /// Positions of a key. A token sees those whose positions are all up to its own.
+    pub ratio: usize,
+}
+
+/// What the choice is made of.
+#[derive(Clone, Copy)]
+pub struct Indexing<'a> {
+    /// [tokens, heads * head_dim], turned.
+    pub q: &'a Tensor,
+    /// [tokens, ..]: each row holds the heads' weights from column `at` on.
+    pub a: &'a Tensor,
+    pub at: usize,
+    /// [keys, head_dim], f16 or f32
+    pub keys: &'a View,
+    pub f16: bool,
 }
 
 /// Bytes of scores that live at once.
@@ -56,10 +69,8 @@ impl Indexer {
     }
 }
 
-impl Indexing<'_> {
-    fn key_bytes(&self) -> usize {
-        self.ix.head_dim * if self.f16 { 2 } else { 4 }
-    }
+fn key_bytes(head_dim: usize, f16: bool) -> usize {
+    head_dim * if f16 { 2 } else { 4 }
 }
 
 impl Step<'_> {
@@ -91,24 +102,45 @@ impl Step<'_> {
         ensure(ix.norm.iter().all(|view| view.size >= head_dim as u64 * 4), "index", || {
             "a norm that is too short".into()
         })?;
-        let on = Indexing { q, a, at, ix, keys, f16 };
-        self.index_rows(&on, rope)?;
-        let positions = (keys.size / on.key_bytes() as u64) as usize;
+        let on = Indexing { q, a, at: at[1], keys, f16 };
+        self.index_rows(&on, at[0], ix, rope)?;
+        self.index_choice(&on, &IndexChoice { heads, head_dim, top_k, ratio: 1 })
+    }
+
+    /// The choice of each token among the keys.
+    pub fn index_choice(&mut self, on: &Indexing, choice: &IndexChoice) -> Result<Selection> {
+        let Indexing { q, a, at, keys, f16 } = *on;
+        let IndexChoice { heads, head_dim, top_k, ratio } = *choice;
+        ensure(q.rows == self.tokens && q.columns == heads * head_dim, "index", || {
+            format!("queries [{}, {}], of {heads} heads of {head_dim}", q.rows, q.columns)
+        })?;
+        ensure(a.rows == self.tokens && at + heads <= a.columns, "index", || {
+            format!("weights of {heads} heads at {at} in [{}, {}]", a.rows, a.columns)
+        })?;
+        ensure(heads > 0 && top_k > 0 && ratio > 0 && head_dim.is_multiple_of(4), "index", || {
+            format!("{heads} heads of {head_dim} (a multiple of 4), {top_k} keys of {ratio} positions")
+        })?;
+        let count = (keys.size / key_bytes(head_dim, f16) as u64) as usize;
         let view = self.tensor("selected", top_k)?.view;
-        let most = Indexer::slice(positions).min(self.scratch.max_tokens);
-        let stride = positions.next_multiple_of(4);
+        let most = Indexer::slice(count).min(self.scratch.max_tokens);
+        let stride = count.next_multiple_of(4);
         let scores = self.scratch.bytes(self.recorder.gpu(), "index scores", (most * stride * 4) as u64)?;
         for first in (0..self.tokens).step_by(most) {
             let tokens = most.min(self.tokens - first);
-            self.index_scores(&on, first..first + tokens, &scores, stride)?;
+            self.index_scores(on, choice, first..first + tokens, &scores, stride)?;
             self.recorder.call(Call {
                 spec: KernelSpec::new("index_select").size("WG", self.tuning.wide),
                 bind: &[("scores", &scores), ("selected", &view)],
-                params: SelectParams { first_token: first as u32, top_k: top_k as u32, score_stride: stride as u32 },
+                params: SelectParams {
+                    first_token: first as u32,
+                    top_k: top_k as u32,
+                    score_stride: stride as u32,
+                    ratio: ratio as u32,
+                },
                 grid: Grid([tokens as u32, 1, 1]),
                 cost: Cost {
                     other_bytes: (tokens * top_k * 4) as u64,
-                    position_bytes: (6 * 4 * tokens) as u64,
+                    position_bytes: (6 * 4 * tokens).div_ceil(ratio) as u64,
                     ..Cost::default()
                 },
             })?;
@@ -116,8 +148,9 @@ impl Step<'_> {
         Ok(Selection { positions: view, top_k })
     }
 
-    fn index_rows(&mut self, on: &Indexing, rope: &View) -> Result<()> {
-        let Indexing { q, a, at, ix, keys, f16 } = *on;
+    /// Turns the queries, and adds the tokens' keys, which lie from column `at` on.
+    fn index_rows(&mut self, on: &Indexing, at: usize, ix: &Indexer, rope: &View) -> Result<()> {
+        let Indexing { q, a, keys, f16, .. } = *on;
         let wg = self.tuning.row;
         let groups = 1 + (ix.heads * ix.rope_dim / 2).div_ceil(wg as usize);
         let lanes = 2 * ix.heads * ix.rope_dim + 2 * ix.head_dim;
@@ -136,7 +169,7 @@ impl Step<'_> {
                 heads: ix.heads as u32,
                 pairs: (ix.rope_dim / 2) as u32,
                 stride: a.columns as u32,
-                at: at[0] as u32,
+                at: at as u32,
                 eps: ix.eps,
             },
             grid: Grid([groups as u32, 1, self.tokens as u32]),
@@ -145,8 +178,15 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn index_scores(&mut self, on: &Indexing, tokens: Range<usize>, scores: &View, stride: usize) -> Result<()> {
-        let Indexing { q, a, at, ix, keys, f16 } = *on;
+    fn index_scores(
+        &mut self,
+        on: &Indexing,
+        ix: &IndexChoice,
+        tokens: Range<usize>,
+        scores: &View,
+        stride: usize,
+    ) -> Result<()> {
+        let Indexing { q, a, at, keys, f16 } = *on;
         let wg = self.tuning.row;
         let fits = |group: &usize| ix.heads.is_multiple_of(*group) && group * ix.head_dim <= MOST_VALUES;
         let group = (1..=MOST_GROUP).rev().find(fits).unwrap_or(1);
@@ -161,15 +201,16 @@ impl Step<'_> {
             params: ScoresParams {
                 heads: ix.heads as u32,
                 stride: a.columns as u32,
-                at: at[1] as u32,
+                at: at as u32,
                 first_token: tokens.start as u32,
                 top_k: ix.top_k as u32,
                 score_stride: stride as u32,
+                ratio: ix.ratio as u32,
             },
             grid: Grid([tiles.min((SCORE_GROUPS / tokens.len()).max(16)) as u32, 1, tokens.len() as u32]),
             cost: Cost {
-                position_bytes: (tokens.len() * (on.key_bytes() + 4)) as u64,
-                position_flops: (2 * tokens.len() * ix.heads * ix.head_dim) as u64,
+                position_bytes: (tokens.len() * (key_bytes(ix.head_dim, f16) + 4)).div_ceil(ix.ratio) as u64,
+                position_flops: (2 * tokens.len() * ix.heads * ix.head_dim).div_ceil(ix.ratio) as u64,
                 ..Cost::default()
             },
         })?;

@@ -128,10 +128,19 @@ impl Step<'_> {
                 window: None,
                 sinks: None,
             };
-            self.attend(&Rows { q: &queries, first_token: first, out: &attended, selection }, &geometry, cache)?;
+            let rows = Rows { q: &queries, first_token: first, out: &attended, selection, entries: None };
+            self.attend(&rows, &geometry, cache)?;
             self.per_head(&attended, &out.slice(tokens), &l.v_b, Strides { x: l.rank, y: value_dim })?;
         }
         Ok(out)
+    }
+
+    /// y = W x, group by group of the columns: x [tokens, groups * columns of W], y [tokens, groups * rows of W].
+    pub fn grouped_linear(&mut self, name: &'static str, x: &Tensor, groups: &Stack) -> Result<Tensor> {
+        ensure(x.rows == self.tokens && x.first_row == 0, "per head", || format!("{} rows", x.rows))?;
+        let y = self.tensor(name, groups.experts * groups.rows)?;
+        self.per_head(x, &y, groups, Strides { x: groups.columns, y: groups.rows })?;
+        Ok(y)
     }
 
     /// A scratch tensor of some of the step's tokens, at most `most`.

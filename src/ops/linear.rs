@@ -56,6 +56,8 @@ pub enum Activation {
     Clamped,
     /// min(silu(gate), limit) * up, up within the limit: Step-3.5's. Above zero.
     SiluLimited(f32),
+    /// silu(min(gate, limit)) * up, up within the limit: DeepSeek-V4's. Above zero.
+    SiluCapped(f32),
 }
 
 impl Activation {
@@ -63,11 +65,12 @@ impl Activation {
         spec.flag("GELU", self == Activation::GeluTanh)
             .flag("CLAMPED", self == Activation::Clamped)
             .flag("LIMITED", matches!(self, Activation::SiluLimited(_)))
+            .flag("CAPPED", matches!(self, Activation::SiluCapped(_)))
     }
 
     pub(super) fn limit(self) -> f32 {
         match self {
-            Activation::SiluLimited(limit) => limit,
+            Activation::SiluLimited(limit) | Activation::SiluCapped(limit) => limit,
             _ => 0.0,
         }
     }

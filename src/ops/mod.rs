@@ -2,12 +2,14 @@
 
 mod arithmetic;
 mod attention;
+mod compressed;
 mod delta_net;
 mod embed;
 mod experts;
 mod gate;
 mod glu;
 mod heads;
+mod hyper;
 mod index;
 mod input;
 mod kv;
@@ -25,17 +27,19 @@ mod variants;
 
 pub use arithmetic::{Arithmetic, Choice, Ground, Product};
 pub use attention::{Attention, MAX_HEAD_DIM, Window};
+pub use compressed::{CompressedAttention, CompressedLayer, Compressor, Entry, IndexQueries};
 pub use delta_net::{DeltaHeads, DeltaNet, KeySharing, RecurrentLayer};
 pub use experts::{ExpertBias, ExpertGateUp, ExpertMlp};
 pub use heads::{Heads, RopePairs, Temperature};
-pub use index::{Indexer, Selection};
+pub use hyper::{HyperConnection, Joining, STREAMS};
+pub use index::{IndexChoice, Indexer, Indexing, Selection};
 pub use input::{BLOCK, BLOCK_WORDS, rounded_bytes};
 pub use kv::{KvFormat, KvLayer};
 pub use latent::{LatentAttention, LatentInputs};
 pub use linear::Activation;
 pub use lookup::{MAX_EXPERTS, NOWHERE, Record};
 pub use norm::Norm;
-pub use router::{ExpertRouter, Routing, SigmoidRouter};
+pub use router::{ExpertRouter, HashRouter, Routing, Scoring, SigmoidRouter};
 pub use sample::{SampleBuffers, sample_bytes};
 pub use tensor::{GateUp, Joint, Matrix, Part, Shard, Stack, Tensor};
 pub use tuning::{MatmulTile, MatrixTile, Tuning};

@@ -25,14 +25,24 @@ pub struct Routing {
     pub ranks: usize,
 }
 
+/// What makes a logit a score above zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scoring {
+    /// 1 / (1 + e^-x)
+    Sigmoid,
+    /// sqrt(log(1 + e^x)): DeepSeek-V4's.
+    SqrtSoftplus,
+}
+
 /// A choice by sigmoids (DeepSeek-V3, arXiv 2412.19437, section 2.1.2): the best `ranks` by sigmoid(logit) + bias, or by
 /// the logit where there is no bias.
 pub struct SigmoidRouter {
     /// f32 [experts], for the choice alone.
     pub bias: Option<View>,
+    pub scoring: Scoring,
     /// Experts of each token.
     pub ranks: usize,
-    /// Whether the weights, which are the sigmoids, are brought to a sum of 1.
+    /// Whether the weights, which are the scores, are brought to a sum of 1.
     pub renormalise: bool,
     /// Of the weights, after that.
     pub scale: f32,
@@ -40,6 +50,17 @@ pub struct SigmoidRouter {
     /// together.
     pub groups: (usize, usize),
     /// Experts behind the routed ones in the stacks, which every token uses with weight 1.
+    pub shared: usize,
+}
+
+/// A choice by the token's id; weights are square roots of softplus of the logits, as in [`Scoring::SqrtSoftplus`].
+pub struct HashRouter {
+    /// u32 [vocabulary, ranks], all below the number of experts.
+    pub table: View,
+    pub ranks: usize,
+    /// As in [`SigmoidRouter`].
+    pub renormalise: bool,
+    pub scale: f32,
     pub shared: usize,
 }
 
@@ -57,7 +78,7 @@ impl Step<'_> {
     pub fn route_softmax(&mut self, logits: &Tensor, ranks: usize, renormalise: bool) -> Result<Routing> {
         let experts = logits.columns;
         let spec = self.router_spec(experts).flag("RENORMALISE", renormalise);
-        self.route(logits, experts, spec, None, RouterParams { ranks: ranks as u32, ..Default::default() })
+        self.route(logits, experts, spec, &[], RouterParams { ranks: ranks as u32, ..Default::default() })
     }
 
     /// As [`Step::route_softmax`], of all but the last column of the logits [tokens, experts + 1]. If `joined`, one more
@@ -73,7 +94,7 @@ impl Step<'_> {
         let experts = logits.columns - 1;
         let spec = self.router_spec(experts).flag("RENORMALISE", renormalise).flag("SHARED_GATE", joined);
         let params = RouterParams { ranks: ranks as u32, shared_experts: u32::from(joined), ..Default::default() };
-        self.route(logits, experts, spec, None, params)
+        self.route(logits, experts, spec, &[], params)
     }
 
     /// The choice of `router` from logits [tokens, experts].
@@ -84,7 +105,7 @@ impl Step<'_> {
         })?;
         let spec = self.router_spec(logits.columns).flag("RENORMALISE", true).flag("SCALED", true);
         let params = RouterParams { ranks: *ranks as u32, ..Default::default() };
-        self.route(logits, logits.columns, spec, Some(("scales", scales)), params)
+        self.route(logits, logits.columns, spec, &[("scales", scales)], params)
     }
 
     /// The choice of `router` from logits [tokens, experts].
@@ -101,6 +122,7 @@ impl Step<'_> {
         })?;
         let spec = self.router_spec(logits.columns).flag("SIGMOID", true).flag("RENORMALISE", router.renormalise);
         let spec = spec.flag("GROUPS", groups_used < groups).flag("UNBIASED", bias.is_none());
+        let spec = spec.flag("SOFTPLUS", router.scoring == Scoring::SqrtSoftplus);
         let params = RouterParams {
             ranks: router.ranks as u32,
             scale: router.scale,
@@ -109,7 +131,21 @@ impl Step<'_> {
             groups_used: *groups_used as u32,
             ..Default::default()
         };
-        self.route(logits, logits.columns, spec, bias.map(|bias| ("bias", bias)), params)
+        self.route(logits, logits.columns, spec, &Vec::from_iter(bias.map(|bias| ("bias", bias))), params)
+    }
+
+    /// The choice of `router`, whose table has a row for every token id, with weights from logits [tokens, experts].
+    pub fn route_hashed(&mut self, logits: &Tensor, router: &HashRouter) -> Result<Routing> {
+        let HashRouter { table, ranks, renormalise, scale, shared } = router;
+        ensure(table.size >= (4 * ranks) as u64, "router", || format!("a table of {} bytes", table.size))?;
+        let spec = ["SIGMOID", "SOFTPLUS", "HASHED", "UNBIASED"]
+            .into_iter()
+            .fold(self.router_spec(logits.columns), |spec, flag| spec.flag(flag, true));
+        let params =
+            RouterParams { ranks: *ranks as u32, scale: *scale, shared_experts: *shared as u32, ..Default::default() };
+        let ids = self.token_ids.clone();
+        let more = [("table", table), ("tokens", &ids)];
+        self.route(logits, logits.columns, spec.flag("RENORMALISE", *renormalise), &more, params)
     }
 
     fn router_spec(&self, experts: usize) -> KernelSpec {
@@ -122,7 +158,7 @@ impl Step<'_> {
         logits: &Tensor,
         experts: usize,
         spec: KernelSpec,
-        more: Option<(&'static str, &View)>,
+        more: &[(&'static str, &View)],
         params: RouterParams,
     ) -> Result<Routing> {
         let ranks = params.ranks as usize;
@@ -135,7 +171,7 @@ impl Step<'_> {
         let routed = self.tensor("routed", ranks)?.view;
         let gates = self.tensor("gates", ranks)?.view;
         let mut bind = vec![("logits", &logits.view), ("routed", &routed), ("gates", &gates)];
-        bind.extend(more);
+        bind.extend(more.iter().copied());
         self.recorder.call(Call {
             spec,
             bind: &bind,

@@ -3,17 +3,21 @@
 //!
 //! Weights come in decoded, all arrays are row-major, and shapes stand as in the kernels' own declarations.
 
+mod compressed;
 mod delta_net;
+mod hyper;
 mod index;
 mod latent;
 mod rounded;
 
+pub use compressed::{WindowSums, compressed_attention, compressed_entry, tail_turned, window_sums};
 pub use delta_net::{DeltaGates, delta_net, gate, short_conv};
+pub use hyper::{Hyper, StreamWeights, hyper_join, hyper_read, hyper_weights};
 pub use index::{index_key, index_scores, index_select};
 pub use latent::{Latent, latent_attention, latent_row};
 pub use rounded::{cached, dequantise, kept, quantise};
 
-use super::{Activation, RopePairs, Temperature, Window};
+use super::{Activation, RopePairs, Scoring, Temperature, Window};
 
 /// What becomes of a product W x before it is written.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +80,10 @@ pub fn gated(activation: Activation, gate: f64, up: f64) -> f64 {
         Activation::SiluLimited(limit) => {
             let limit = f64::from(limit);
             silu(gate).min(limit) * up.clamp(-limit, limit)
+        }
+        Activation::SiluCapped(limit) => {
+            let limit = f64::from(limit);
+            silu(gate.min(limit)) * up.clamp(-limit, limit)
         }
     }
 }
@@ -215,6 +223,7 @@ pub fn softcap(x: &[f32], cap: f32) -> Vec<f32> {
 pub struct Sigmoids<'a> {
     pub experts: usize,
     pub bias: Option<&'a [f32]>,
+    pub scoring: Scoring,
     pub ranks: usize,
     pub renormalise: bool,
     pub scale: f32,
@@ -222,13 +231,22 @@ pub struct Sigmoids<'a> {
     pub shared: usize,
 }
 
-/// As [`router`], by sigmoid(logit) + bias (by the logit without one) among the best groups; the weights are the sigmoids, renormalised if asked,
-/// times a scale. The shared experts follow with weight 1.
+/// A logit's score.
+pub fn score(scoring: Scoring, logit: f32) -> f64 {
+    let x = f64::from(logit);
+    match scoring {
+        Scoring::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        Scoring::SqrtSoftplus => (x.max(0.0) + (-x.abs()).exp().ln_1p()).sqrt(),
+    }
+}
+
+/// As [`router`], by score(logit) + bias (by the logit without one) among the best groups; the weights are the scores,
+/// renormalised if asked, times a scale. The shared experts follow with weight 1.
 pub fn router_sigmoid(logits: &[f32], r: Sigmoids) -> (Vec<u32>, Vec<f32>) {
     let (experts, size) = (r.experts, r.experts / r.groups.0);
     let (mut routed, mut gates) = (Vec::new(), Vec::new());
     for logits in logits.chunks_exact(experts) {
-        let weight = |e: usize| 1.0 / (1.0 + (-f64::from(logits[e])).exp());
+        let weight = |e: usize| score(r.scoring, logits[e]);
         // As near as f32 brings it: equal scores tie on the device, too.
         let score = |e: usize| r.bias.map_or(logits[e], |bias| weight(e) as f32 + bias[e]);
         let best = |mut order: Vec<usize>, score: &dyn Fn(usize) -> f32, count: usize| {

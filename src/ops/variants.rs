@@ -115,14 +115,20 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
                 .map(grouped),
             );
         }
+        if format == Format::MXFP4 {
+            all.extend(each(vec![all_of(expert.clone(), &["SWIGLU", "CAPPED"])], &["SUBGROUP"]));
+            all.push(grouped(&["GATHER", "SWIGLU", "CAPPED"]));
+        }
         if usual {
             for gated in [&epilogues[1..2], &epilogues[2..]] {
-                let limited = all_of(expert.clone(), gated).flag("LIMITED", true);
-                all.extend(each(vec![limited], &["SUBGROUP"]));
-                let limited = all_of(matvec.clone(), gated).flag("LIMITED", true);
-                all.extend(each(vec![limited], &["NORM", "SUBGROUP"]));
-                all.push(all_of(matmul.clone(), gated).flag("LIMITED", true));
-                all.push(all_of(grouped(&["GATHER", "LIMITED"]), gated));
+                for limit in ["LIMITED", "CAPPED"] {
+                    let limited = all_of(expert.clone(), gated).flag(limit, true);
+                    all.extend(each(vec![limited], &["SUBGROUP"]));
+                    let limited = all_of(matvec.clone(), gated).flag(limit, true);
+                    all.extend(each(vec![limited], &["NORM", "SUBGROUP"]));
+                    all.push(all_of(matmul.clone(), gated).flag(limit, true));
+                    all.push(all_of(grouped(&["GATHER", limit]), gated));
+                }
                 let gelu = all_of(expert.clone(), gated).flag("GELU", true);
                 all.extend(each(vec![gelu], &["SUBGROUP"]));
                 all.push(all_of(grouped(&["GATHER", "GELU"]), gated));
@@ -182,10 +188,25 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         for rows in (0..).map(|i| 1 << i).take_while(|rows| *rows <= t.latent.1) {
             let spec = new("attention").size("WG", t.latent.0).size("ROWS", rows);
             let spec = staged(spec.size("KEY_DIM", row).size("VALUE_DIM", rank).flag("LATENT", true), rows, row);
-            all.extend(each(caches(vec![spec], row), &["SELECTED", "SPLIT"]));
+            all.extend(each(caches(vec![spec.clone()], row), &["SPLIT"]));
+            all.extend(each(caches(vec![all_of(spec, &["SELECTED", "LISTED"])], row), &["SPLIT"]));
         }
         let combine = new("attention_combine").size("WG", t.row.min(rank / 4)).size("SPLITS", t.latent_splits.0);
         all.push(combine.size("HEAD_DIM", rank));
+    }
+    for (dim, ratio, overlap) in [(512, 4, true), (512, 128, false), (128, 4, true), (32, 4, true), (32, 128, false)] {
+        let compress = new("compress").size("WG", t.row).size("HEAD_DIM", dim).size("RATIO", ratio);
+        all.extend(each(vec![compress.flag("OVERLAP", overlap)], &["KV_F16", "SUBGROUP"]));
+    }
+    for dim in [512, 32] {
+        let rows = new("window_rows").size("WG", t.row).size("HEAD_DIM", dim);
+        all.extend(each(vec![rows], &["INDEXER", "KV_F16", "SUBGROUP"]));
+        for rows in (0..).map(|i| 1 << i).take_while(|rows| *rows <= t.latent.1) {
+            let spec = new("attention").size("WG", t.latent.0).size("ROWS", rows);
+            let spec = staged(spec.size("KEY_DIM", dim).size("VALUE_DIM", dim), rows, dim);
+            let spec = all_of(spec, &["LATENT", "LISTED", "ENTRIES", "SINKS"]);
+            all.extend(each(vec![spec], &["KV_F16", "SELECTED", "SPLIT"]));
+        }
     }
     for (group, dim) in [(8, 128), (4, 64), (1, 12)] {
         let rows = new("index_rows").size("WG", t.row).size("HEAD_DIM", dim);
@@ -200,6 +221,8 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         all.push(all_of(router.clone(), &["RENORMALISE", "SHARED_GATE"]));
         all.push(all_of(router.clone(), &["RENORMALISE", "SCALED"]));
         all.push(all_of(router.clone(), &["SIGMOID", "UNBIASED"]));
+        all.push(all_of(router.clone(), &["SIGMOID", "SOFTPLUS", "RENORMALISE"]));
+        all.push(all_of(router.clone(), &["SIGMOID", "SOFTPLUS", "RENORMALISE", "HASHED", "UNBIASED"]));
         all.extend(each(vec![router], &["SIGMOID", "RENORMALISE"]));
         all.extend(each(vec![grouped], &["RENORMALISE"]));
         all.push(new("expert_group").size("WG", t.wide).size("BN", t.matmul.bn).size("EXPERTS", experts - 1));
@@ -211,9 +234,14 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         all.extend(each(vec![dims(new("short_conv").size("WG", t.row))], &["SUBGROUP"]));
         all.extend(each(vec![dims(new("delta_net")).size("TILE", 8.min(dim))], &["TILED"]));
     }
+    for (tokens, rows) in [(1, 24), (2, 24), (1, 4), (2, 4)] {
+        let mix = new("hyper_mix").size("WG", t.row.min(32)).size("ROWS", rows).size("TOKENS", tokens);
+        all.extend(each(vec![mix], if rows == 24 { &["START", "SUBGROUP"] } else { &["SUBGROUP"] }));
+    }
+    all.extend(each(vec![new("hyper_read").size("WG", t.row)], &["HEAD"]));
     all.push(new("gate").size("WG", t.wide));
     all.push(new("softcap").size("WG", t.wide));
-    all.extend(one_of(vec![new("glu").size("WG", t.wide)], &["GELU", "CLAMPED", "LIMITED"]));
+    all.extend(one_of(vec![new("glu").size("WG", t.wide)], &["GELU", "CLAMPED", "LIMITED", "CAPPED"]));
     all.extend(each(vec![new("rms_norm").size("WG", t.row)], &["RESIDUAL", "SUBGROUP"]));
     // The measurements of the device itself.
     all.extend(one_of(vec![new("stream").size("WG", t.wide)], &["FILL"]));

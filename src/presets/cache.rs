@@ -42,14 +42,22 @@ pub fn cache(keys: &Keys) -> Result<Cache> {
 }
 
 impl Cache {
-    /// deepseek4: a window of keys, which are the values, too, and one entry for each `ratio` positions.
+    /// deepseek4: keys, which are the values, too; one entry for each `ratio` positions; and three sums of each channel of a
+    /// window of as many positions, which at ratio 4 are twice as wide.
     fn compressed(&mut self, keys: &Keys, layer: usize) -> Result<()> {
         let head_dim = keys.size("attention.key_length")?;
-        self.fixed += (keys.size("attention.sliding_window")? * head_dim) as u64;
+        self.per_position += head_dim as f64;
         match keys.count_of_layer("attention.compress_ratios", layer)? {
             0 => {}
-            4 => self.per_position += (head_dim + keys.size("attention.indexer.key_length")?) as f64 / 4.0,
-            ratio => self.per_position += head_dim as f64 / ratio as f64,
+            4 => {
+                let both = head_dim + keys.size("attention.indexer.key_length")?;
+                self.per_position += both as f64 / 4.0;
+                self.fixed += 6 * both as u64;
+            }
+            ratio => {
+                self.per_position += head_dim as f64 / ratio as f64;
+                self.fixed += 3 * head_dim as u64;
+            }
         }
         Ok(())
     }

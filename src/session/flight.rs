@@ -282,9 +282,9 @@ impl Session {
         })
     }
 
-    /// As [`Session::blocking_logits`], of a model whose experts are all there. After each router has run, `watch` is told the
-    /// first token's position and may read and write the dispatch's buffers; the router runs again for as long as it asks.
-    /// For tests that compare what models say, not which experts they choose.
+    /// As [`Session::blocking_logits`], of a model whose experts are all there. After each router and each indexer's choice has
+    /// run, `watch` is told the first token's position and may read and write the dispatch's buffers; it runs again for as
+    /// long as `watch` asks. For tests that compare what models say, not which experts and keys they choose.
     #[doc(hidden)]
     pub fn blocking_logits_watched(
         &mut self,
@@ -296,10 +296,10 @@ impl Session {
             session.write_state(&state)?;
             let position = state.position as usize;
             let (recording, mut from) = (&session.recordings[&key].recording, 0);
-            for (i, router) in recording.dispatches.iter().enumerate() {
-                if router.kernel.spec.shader == "router" {
+            for (i, choice) in recording.dispatches.iter().enumerate() {
+                if ["router", "index_select"].contains(&choice.kernel.spec.shader) {
                     session.gpu().submit(recording, from..i + 1, &[])?;
-                    while watch(position, router)? {
+                    while watch(position, choice)? {
                         session.gpu().submit(recording, i..i + 1, &[])?;
                     }
                     from = i + 1;

@@ -61,6 +61,12 @@ fn missing_tensors() {
         ("qwen35moe", "blk.0.ffn_up_shexp.weight"),
         ("deepseek2", "blk.0.attn_k_b.weight"),
         ("deepseek2", "blk.1.attn_kv_a_norm.weight"),
+        ("deepseek4", "blk.0.ffn_gate_tid2eid.weight"),
+        ("deepseek4", "blk.1.exp_probs_b.bias"),
+        ("deepseek4", "blk.0.indexer_compressor_ape.weight"),
+        ("deepseek4", "blk.1.attn_compressor_gate.weight"),
+        ("deepseek4", "blk.1.hc_ffn_base.weight"),
+        ("deepseek4", "output_hc_fn.weight"),
         ("llama4", "blk.1.ffn_gate_shexp.weight"),
         ("step35", "blk.1.attn_gate.weight"),
         ("gemma4", "blk.1.ffn_down_exps.scale"),
@@ -289,6 +295,60 @@ fn latents_that_no_model_has() {
     check("deepseek2", other("attention.key_length_mla"), &["blk.0.attn_q_b.weight", "[20, 80]", "[20, 96]"]);
     check("deepseek2", other("attention.value_length_mla"), &["blk.0.attn_v_b.weight", "[16, 12, 4]", "[16, 24, 4]"]);
     check_key("deepseek2", "nextn_predict_layers", 2u32, &["= 2", "there are 2 blocks"]);
+}
+
+#[test]
+fn compressed_keys_that_no_model_has() {
+    let array = |values: &[u32]| Value::Array(Array::U32(values.to_vec()));
+    check_key("deepseek4", "attention.compress_ratios", array(&[4, 8]), &["= 8", "halogen knows 0, 4 and 128"]);
+    check_key("deepseek4", "attention.compress_ratios", array(&[4]), &["an array of 1", "there are 2 layers"]);
+    check_key("deepseek4", "attention.head_count_kv", 2u32, &["= 2", "halogen runs 1 here"]);
+    check_key("deepseek4", "hyper_connection.count", 2u32, &["= 2", "halogen runs 4 here, residual streams"]);
+    check_key("deepseek4", "hyper_connection.epsilon", 0f32, &["= 0", "a positive number"]);
+    check_key("deepseek4", "expert_gating_func", 2u32, &["= 2", "the square root of softplus"]);
+    check_key("deepseek4", "embedding_length_out", 32u32, &["= 32", "halogen runs 128 here"]);
+    check_key("deepseek4", "attention.output_group_count", 3u32, &["= 3", "4 heads cannot be in so many groups"]);
+    check_key("deepseek4", "hash_layer_count", 3u32, &["= 3", "there are 2 layers"]);
+    check_key("deepseek4", "rope.dimension_count", 6u32, &["= 6", "a multiple of 4"]);
+    check_key("deepseek4", "swiglu_clamp_exp", vec![1.0f32], &["an array of 1", "there are 2 layers"]);
+    let index = "attention.indexer.key_length";
+    check_key("deepseek4", index, 1028u32, &["= 1028", "a size from 4"]);
+    check_key("deepseek4", "attention.indexer.top_k", 70_000u32, &["= 70000", "at most 65536"]);
+    for key in [
+        "attention.q_lora_rank",
+        "attention.output_lora_rank",
+        "attention.sliding_window",
+        "attention.indexer.head_count",
+        "attention.compress_rope_freq_base",
+        "hyper_connection.sinkhorn_iterations",
+    ] {
+        match key.ends_with("base") {
+            true => check_key("deepseek4", key, 0f32, &["= 0", "a positive number"]),
+            false => check_key("deepseek4", key, 0u32, &["= 0: a number from 1 to"]),
+        }
+    }
+    let other = |key: &'static str| move |made: &mut Made| made.set(key, 24u32.into());
+    check("deepseek4", other(index), &["blk.0.indexer_compressor_kv.weight", "[32, 24]", "[32, 48]"]);
+    check("deepseek4", other("attention.output_lora_rank"), &["blk.0.attn_output_a.weight", "[16, 24]", "[16, 48]"]);
+    let ratios = |made: &mut Made| made.set("attention.compress_ratios", array(&[4, 4]));
+    check("deepseek4", ratios, &["blk.1.attn_compressor_kv.weight", "[32, 8]", "[32, 16]"]);
+}
+
+#[test]
+fn ids_of_experts_that_are_not_there() {
+    for id in [6i32, -1] {
+        let strange = |made: &mut Made| {
+            let table = made.tensors.iter_mut().find(|t| t.name == "blk.0.ffn_gate_tid2eid.weight").expect("a table");
+            table.bytes[4 * 7..4 * 8].copy_from_slice(&id.to_le_bytes());
+        };
+        let said = format!("row 3 holds the id {id}");
+        check("deepseek4", strange, &["blk.0.ffn_gate_tid2eid.weight", &said, "from 0 to below 6"]);
+    }
+    let floats = |made: &mut Made| {
+        let table = made.tensors.iter_mut().find(|t| t.name == "blk.0.ffn_gate_tid2eid.weight").expect("a table");
+        table.ggml_type = Format::F32.ggml();
+    };
+    check("deepseek4", floats, &["blk.0.ffn_gate_tid2eid.weight", "f32", "a table of ids; it reads i32"]);
 }
 
 #[test]

@@ -7,13 +7,14 @@ use halogen::gguf::Value;
 use halogen::session::{Result, Sampling, Session, SessionOptions};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-const ARCHITECTURES: [&str; 12] = [
+const ARCHITECTURES: [&str; 13] = [
     "llama",
     "qwen2",
     "qwen3",
     "qwen3moe",
     "glm4moe",
     "deepseek2",
+    "deepseek4",
     "glm-dsa",
     "llama4",
     "step35",
@@ -184,8 +185,8 @@ fn weights_of_noise_run() {
     for i in 0..24 {
         let mut made = Made::new(ARCHITECTURES[i % ARCHITECTURES.len()], [Format::F16, Format::F32][i % 2], &TINY);
         let mut noise = Noise(100 + i as u64);
-        // By what a delta net decays, and what divides the angles of rope, is looked at when it is loaded.
-        let checked = |name: &str| name.ends_with("ssm_a") || name == "rope_freqs.weight";
+        // By what a delta net decays, what divides the angles of rope, and ids are looked at when they are loaded.
+        let checked = |name: &str| ["ssm_a", "rope_freqs.weight", "tid2eid.weight"].iter().any(|n| name.ends_with(n));
         for tensor in made.tensors.iter_mut().filter(|t| !checked(&t.name)) {
             tensor.bytes.chunks_exact_mut(2).for_each(|b| b.copy_from_slice(&(noise.word() as u16).to_le_bytes()));
         }

@@ -1,6 +1,6 @@
 //! Made-up models of architectures that differ from llama's in more than a line: what [`Made::new`] makes, changed.
 
-use super::{HYBRIDS, Made, Sizes};
+use super::{HYBRIDS, Made, Noise, Sizes, Tensor};
 use halogen::formats::Format;
 use halogen::gguf::{Array, Value};
 
@@ -11,6 +11,7 @@ impl Made {
             "llama4" => self.llama4(format, s),
             "step35" => self.step35(format, s),
             "gemma4" => self.gemma4(format, s),
+            "deepseek4" => self.deepseek4(format, s),
             hybrid if HYBRIDS.contains(&hybrid) => self.hybrid(hybrid, format, s),
             _ => {}
         }
@@ -105,6 +106,93 @@ impl Made {
             ]);
             vectors.for_each(|(name, len)| self.vector(&format!("blk.{layer}.{name}"), len, 1.0));
         }
+    }
+
+    /// Entries of 4 positions in layers of even number, of 128 in the others; windows of 16; the first layer's experts by the
+    /// token's id.
+    fn deepseek4(&mut self, format: Format, s: &Sizes) {
+        let groups = if s.heads.is_multiple_of(2) { 2 } else { 1 };
+        let [q_rank, out_rank, index_heads, index_dim] = [20, 12, 4, 12];
+        self.mixture_keys(s);
+        let ratio = |layer: usize| if layer.is_multiple_of(2) { 4 } else { 128 };
+        for (key, value) in [
+            ("attention.head_count_kv", 1),
+            ("attention.q_lora_rank", q_rank),
+            ("attention.sliding_window", 16),
+            ("attention.output_group_count", groups),
+            ("attention.output_lora_rank", out_rank),
+            ("attention.indexer.head_count", index_heads),
+            ("attention.indexer.key_length", index_dim),
+            ("attention.indexer.top_k", 5),
+            ("rope.dimension_count", 4),
+            ("expert_gating_func", 4),
+            ("hyper_connection.count", 4),
+            ("hyper_connection.sinkhorn_iterations", 20),
+            ("hash_layer_count", 1),
+        ] {
+            self.set(key, (value as u32).into());
+        }
+        self.set("attention.compress_rope_freq_base", 40_000f32.into());
+        self.set("hyper_connection.epsilon", 1e-6f32.into());
+        self.set("attention.compress_ratios", Value::Array(Array::U32((0..s.layers).map(ratio).collect())));
+        self.set("swiglu_clamp_exp", vec![0.5f32; s.layers].into());
+        self.set("swiglu_clamp_shexp", vec![0.5f32; s.layers].into());
+        self.hyper_connection("output_hc", 4, 1, s);
+        for layer in 0..s.layers {
+            for what in ["q", "k", "v", "output"] {
+                self.remove(&format!("blk.{layer}.attn_{what}.weight"));
+            }
+            self.hyper_connection(&format!("blk.{layer}.hc_attn"), 24, 3, s);
+            self.hyper_connection(&format!("blk.{layer}.hc_ffn"), 24, 3, s);
+            let q = s.heads * s.head_dim;
+            self.layer_matrix(layer, "attn_q_a", &[s.hidden, q_rank], format);
+            self.layer_matrix(layer, "attn_q_b", &[q_rank, q], format);
+            self.layer_matrix(layer, "attn_kv", &[s.hidden, s.head_dim], format);
+            self.layer_matrix(layer, "attn_output_a", &[q / groups, groups * out_rank], format);
+            self.layer_matrix(layer, "attn_output_b", &[groups * out_rank, s.hidden], format);
+            let norms = [("attn_q_a_norm", q_rank), ("attn_kv_a_norm", s.head_dim), ("attn_sinks", s.heads)];
+            norms.into_iter().for_each(|(what, len)| self.vector(&format!("blk.{layer}.{what}.weight"), len, 1.0));
+            self.compressor(layer, "attn", s.head_dim, ratio(layer) as usize, format, s);
+            if ratio(layer) == 4 {
+                self.compressor(layer, "indexer", index_dim, 4, format, s);
+                self.layer_matrix(layer, "indexer.attn_q_b", &[q_rank, index_heads * index_dim], format);
+                self.layer_matrix(layer, "indexer.proj", &[s.hidden, index_heads], Format::F32);
+            }
+            self.experts_with_shared(layer, format, s);
+            match layer {
+                0 => self.expert_ids(layer, s),
+                _ => self.vector(&format!("blk.{layer}.exp_probs_b.bias"), s.experts, 0.0),
+            }
+        }
+    }
+
+    fn hyper_connection(&mut self, prefix: &str, rows: usize, scales: usize, s: &Sizes) {
+        let columns = 4 * s.hidden;
+        self.matrix(&format!("{prefix}_fn.weight"), &[columns, rows], Format::F32, 1.0 / (columns as f32).sqrt());
+        self.vector(&format!("{prefix}_base.weight"), rows, 0.0);
+        self.vector(&format!("{prefix}_scale.weight"), scales, 1.0);
+    }
+
+    fn compressor(&mut self, layer: usize, what: &str, dim: usize, ratio: usize, format: Format, s: &Sizes) {
+        let width = if ratio == 4 { 2 * dim } else { dim };
+        for part in ["kv", "gate"] {
+            self.layer_matrix(layer, &format!("{what}_compressor_{part}"), &[s.hidden, width], format);
+        }
+        self.layer_matrix(layer, &format!("{what}_compressor_ape"), &[width, ratio], Format::F32);
+        self.vector(&format!("blk.{layer}.{what}_compressor_norm.weight"), dim, 1.0);
+    }
+
+    /// The experts of each token's id.
+    fn expert_ids(&mut self, layer: usize, s: &Sizes) {
+        let mut noise = Noise(7);
+        let first: Vec<u32> = (0..s.vocabulary).map(|_| (noise.word() % s.experts as u64) as u32).collect();
+        let ids = first.iter().flat_map(|first| (0..s.used).map(move |i| (first + i as u32) % s.experts as u32));
+        self.put(Tensor {
+            name: format!("blk.{layer}.ffn_gate_tid2eid.weight"),
+            dims: vec![s.used as u64, s.vocabulary as u64],
+            ggml_type: 26,
+            bytes: ids.flat_map(u32::to_le_bytes).collect(),
+        });
     }
 
     /// Maverick's kind, of which every other layer is dense, with chunks of 16 positions.

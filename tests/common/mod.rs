@@ -133,7 +133,7 @@ fn encode(format: Format, values: impl Iterator<Item = f32>) -> Vec<u8> {
 }
 
 impl Made {
-    /// llama, llama4, qwen2, qwen3, qwen3moe, glm4moe, deepseek2, glm-dsa or one of [`HYBRIDS`] with weights in `format`.
+    /// llama, llama4, qwen2, qwen3, qwen3moe, glm4moe, deepseek2, deepseek4, glm-dsa or one of [`HYBRIDS`] with weights in `format`.
     pub fn new(architecture: &str, format: Format, s: &Sizes) -> Made {
         let mut made = Made { metadata: Metadata::new(), tensors: Vec::new() };
         made.metadata.insert("general.architecture", architecture.into());

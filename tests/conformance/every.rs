@@ -5,9 +5,10 @@ use crate::rig::*;
 use halogen::formats::Format;
 use halogen::gpu::View;
 use halogen::ops::{
-    Activation, Attention, DeltaHeads, DeltaNet, ExpertGateUp, ExpertMlp, GateUp, Heads, Indexer, KeySharing, KvFormat,
-    KvLayer, LatentAttention, LatentInputs, RecurrentLayer, RopePairs, Routing, SampleBuffers, SigmoidRouter, Tensor,
-    Window,
+    Activation, Attention, CompressedAttention, CompressedLayer, Compressor, DeltaHeads, DeltaNet, Entry, ExpertGateUp,
+    ExpertMlp, GateUp, HashRouter, Heads, HyperConnection, IndexQueries, Indexer, Joining, KeySharing, KvFormat,
+    KvLayer, LatentAttention, LatentInputs, RecurrentLayer, RopePairs, Routing, SampleBuffers, Scoring, SigmoidRouter,
+    Tensor, Window,
 };
 
 type Record = fn(&mut Rig, &mut Random, usize) -> Outcome;
@@ -136,6 +137,43 @@ const OPERATORS: &[(&str, Record)] = &[
         let kv = KvLayer { k: keys.clone(), v: None, index: Some(keys), format: KvFormat::F32, ring: None };
         rig.run(|step| step.index(&q, &a, [0, 16], &ix, &rope, &kv).map(drop))
     }),
+    ("hyper_connection", |rig, random, tokens| {
+        let y = tensor(rig.gpu(), &random.floats(tokens * 64), 64);
+        for (name, columns) in [("streams", 256), ("stream mix", 20), ("of streams", 64)] {
+            rig.poison(name, tokens * columns);
+        }
+        let hc = hyper_connection(rig, random, 64);
+        rig.run(|step| step.hyper_connection(Joining::Embedding(&y), &hc).map(drop))
+    }),
+    ("window_rows", |rig, random, tokens| {
+        let (c, _, cache, rope) = compressed(rig, random);
+        let [q, index_q] = [64, 32].map(|columns| tensor(rig.gpu(), &random.floats(tokens * columns), columns));
+        let a = tensor(rig.gpu(), &random.floats(tokens * 40), 40);
+        [&q.view, &index_q.view, &cache.kv.k].into_iter().for_each(|view| rig.watch(view));
+        let index = Some(IndexQueries { q: &index_q, heads: 2 });
+        rig.run(|step| step.window_rows(&q, (&a, 8), index, &c, &rope, &cache))
+    }),
+    ("compress", |rig, random, tokens| {
+        let (_, compressor, cache, rope) = compressed(rig, random);
+        let a = tensor(rig.gpu(), &random.floats(tokens * 128), 128);
+        rig.watch(&cache.kv.k);
+        rig.watch(cache.sums.as_ref().expect("sums"));
+        rig.run(|step| step.compress(&a, [0, 64], &compressor, &rope, &cache, Entry::Row))
+    }),
+    ("compressed_attention", |rig, random, tokens| {
+        let (c, _, cache, rope) = compressed(rig, random);
+        let q = tensor(rig.gpu(), &random.floats(tokens * 64), 64);
+        rig.poison("attended", tokens * 64);
+        rig.run(|step| step.compressed_attention(&q, &c, &rope, &cache, None).map(drop))
+    }),
+    ("hashed router", |rig, random, tokens| {
+        rig.poison("routed", tokens * 4);
+        rig.poison("gates", tokens * 4);
+        let logits = tensor(rig.gpu(), &random.floats(tokens * 16), 16);
+        let table = rig.gpu().upload("table", &(0..8 * 4).map(|i| i % 16).collect::<Vec<u32>>()).unwrap();
+        let router = HashRouter { table, ranks: 4, renormalise: true, scale: 1.0, shared: 0 };
+        rig.run(|step| step.route_hashed(&logits, &router).map(drop))
+    }),
     ("router", |rig, random, tokens| {
         rig.poison("routed", tokens * 8);
         rig.poison("gates", tokens * 8);
@@ -237,6 +275,38 @@ fn latent(rig: &mut Rig, random: &mut Random, tokens: usize) -> (Tensor, Tensor,
     let k = gpu.upload("cache", &vec![0x3c00_3800u32; 32 * 24]).unwrap();
     rig.watch(&k);
     (q, a, rope, l, KvLayer { k, v: None, index: None, format: KvFormat::F16, ring: None })
+}
+
+/// Streams of `hidden` columns.
+fn hyper_connection(rig: &Rig, random: &mut Random, hidden: usize) -> HyperConnection {
+    let mut floats = |len: usize| rig.gpu().upload("floats", &random.floats(len)).unwrap();
+    HyperConnection {
+        matrix: floats(24 * 4 * hidden),
+        base: floats(24),
+        scale: floats(3),
+        hidden,
+        head: false,
+        norm_eps: 1e-6,
+        eps: 1e-6,
+        iterations: 20,
+    }
+}
+
+/// Two heads of 32 that see 16 positions of 32, and entries of 4 that overlap.
+fn compressed(rig: &Rig, random: &mut Random) -> (CompressedAttention, Compressor, CompressedLayer, View) {
+    let gpu = rig.gpu();
+    let (heads, head_dim, rope_dim) = (2, 32, 16);
+    let mut up = |len: usize| gpu.upload("floats", &random.floats(len)).unwrap();
+    let (sinks, place, k, sums) =
+        (up(heads), up(4 * 64), up((32 + 8) * head_dim), up(Compressor::sums(head_dim, true)));
+    let rope = gpu.upload("rope", &[[0.6f32, 0.8]; 32 * 8]).unwrap();
+    let mut of_rows = || norm(gpu, random, head_dim).0;
+    let (window, ratio) = (16, Some(4));
+    let attention =
+        CompressedAttention { heads, head_dim, rope_dim, scale: 0.2, window, ratio, sinks, norm: of_rows() };
+    let compressor = Compressor { ratio: 4, overlap: true, head_dim, rope_dim, place, norm: of_rows() };
+    let kv = KvLayer { k, v: None, index: None, format: KvFormat::F32, ring: None };
+    (attention, compressor, CompressedLayer { kv, window_rows: 32, sums: Some(sums), index_sums: None }, rope)
 }
 
 /// A delta net whose z, b and a lie behind its 128 channels, and its state.
@@ -352,6 +422,41 @@ const REFUSED: &[(&str, Record)] = &[
         let kv = KvLayer { v: None, ..cache(rig, &[0; 4096]) };
         rig.run(|step| step.attention(&q, &a, &kv).map(drop))
     }),
+    ("hyper_connection/hidden", |rig, random, tokens| {
+        let y = tensor(rig.gpu(), &random.floats(tokens * 68), 68);
+        let hc = HyperConnection { hidden: 68, ..hyper_connection(rig, random, 64) };
+        rig.run(|step| step.hyper_connection(Joining::Branch(&y), &hc).map(drop))
+    }),
+    ("window_rows/window", |rig, random, tokens| {
+        let (c, _, cache, rope) = compressed(rig, random);
+        let (q, a) =
+            (tensor(rig.gpu(), &random.floats(tokens * 64), 64), tensor(rig.gpu(), &random.floats(tokens * 40), 40));
+        // A ring without room for the step's tokens.
+        let cache = CompressedLayer { window_rows: 15, ..cache };
+        rig.run(|step| step.window_rows(&q, (&a, 8), None, &c, &rope, &cache))
+    }),
+    ("compress/columns", |rig, random, tokens| {
+        let (_, compressor, cache, rope) = compressed(rig, random);
+        let a = tensor(rig.gpu(), &random.floats(tokens * 127), 127);
+        rig.run(|step| step.compress(&a, [0, 64], &compressor, &rope, &cache, Entry::Row))
+    }),
+    ("compress/entries", |rig, random, tokens| {
+        let (_, compressor, cache, rope) = compressed(rig, random);
+        let a = tensor(rig.gpu(), &random.floats(tokens * 128), 128);
+        // Room for 7 entries of 32 positions.
+        let cache = CompressedLayer { window_rows: 33, ..cache };
+        rig.run(|step| step.compress(&a, [0, 64], &compressor, &rope, &cache, Entry::Row))
+    }),
+    ("compress/no sums", |rig, random, tokens| {
+        let (_, compressor, cache, rope) = compressed(rig, random);
+        let a = tensor(rig.gpu(), &random.floats(tokens * 128), 128);
+        rig.run(|step| step.compress(&a, [0, 64], &compressor, &rope, &cache, Entry::IndexKey))
+    }),
+    ("compressed_attention/q", |rig, random, tokens| {
+        let (c, _, cache, rope) = compressed(rig, random);
+        let q = tensor(rig.gpu(), &random.floats(tokens * 60), 60);
+        rig.run(|step| step.compressed_attention(&q, &c, &rope, &cache, None).map(drop))
+    }),
     ("router/ranks", |rig, random, tokens| {
         let logits = tensor(rig.gpu(), &random.floats(tokens * 4), 4);
         rig.run(|step| step.route_softmax(&logits, 5, true).map(drop))
@@ -359,8 +464,15 @@ const REFUSED: &[(&str, Record)] = &[
     ("router/groups", |rig, random, tokens| {
         let logits = tensor(rig.gpu(), &random.floats(tokens * 12), 12);
         let bias = rig.gpu().upload("bias", &[0f32; 12]).unwrap();
-        let router =
-            SigmoidRouter { bias: Some(bias), ranks: 5, renormalise: true, scale: 1.0, groups: (3, 1), shared: 0 };
+        let router = SigmoidRouter {
+            bias: Some(bias),
+            scoring: Scoring::Sigmoid,
+            ranks: 5,
+            renormalise: true,
+            scale: 1.0,
+            groups: (3, 1),
+            shared: 0,
+        };
         rig.run(|step| step.route_sigmoid(&logits, &router).map(drop))
     }),
     ("sample/vocabulary", |rig, random, tokens| {

@@ -6,10 +6,12 @@
 
 mod attention;
 mod cache;
+mod compressed;
 mod delta_net;
 mod every;
 mod experts;
 mod heads;
+mod hyper;
 mod index;
 mod latent;
 mod leak;
@@ -52,7 +54,9 @@ fn main() {
         linear::cases,
         rows::cases,
         heads::cases,
+        hyper::cases,
         attention::cases,
+        compressed::cases,
         delta_net::cases,
         latent::cases,
         index::cases,

@@ -3,7 +3,7 @@
 
 use crate::rig::*;
 use halogen::formats::Format;
-use halogen::ops::{Activation, ExpertRouter, SigmoidRouter, twins};
+use halogen::ops::{Activation, ExpertRouter, HashRouter, Scoring, SigmoidRouter, twins};
 
 pub fn cases(cases: &mut Vec<Case>) {
     for &format in Format::ALL {
@@ -24,7 +24,9 @@ pub fn cases(cases: &mut Vec<Case>) {
         }
     }
     for (tokens, columns) in [(1, 16), (3, 256), (70, 20)] {
-        for activation in [Activation::GeluTanh, Activation::Silu, Activation::SiluLimited(0.5)] {
+        for activation in
+            [Activation::GeluTanh, Activation::Silu, Activation::SiluLimited(0.5), Activation::SiluCapped(0.5)]
+        {
             glu(cases, tokens, columns, activation);
         }
         softcap(cases, tokens, 37 * columns);
@@ -48,9 +50,11 @@ pub fn cases(cases: &mut Vec<Case>) {
                 router(cases, tokens, experts, ranks, renormalise, logits);
             }
             router_beside(cases, tokens, experts, ranks, renormalise);
-            let plain = Sigmoid { experts, ranks, groups: (1, 1), shared: 0, biased: true, ties: false };
+            let scoring = Scoring::Sigmoid;
+            let plain = Sigmoid { experts, ranks, groups: (1, 1), shared: 0, biased: true, ties: false, scoring };
             router_sigmoid(cases, tokens, plain, renormalise);
             router_sigmoid(cases, tokens, Sigmoid { biased: false, ..plain }, renormalise);
+            router_hashed(cases, tokens, experts, ranks, renormalise);
         }
     }
     for (tokens, experts, ranks, groups, shared) in [
@@ -62,8 +66,14 @@ pub fn cases(cases: &mut Vec<Case>) {
         (3, 1024, 32, (1, 1), 1),
         (9, 60, 6, (3, 1), 3),
     ] {
-        for ties in [false, true] {
-            router_sigmoid(cases, tokens, Sigmoid { experts, ranks, groups, shared, biased: true, ties }, tokens != 7);
+        for (ties, scoring) in [
+            (false, Scoring::Sigmoid),
+            (true, Scoring::Sigmoid),
+            (false, Scoring::SqrtSoftplus),
+            (true, Scoring::SqrtSoftplus),
+        ] {
+            let s = Sigmoid { experts, ranks, groups, shared, biased: true, ties, scoring };
+            router_sigmoid(cases, tokens, s, tokens != 7);
         }
     }
 }
@@ -254,13 +264,15 @@ struct Sigmoid {
     biased: bool,
     /// Scores that occur many times, also those of groups.
     ties: bool,
+    scoring: Scoring,
 }
 
 fn router_sigmoid(cases: &mut Vec<Case>, tokens: usize, s: Sigmoid, renormalise: bool) {
-    let Sigmoid { experts, ranks, groups, shared, biased, ties } = s;
+    let Sigmoid { experts, ranks, groups, shared, biased, ties, scoring } = s;
     let all = if renormalise { "renormalise" } else { "all" };
     let name = format!(
-        "router/sigmoid/experts={experts}/ranks={ranks}/groups={}of{}/shared={shared}/tokens={tokens}/{all}{}{}",
+        "router/{}/experts={experts}/ranks={ranks}/groups={}of{}/shared={shared}/tokens={tokens}/{all}{}{}",
+        format!("{scoring:?}").to_lowercase(),
         groups.1,
         groups.0,
         if biased { "" } else { "/unbiased" },
@@ -288,12 +300,20 @@ fn router_sigmoid(cases: &mut Vec<Case>, tokens: usize, s: Sigmoid, renormalise:
         rig.poison("gates", all);
         let xs = tensor(rig.gpu(), &x, experts);
         let on_device = rig.gpu().upload("bias", &bias).unwrap();
-        let router =
-            SigmoidRouter { bias: biased.then_some(on_device), ranks, renormalise, scale: 2.5, groups, shared };
+        let router = SigmoidRouter {
+            bias: biased.then_some(on_device),
+            scoring,
+            ranks,
+            renormalise,
+            scale: 2.5,
+            groups,
+            shared,
+        };
         rig.run(|step| step.route_sigmoid(&xs, &router).map(drop))?;
         let twin = twins::Sigmoids {
             experts,
             bias: biased.then_some(&bias[..]),
+            scoring,
             ranks,
             renormalise,
             scale: 2.5,
@@ -310,5 +330,45 @@ fn router_sigmoid(cases: &mut Vec<Case>, tokens: usize, s: Sigmoid, renormalise:
             let near = (got - want).abs() <= 2e-6 * want.abs();
             if near { Ok(()) } else { Err(format!("gate {i}: {got} instead of {want}")) }
         })
+    }));
+}
+
+/// Experts by the token's id, beside a shared one.
+fn router_hashed(cases: &mut Vec<Case>, tokens: usize, experts: usize, ranks: usize, renormalise: bool) {
+    let all = if renormalise { "renormalise" } else { "all" };
+    let name = format!("router/hashed/experts={experts}/ranks={ranks}/tokens={tokens}/{all}");
+    cases.push(Case::new(name, move |setup| {
+        let random = &mut Random::new((tokens * experts + ranks) as u64);
+        // Logits of which e to their power is next to nothing, too.
+        let x: Vec<f32> = random.floats(tokens * experts).iter().map(|x| 15.0 * x).collect();
+        let (vocabulary, position) = (50, 3);
+        let table: Vec<u32> = (0..vocabulary * ranks).map(|_| random.below(experts) as u32).collect();
+        let ids: Vec<u32> = (0..position + tokens).map(|_| random.below(vocabulary) as u32).collect();
+        let wide = ranks + 1;
+        let mut rig = Rig::new(setup, tokens, State::at(position), &ids);
+        rig.poison("routed", tokens * wide);
+        rig.poison("gates", tokens * wide);
+        let xs = tensor(rig.gpu(), &x, experts);
+        let on_device = rig.gpu().upload("table", &table).unwrap();
+        let router = HashRouter { table: on_device, ranks, renormalise, scale: 1.5, shared: 1 };
+        rig.run(|step| step.route_hashed(&xs, &router).map(drop))?;
+        let (routed, gates) = (rig.words("routed", tokens * wide)?, rig.floats("gates", tokens * wide)?);
+        for (t, id) in ids[position..].iter().enumerate() {
+            let (chosen, shared) = routed[t * wide..][..wide].split_at(ranks);
+            if *chosen != table[*id as usize * ranks..][..ranks] || shared != [experts as u32] {
+                return Err(format!("token {t}, id {id}: {chosen:?} and {shared:?}"));
+            }
+            let scores = chosen.iter().map(|e| twins::score(Scoring::SqrtSoftplus, x[t * experts + *e as usize]));
+            let scores: Vec<f64> = scores.collect();
+            let factor = 1.5 / if renormalise { scores.iter().sum::<f64>() } else { 1.0 };
+            let want = scores.iter().map(|s| s * factor).chain([1.0]);
+            // Of little more than nothing is left what e to the power of a large number loses.
+            let bound = |want: f64| want * if want > 0.01 { 2e-6 } else { 2e-5 };
+            let near = |(got, want): (&f32, f64)| (f64::from(*got) - want).abs() <= bound(want);
+            if !gates[t * wide..][..wide].iter().zip(want).all(near) {
+                return Err(format!("token {t}: gates {:?}", &gates[t * wide..][..wide]));
+            }
+        }
+        Ok(())
     }));
 }

@@ -19,7 +19,9 @@ pub(super) fn some_tokens(count: usize) -> Vec<u32> {
 #[test]
 fn prefill_in_one_chunk_in_sevens_and_by_token_agree() {
     let mut models: Vec<(String, Arc<Model>, Vec<u32>)> = vec![("demo".into(), demo(), prompt().repeat(3))];
-    for name in ["llama", "llama4", "step35", "gemma4", "qwen2", "qwen3", "qwen3moe"].into_iter().chain(HYBRIDS) {
+    for name in
+        ["llama", "llama4", "step35", "gemma4", "qwen2", "qwen3", "qwen3moe", "deepseek4"].into_iter().chain(HYBRIDS)
+    {
         models.push((name.into(), made(name), some_tokens(40)));
     }
     for (name, model, tokens) in models {
@@ -107,17 +109,21 @@ fn a_second_turn_reuses_the_common_prefix() {
 #[test]
 fn windows_that_came_round_give_the_bits_of_a_whole_cache() {
     let sizes = Sizes { context: 1024, head_dim: 32, ..TINY };
-    let tokens = some_tokens(700);
-    for name in ["step35", "gemma4", "llama4"] {
+    let tokens = some_tokens(400);
+    for name in ["step35", "gemma4", "llama4", "deepseek4"] {
         let model = Made::new(name, Format::F16, &sizes).load().expect("a model");
-        for kv in [KvFormat::F32, KvFormat::F16, KvFormat::Q8_0] {
+        let formats = [KvFormat::F32, KvFormat::F16, KvFormat::Q8_0];
+        // Compressed keys are not rounded to blocks.
+        for kv in formats.into_iter().take(if name == "deepseek4" { 2 } else { 3 }) {
             // A chunk as long as the context leaves no ring.
             let mut whole = session(&model, SessionOptions { kv, chunk: 1024, ..SessionOptions::default() });
             let options = SessionOptions { kv, chunk: 8, run_ahead: Some(2), ..SessionOptions::default() };
             let mut short = session(&model, options.clone());
             assert!(whole.cache().rewind().rings.is_none());
             assert_eq!(short.cache().rewind().rings.expect("rings").shortest, 16 + 8 + 3);
-            assert_eq!(short.cache().total_bytes(), Session::needs(model.shape(), &options).kv, "{name}");
+            // Buffers are made in sixteens of bytes.
+            let more = short.cache().total_bytes() - Session::needs(model.shape(), &options).kv;
+            assert!(more < 16 * 4 * TINY.layers as u64, "{name}: {more} bytes more than the plan says");
             for chunk in [8, 3, 1] {
                 let expected = whole.blocking_logits(&tokens, chunk).expect("logits");
                 let found = short.blocking_logits(&tokens, chunk).expect("logits");
@@ -169,7 +175,7 @@ fn a_recurrent_state_goes_on_only_from_where_it_was() {
 /// A template drops the reasoning of earlier turns, and with it the opening of the answer that ended the prompt.
 #[test]
 fn a_turn_whose_start_changed_goes_on_from_the_last_checkpoint() {
-    for name in ["qwen3next", "step35", "gemma4", "llama4"] {
+    for name in ["qwen3next", "step35", "gemma4", "llama4", "deepseek4"] {
         go_on_after_changes(&made(name), KvFormat::F32);
     }
     let rounded = Made::new("step35", Format::F16, &Sizes { head_dim: 64, ..TINY }).load().expect("a model");

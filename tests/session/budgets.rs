@@ -37,7 +37,7 @@ fn budgets() -> [Budget; 4] {
 
 #[test]
 fn answers_do_not_depend_on_the_time_that_is_lent() {
-    let made = ["llama", "qwen3moe", "qwen3next", "deepseek2"]
+    let made = ["llama", "qwen3moe", "qwen3next", "deepseek2", "deepseek4"]
         .map(|name| (name, Made::new(name, Format::F16, &TINY).load().expect("a model"), agreement::some_tokens(40)));
     for (name, model, tokens) in std::iter::once(("demo", demo(), prompt())).chain(made) {
         let mut plain = session(&model, SessionOptions { chunk: 16, ..f32_cache() });

@@ -33,6 +33,7 @@ fn dense_layers_take_7_dispatches_and_mixtures_9() {
         ("glm4moe", 9),
         ("llama4", 9),
         ("deepseek2", 11),
+        ("deepseek4", 20),
         ("glm-dsa", 15),
         ("step35", 9),
         ("gemma4", 14),
@@ -118,7 +119,7 @@ fn a_recording_can_be_entered_at_any_layer() {
 #[test]
 fn no_prompt_compiles_a_kernel() {
     let gpu = own_gpu();
-    for name in ["llama", "llama4", "qwen3moe", "qwen35moe", "deepseek2", "glm-dsa"] {
+    for name in ["llama", "llama4", "qwen3moe", "qwen35moe", "deepseek2", "deepseek4", "glm-dsa"] {
         let model = load(&gpu, &Made::new(name, Format::F16, &TINY).gguf()).expect("a model");
         let mut session = session(&model, SessionOptions { chunk: 16, ..SessionOptions::default() });
         let compiled = gpu.kernels_compiled();
@@ -136,9 +137,21 @@ fn no_prompt_compiles_a_kernel() {
 fn a_session_takes_the_memory_that_it_says() {
     let wide = Sizes { hidden: 256, heads: 8, head_dim: 32, ff: 512, vocabulary: 2000, ..TINY };
     let mut models: Vec<Arc<Model>> = vec![demo()];
-    for name in ["llama", "qwen2", "qwen3", "qwen3moe", "glm4moe", "llama4", "deepseek2", "glm-dsa", "step35", "gemma4"]
-        .into_iter()
-        .chain(HYBRIDS)
+    for name in [
+        "llama",
+        "qwen2",
+        "qwen3",
+        "qwen3moe",
+        "glm4moe",
+        "llama4",
+        "deepseek2",
+        "deepseek4",
+        "glm-dsa",
+        "step35",
+        "gemma4",
+    ]
+    .into_iter()
+    .chain(HYBRIDS)
     {
         models.push(Made::new(name, Format::F16, &wide).load().expect("a model"));
     }

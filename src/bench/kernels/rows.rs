@@ -10,8 +10,8 @@ use crate::bench::{Random, Result};
 use crate::formats::Format;
 use crate::gpu::Gpu;
 use crate::ops::{
-    BLOCK_WORDS, DeltaHeads, DeltaNet, Heads, Norm, RecurrentLayer, RopePairs, SampleBuffers, SigmoidRouter, Step,
-    twins,
+    BLOCK_WORDS, DeltaHeads, DeltaNet, Heads, Norm, RecurrentLayer, RopePairs, SampleBuffers, Scoring, SigmoidRouter,
+    Step, twins,
 };
 use crate::session::State;
 
@@ -184,14 +184,17 @@ pub fn router(s: &Sizes, _: &Chosen) -> Vec<Case> {
 fn make_router(gpu: &Gpu, copies: usize, m: Mixed, tokens: usize) -> Result<Made> {
     let Mixed { experts, used, .. } = m;
     let (xs, first) = inputs(gpu, copies, tokens, experts)?;
-    let router = |groups| SigmoidRouter { bias: None, ranks: used, renormalise: true, scale: 1.0, groups, shared: 0 };
+    let scoring = Scoring::Sigmoid;
+    let router =
+        |groups| SigmoidRouter { bias: None, scoring, ranks: used, renormalise: true, scale: 1.0, groups, shared: 0 };
     let sigmoid = m.groups.map(router);
     let check = move |found: &Found| {
         let (routed, gates) = (found.scratch::<u32>("routed")?, found.scratch::<f32>("gates")?);
         let (want, weights) = match m.groups {
             Some(groups) => {
                 let (renormalise, scale, shared) = (true, 1.0, 0);
-                let sigmoids = twins::Sigmoids { experts, bias: None, ranks: used, renormalise, scale, groups, shared };
+                let sigmoids =
+                    twins::Sigmoids { experts, bias: None, scoring, ranks: used, renormalise, scale, groups, shared };
                 twins::router_sigmoid(&first, sigmoids)
             }
             None => twins::router(&first, experts, used, true),
