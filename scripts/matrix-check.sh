@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Runs the conformance suite's products on the `matrix` tier, on a machine without a GPU: lavapipe offers cooperative
-# matrices (8 x 8, f16 with f32 sums) from Mesa 26.2 on. Debian's unstable has it; its packages, libc included, are unpacked
-# into target/mesa-unstable and nothing is installed: the tests run under that libc's own loader.
-# scripts/matrix-check.sh [FILTER]    default: every case that takes the tier
+# Runs the `matrix` tier on a machine without a GPU: the conformance suite's products, the embedded model's answers, and the
+# golden models and formats where HALOGEN_GOLDEN says where they lie. lavapipe offers cooperative matrices (8 x 8, f16 with f32
+# sums) from Mesa 26.2 on. Debian's unstable has it; its packages, libc included, are unpacked into target/mesa-unstable and
+# nothing is installed: the tests run under that libc's own loader.
+# scripts/matrix-check.sh [FILTER]    only these cases of the conformance suite
 set -euo pipefail
 cd "$(dirname "$0")/.."
 skip() { echo "matrix check skipped: $1"; exit 0; }
@@ -40,4 +41,5 @@ export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$libraries/ld-linux-x86-64.
 devices="$(cargo run --quiet -- devices 2>&1)" || skip "no device opens: $(tail -n 1 <<<"$devices")"
 grep -q 'tiers.*matrix' <<<"$devices" || skip "this lavapipe has no cooperative matrices: $(grep driver <<<"$devices")"
 grep driver <<<"$devices"
-cargo test --quiet --test conformance -- "${1:-/matrix}"
+if [ $# -gt 0 ]; then exec cargo test --quiet --test conformance -- "$1"; fi
+for suite in conformance demo golden; do cargo test --quiet --test "$suite" -- /matrix; done

@@ -34,6 +34,7 @@ struct Params {
     ratio: u32,          // of ENTRIES, as those below
     window_rows: u32,
     pairs: u32,          // that turn
+    first_z: u32,     // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> q: array<vec4<f32>>;             // [tokens, heads, KEY_DIM]
@@ -112,8 +113,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if halted() {
         return;
     }
-    let kv_head = group.z % params.kv_heads;
-    let split = group.z / params.kv_heads;
+    let part = params.first_z + group.z;
+    let kv_head = part % params.kv_heads;
+    let split = part / params.kv_heads;
     let sharing = params.heads / params.kv_heads;
     let tile_of_rows = params.first_group + group.y * groups.x + group.x;
 #if LISTED

@@ -23,6 +23,7 @@ struct Params {
     b_at: u32,
     a_at: u32,
     eps: f32,
+    first_group: u32, // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> x: array<f32>;                   // [tokens, stride], what the convolution read first
@@ -68,7 +69,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if halted() {
         return;
     }
-    let head = group.x;
+    let head = params.first_group + group.x;
     let channels = 2u * params.key_heads * KEY_DIM + params.heads * VALUE_DIM;
 #if TILED
     let key_head = head % params.key_heads;

@@ -12,6 +12,7 @@ struct Params {
     first_row: u32,     // of this shard
     rows: u32,          // in this shard
     scale: f32,
+    first_group: u32, // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> tokens: array<u32>;             // [context + 1]
@@ -23,7 +24,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if halted() {
         return;
     }
-    let t = group.y * groups.x + group.x;
+    let t = params.first_group + group.y * groups.x + group.x;
     let local = tokens[state.position + t] - params.first_row;
     if local >= params.rows {
         return;

@@ -21,6 +21,7 @@ struct Params {
     span: u32,       // of TEMPERATURE: positions
     offset: u32,     // of TEMPERATURE: positions
     rows: u32,       // of the cache: position p lies in row p % rows
+    first_z: u32,     // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> qkv: array<f32>;              // [tokens, stride]
@@ -44,7 +45,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
         return;
     }
     let head = group.x;
-    let token = group.z;
+    let token = params.first_z + group.z;
     let position = state.position + token;
     let is_q = head < params.heads;
     let is_v = head >= params.heads + params.kv_heads;

@@ -11,6 +11,7 @@ struct Params {
     stride: u32,    // of a row of a
     at: u32,        // of the key in it
     eps: f32,
+    first_z: u32,     // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read_write> q: array<f32>;          // [tokens, heads, HEAD_DIM]
@@ -30,7 +31,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
     if halted() {
         return;
     }
-    let token = group.z;
+    let token = params.first_z + group.z;
     let position = state.position + token;
     if group.x > 0u {
         let i = (group.x - 1u) * WG + tid;

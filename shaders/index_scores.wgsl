@@ -14,6 +14,7 @@ struct Params {
     top_k: u32,
     score_stride: u32,    // from one token's scores to the next's
     ratio: u32,
+    first_z: u32,     // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> q: array<vec4<f32>>;             // [tokens, heads, HEAD_DIM]
@@ -43,7 +44,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if halted() {
         return;
     }
-    let token = params.first_token + group.z;
+    let row = params.first_z + group.z;
+    let token = params.first_token + row;
     let count = (state.position + token + 1u) / params.ratio;
     if count <= params.top_k {
         return;
@@ -74,7 +76,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             }
         }
         if key < count {
-            scores[group.z * params.score_stride + key] = score;
+            scores[row * params.score_stride + key] = score;
         }
     }
 }

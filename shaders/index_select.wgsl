@@ -10,6 +10,7 @@ struct Params {
     top_k: u32,
     score_stride: u32,    // from one token's scores to the next's
     ratio: u32,
+    first_group: u32, // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> scores: array<f32>;                // [tokens of the slice, score_stride]
@@ -32,7 +33,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if halted() {
         return;
     }
-    let token = params.first_token + group.x;
+    let row = params.first_group + group.x;
+    let token = params.first_token + row;
     let count = (state.position + token + 1u) / params.ratio;
     let list = token * params.top_k;
     if count <= params.top_k {
@@ -41,7 +43,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         return;
     }
-    let first = group.x * params.score_stride;
+    let first = row * params.score_stride;
     var lowest = 0u;    // digits found so far
     var mask = 0u;      // where they are
     var left = params.top_k;

@@ -16,6 +16,7 @@ struct Params {
     q_stride: u32,       // of a head in q; its last lanes are the rotated part
     first_token: u32,    // of the step: that of row 0 of queries
     rows: u32,           // of the cache
+    first_z: u32,     // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> q: array<f32>;                // [tokens, heads, q_stride]
@@ -35,7 +36,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
     if halted() {
         return;
     }
-    let token = params.first_token + group.z;
+    let row = params.first_z + group.z;
+    let token = params.first_token + row;
     let position = state.position + token;
     if group.x > 0u {
         let i = (group.x - 1u) * WG + tid;
@@ -44,7 +46,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
             let head = i / params.pairs;
             let start = (token * params.heads + head + 1u) * params.q_stride - 2u * (params.pairs - pair);
             let v = turned(vec2(q[start], q[start + 1u]), rope[position * params.pairs + pair]);
-            let to = (group.z * params.heads + head) * HEAD_DIM + LATENT + 2u * pair;
+            let to = (row * params.heads + head) * HEAD_DIM + LATENT + 2u * pair;
             queries[to] = v.x;
             queries[to + 1u] = v.y;
         }

@@ -16,6 +16,7 @@ struct Params {
     first: u32,      // quad of x
     rows: u32,
     scale: f32,      // of RESIDUAL
+    first_group: u32, // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;          // [tokens, 4 * x_stride]
@@ -33,7 +34,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         return;
     }
     let quads = params.columns / 4u;
-    let token = group.y * groups.x + group.x;
+    let token = params.first_group + group.y * groups.x + group.x;
     if token >= params.rows {
         return;
     }

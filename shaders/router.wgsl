@@ -20,6 +20,7 @@ struct Params {
     groups: u32,     // of GROUPS: of experts / groups experts each
     groups_used: u32,
     stride: u32,     // of a row of logits
+    first_group: u32, // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> logits: array<f32>;            // [tokens, stride], experts first
@@ -87,7 +88,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if halted() {
         return;
     }
-    let token = group.y * groups.x + group.x;
+    let token = params.first_group + group.y * groups.x + group.x;
     if token >= params.tokens {
         return;
     }

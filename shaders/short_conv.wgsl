@@ -12,6 +12,7 @@ struct Params {
     value_heads: u32,
     stride: u32,     // of a row of x
     scale: f32,      // of q
+    first_z: u32,     // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> x: array<f32>;             // [tokens, stride], q, k and v first
@@ -32,7 +33,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
         return;
     }
     let head = group.x;
-    let token = group.z;
+    let token = params.first_z + group.z;
     let keyed = 2u * params.key_heads;
     let is_v = head >= keyed;
     let channels = keyed * KEY_DIM + params.value_heads * VALUE_DIM;

@@ -97,6 +97,7 @@ fn main() {
                 (Tier::Subgroup, &[512, 7, 1]),
                 (Tier::F16, &[512]),
                 (Tier::Dot, &[512, 1]),
+                (Tier::Matrix, &[512]),
             ] {
                 for &chunk in chunks {
                     let gpu = gpu.clone();

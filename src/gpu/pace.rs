@@ -78,6 +78,11 @@ impl Pace {
         self.given.iter().map(|given| given.seconds).sum()
     }
 
+    /// Submits that it was given in.
+    pub fn parts_given(&self) -> usize {
+        self.given.len()
+    }
+
     /// Bytes that the device copies within so many seconds.
     pub fn bytes_within(&self, seconds: f64) -> u64 {
         (seconds * self.limits.stream_bytes_per_second / 2.0) as u64

@@ -17,7 +17,8 @@ params!(AttentionParams {
     rows: u32,
     ratio: u32,
     window_rows: u32,
-    pairs: u32
+    pairs: u32,
+    first_z: u32,
 });
 params!(CombineParams { heads: u32 });
 

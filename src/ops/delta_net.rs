@@ -4,7 +4,7 @@
 use super::{Norm, Result, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
-params!(ShortConvParams { key_heads: u32, value_heads: u32, stride: u32, scale: f32 });
+params!(ShortConvParams { key_heads: u32, value_heads: u32, stride: u32, scale: f32, first_z: u32 });
 params!(DeltaNetParams {
     tokens: u32,
     first: u32,
@@ -15,7 +15,8 @@ params!(DeltaNetParams {
     z_at: u32,
     b_at: u32,
     a_at: u32,
-    eps: f32
+    eps: f32,
+    first_group: u32,
 });
 
 /// What a recurrent layer keeps.
@@ -136,6 +137,7 @@ impl Step<'_> {
                 value_heads: h.value_heads as u32,
                 stride: x.columns as u32,
                 scale: 1.0 / (h.key_dim as f32).sqrt(),
+                ..Default::default()
             },
             grid: Grid([(2 * h.key_heads + h.value_heads) as u32, 1, self.tokens as u32]),
             cost: Cost {
@@ -188,6 +190,7 @@ impl Step<'_> {
                 b_at: b_at as u32,
                 a_at: a_at as u32,
                 eps: net.norm.eps,
+                ..Default::default()
             },
             grid: Grid([h.value_heads as u32, 1, 1]),
             cost: Cost {

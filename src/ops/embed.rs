@@ -3,7 +3,15 @@
 use super::{Matrix, Result, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, params};
 
-params!(EmbedParams { columns: u32, row_words: u32, tail_words: u32, first_row: u32, rows: u32, scale: f32 });
+params!(EmbedParams {
+    columns: u32,
+    row_words: u32,
+    tail_words: u32,
+    first_row: u32,
+    rows: u32,
+    scale: f32,
+    first_group: u32
+});
 
 impl Step<'_> {
     /// `x[t] = scale * table[token t]`, x [tokens, columns].
@@ -27,6 +35,7 @@ impl Step<'_> {
                     first_row: shard.first as u32,
                     rows: shard.count as u32,
                     scale,
+                    ..Default::default()
                 },
                 grid: Grid::linear(self.tokens as u64, 1),
                 cost: Cost {

@@ -16,7 +16,8 @@ params!(HeadsParams {
     temperature: f32,
     span: u32,
     offset: u32,
-    rows: u32
+    rows: u32,
+    first_z: u32,
 });
 
 /// Which elements of a head turn together.
@@ -109,6 +110,7 @@ impl Step<'_> {
                 span: h.temperature.map_or(0, |t| t.span as u32),
                 offset: h.temperature.map_or(0, |t| t.offset as u32),
                 rows: cache.rows(h.kv_heads, h.head_dim) as u32,
+                ..Default::default()
             },
             grid: Grid([(h.heads + 2 * h.kv_heads) as u32, 1, self.tokens as u32]),
             cost: Cost { other_bytes: 8 * elements as u64, ..Cost::default() },

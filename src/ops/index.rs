@@ -5,9 +5,18 @@ use super::{Error, KvFormat, KvLayer, Result, RopePairs, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 use std::ops::Range;
 
-params!(RowsParams { heads: u32, pairs: u32, stride: u32, at: u32, eps: f32 });
-params!(ScoresParams { heads: u32, stride: u32, at: u32, first_token: u32, top_k: u32, score_stride: u32, ratio: u32 });
-params!(SelectParams { first_token: u32, top_k: u32, score_stride: u32, ratio: u32 });
+params!(RowsParams { heads: u32, pairs: u32, stride: u32, at: u32, eps: f32, first_z: u32 });
+params!(ScoresParams {
+    heads: u32,
+    stride: u32,
+    at: u32,
+    first_token: u32,
+    top_k: u32,
+    score_stride: u32,
+    ratio: u32,
+    first_z: u32
+});
+params!(SelectParams { first_token: u32, top_k: u32, score_stride: u32, ratio: u32, first_group: u32 });
 
 /// The geometry and norm of an indexer.
 pub struct Indexer {
@@ -136,6 +145,7 @@ impl Step<'_> {
                     top_k: top_k as u32,
                     score_stride: stride as u32,
                     ratio: ratio as u32,
+                    ..Default::default()
                 },
                 grid: Grid([tokens as u32, 1, 1]),
                 cost: Cost {
@@ -171,6 +181,7 @@ impl Step<'_> {
                 stride: a.columns as u32,
                 at: at as u32,
                 eps: ix.eps,
+                ..Default::default()
             },
             grid: Grid([groups as u32, 1, self.tokens as u32]),
             cost: Cost { other_bytes: (4 * lanes * self.tokens) as u64, ..Cost::default() },
@@ -206,6 +217,7 @@ impl Step<'_> {
                 top_k: ix.top_k as u32,
                 score_stride: stride as u32,
                 ratio: ix.ratio as u32,
+                ..Default::default()
             },
             grid: Grid([tiles.min((SCORE_GROUPS / tokens.len()).max(16)) as u32, 1, tokens.len() as u32]),
             cost: Cost {

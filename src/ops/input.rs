@@ -83,6 +83,7 @@ impl Step<'_> {
                         first,
                         rows: x.rows as u32,
                         scale: 1.0,
+                        ..Default::default()
                     },
                     grid: Grid::linear(x.rows as u64, 1),
                     cost,

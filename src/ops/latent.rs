@@ -23,7 +23,8 @@ params!(LatentParams {
     eps: f32,
     q_stride: u32,
     first_token: u32,
-    rows: u32
+    rows: u32,
+    first_z: u32
 });
 
 /// The geometry and weights of latent attention.
@@ -183,6 +184,7 @@ impl Step<'_> {
                 q_stride: (l.k_b.columns + l.rope_dim) as u32,
                 first_token: tokens.start as u32,
                 rows: cache.rows(1, l.key_dim()) as u32,
+                ..Default::default()
             },
             grid: Grid([groups as u32, 1, tokens.len() as u32]),
             cost: Cost { other_bytes: (8 * lanes * tokens.len()) as u64, ..Cost::default() },

@@ -3,7 +3,7 @@
 use super::{Result, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, View, params};
 
-params!(NormParams { columns: u32, eps: f32, x_stride: u32, first: u32, rows: u32, scale: f32 });
+params!(NormParams { columns: u32, eps: f32, x_stride: u32, first: u32, rows: u32, scale: f32, first_group: u32 });
 
 /// An RMSNorm's weights, `f32 [columns]`, and its epsilon.
 pub struct Norm {
@@ -58,6 +58,7 @@ impl Step<'_> {
                 first: 0,
                 rows: x.rows as u32,
                 scale: add.unwrap_or(1.0),
+                ..Default::default()
             },
             grid: Grid::linear(x.rows as u64, 1),
             cost: Cost { other_bytes: (x.rows * y.columns * 8) as u64, ..Cost::default() },

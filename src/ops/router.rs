@@ -11,7 +11,8 @@ params!(RouterParams {
     shared_experts: u32,
     groups: u32,
     groups_used: u32,
-    stride: u32
+    stride: u32,
+    first_group: u32,
 });
 
 /// The experts that tokens chose.

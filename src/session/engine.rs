@@ -43,7 +43,7 @@ pub struct Session {
     force: Option<Arithmetic>,
     pub(super) run_ahead: Option<usize>,
     pub(super) cache: KvCache,
-    scratch: Scratch,
+    pub(super) scratch: Scratch,
     pub(super) state: View,
     /// What comes back after each step: the state, and of models whose experts come and go the record of misses behind it.
     pub(super) report: View,
@@ -235,6 +235,12 @@ impl Session {
     /// Estimated GPU time of what was given to the device within finite budgets and has not been seen to end.
     pub fn given(&self) -> Duration {
         Duration::from_secs_f64(self.pace.given())
+    }
+
+    /// Submits that this was given in, for tests.
+    #[doc(hidden)]
+    pub fn parts_given(&self) -> usize {
+        self.pace.parts_given()
     }
 
     /// What submits within finite budgets have taken on the device so far.

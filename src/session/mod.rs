@@ -1,6 +1,7 @@
 //! A conversation: its cache, its recordings, prefill, decode and the stream of tokens.
 
 mod budget;
+mod buffers;
 mod engine;
 mod flight;
 mod generate;

@@ -3,6 +3,7 @@
 use crate::cache::{self, formats};
 use crate::rig::*;
 use halogen::ops::{Attention, KvFormat, KvLayer, Window, twins};
+use halogen::presets::Heads;
 
 pub fn cases(cases: &mut Vec<Case>) {
     // Decode: head size, groups and length.
@@ -141,6 +142,19 @@ pub fn cases(cases: &mut Vec<Case>) {
                 add(cases, Geometry { ring: Some(ring), ..g });
             }
         }
+    }
+}
+
+/// Decode and prefill with heads of a published model; `sinks` stand for all that a head may have.
+pub fn of_model(cases: &mut Vec<Case>, heads: &Heads, kv_heads: usize, window: Option<Window>) {
+    let Heads { heads, head_dim, .. } = *heads;
+    let sinks = window.is_some();
+    for (tokens, position) in [(1, 700), (9, 200)] {
+        let groups = heads / kv_heads;
+        add(
+            cases,
+            Geometry { head_dim, groups, kv_heads, tokens, position, format: KvFormat::F16, window, sinks, ring: None },
+        );
     }
 }
 

@@ -33,6 +33,13 @@ pub fn cases(cases: &mut Vec<Case>) {
     }
 }
 
+/// The delta net of a published model.
+pub fn of_model(cases: &mut Vec<Case>, heads: DeltaHeads) {
+    for (tokens, position) in [(1, 700), (9, 5)] {
+        cases.push(Case::new(name(&heads, tokens, position), move |setup| delta_net(setup, heads, tokens, position)));
+    }
+}
+
 fn name(h: &DeltaHeads, tokens: usize, position: usize) -> String {
     format!(
         "delta_net/heads={}x{}/dims={}x{}/taps={}/{:?}/tokens={tokens}/position={position}",

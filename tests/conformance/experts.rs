@@ -45,23 +45,25 @@ enum Way {
 }
 use Way::*;
 
+const SMALL: Mixture = Mixture {
+    experts: 8,
+    ranks: 2,
+    hidden: 64,
+    ff: 32,
+    tokens: 1,
+    joined: true,
+    formats: [Format::Q8_0; 3],
+    shards: 1,
+    choice: Spread,
+    clamped: false,
+    way: Add,
+    limit: None,
+    gelu: false,
+};
+
 pub fn cases(cases: &mut Vec<Case>) {
     use Format::*;
-    let small = Mixture {
-        experts: 8,
-        ranks: 2,
-        hidden: 64,
-        ff: 32,
-        tokens: 1,
-        joined: true,
-        formats: [Q8_0; 3],
-        shards: 1,
-        choice: Spread,
-        clamped: false,
-        way: Add,
-        limit: None,
-        gelu: false,
-    };
+    let small = SMALL;
     for tokens in [1, 2, 7, 33, 129] {
         for joined in [true, false] {
             for (choice, shards) in [(Spread, 1), (Same, 1), (Crowd, 2), (Spread, 2)] {
@@ -97,6 +99,15 @@ pub fn cases(cases: &mut Vec<Case>) {
     }
 }
 
+/// Two experts of a published model's sizes.
+pub fn of_model(cases: &mut Vec<Case>, hidden: usize, ff: usize) {
+    let format = if (hidden | ff).is_multiple_of(256) { Format::Q4K } else { Format::MXFP4 };
+    for tokens in [1, 9] {
+        let m = Mixture { experts: 2, ranks: 1, hidden, ff, formats: [format; 3], tokens, ..SMALL };
+        cases.push(Case::new(m.name(), move |setup| m.run(setup)));
+    }
+}
+
 impl Choice {
     /// [tokens, ranks], distinct within a token.
     fn route(self, random: &mut Random, tokens: usize, experts: usize, ranks: usize) -> Vec<u32> {
@@ -125,25 +136,29 @@ fn routing(rig: &Rig, routed: &[u32], gates: &[f32], experts: usize, ranks: usiz
 }
 
 fn add(cases: &mut Vec<Case>, m: Mixture) {
-    let formats = m.formats.map(|f| f.name()).join("+");
-    let name = format!(
-        "experts/{formats}/experts={}/ranks={}/hidden={}/ff={}/tokens={}/{}/{:?}{}{}{}{}",
-        m.experts,
-        m.ranks,
-        m.hidden,
-        m.ff,
-        m.tokens,
-        if m.joined { "joined" } else { "split" },
-        m.choice,
-        if m.shards > 1 { "/shards=2" } else { "" },
-        if m.clamped { "/clamped" } else { "" },
-        m.limit.map_or(String::new(), |limit| format!("/limit={limit}")),
-        if m.way == Add { String::new() } else { format!("/{:?}", m.way) },
-    );
-    cases.push(Case::of_products(name.to_lowercase(), move |setup| m.run(setup)));
+    cases.push(Case::of_products(m.name(), move |setup| m.run(setup)));
 }
 
 impl Mixture {
+    fn name(&self) -> String {
+        let (m, formats) = (self, self.formats.map(|f| f.name()).join("+"));
+        let name = format!(
+            "experts/{formats}/experts={}/ranks={}/hidden={}/ff={}/tokens={}/{}/{:?}{}{}{}{}",
+            m.experts,
+            m.ranks,
+            m.hidden,
+            m.ff,
+            m.tokens,
+            if m.joined { "joined" } else { "split" },
+            m.choice,
+            if m.shards > 1 { "/shards=2" } else { "" },
+            if m.clamped { "/clamped" } else { "" },
+            m.limit.map_or(String::new(), |limit| format!("/limit={limit}")),
+            if m.way == Add { String::new() } else { format!("/{:?}", m.way) },
+        );
+        name.to_lowercase()
+    }
+
     fn run(self, setup: &Setup) -> Outcome {
         let Mixture { experts, ranks, hidden, ff, tokens, shards, .. } = self;
         let random = &mut Random::new((experts * hidden + ff + tokens) as u64);

@@ -4,6 +4,7 @@ use crate::cache;
 use crate::rig::*;
 use halogen::gpu::View;
 use halogen::ops::{Heads, KvFormat, KvLayer, RopePairs, Temperature, twins};
+use halogen::presets::Heads as Sizes;
 
 pub fn cases(cases: &mut Vec<Case>) {
     use KvFormat::{F16, F32, Q8_0};
@@ -58,6 +59,28 @@ pub fn cases(cases: &mut Vec<Case>) {
                 }
             }
         }
+    }
+}
+
+/// Heads of a published model, of which the first `rope_dim` lanes turn.
+pub fn of_model(cases: &mut Vec<Case>, sizes: &Sizes, kv_heads: usize, rope_dim: usize) {
+    let (Sizes { heads, head_dim, .. }, pairs) = (*sizes, RopePairs::HalfSplit);
+    for (tokens, position) in [(1, 700), (9, 200)] {
+        let (qk_norm, format, temperature, ring) = (true, KvFormat::F16, None, None);
+        let g = Geometry {
+            head_dim,
+            heads,
+            kv_heads,
+            tokens,
+            position,
+            pairs,
+            rope_dim,
+            qk_norm,
+            format,
+            temperature,
+            ring,
+        };
+        cases.push(Case::new(g.name(), move |setup| g.run(setup)));
     }
 }
 

@@ -43,6 +43,13 @@ pub fn cases(cases: &mut Vec<Case>) {
     }
 }
 
+/// An indexer of a published model: so many heads of so many lanes, of which some turn, that keep so many positions.
+pub fn of_model(cases: &mut Vec<Case>, [heads, head_dim, rope_dim, top_k]: [usize; 4]) {
+    for (tokens, position) in [(1, top_k + 50), (9, 100)] {
+        add(cases, Geometry { heads, head_dim, rope_dim, top_k, tokens, position, f16: true, exact: true });
+    }
+}
+
 fn add(cases: &mut Vec<Case>, g: Geometry) {
     let name = format!(
         "index/{}/heads={}x{}/turn={}/top={}/tokens={}/position={}/{}",

@@ -69,6 +69,16 @@ pub fn cases(cases: &mut Vec<Case>) {
     add(cases, Geometry { heads: 256, tokens: 67, ..narrow }, true);
 }
 
+/// Decode and prefill with a published model's sizes: heads, the latent and what turns, what does not, and values.
+pub fn of_model(cases: &mut Vec<Case>, [heads, rank, rope_dim, nope, value_dim]: [usize; 5]) {
+    for (tokens, position) in [(1, 100), (9, 30)] {
+        let format = Format::Q8_0;
+        let (shards, top_k) = (1, None);
+        let g = Geometry { heads, rank, rope_dim, nope, value_dim, tokens, position, format, shards, top_k };
+        add(cases, g, true);
+    }
+}
+
 fn add(cases: &mut Vec<Case>, g: Geometry, f16: bool) {
     let wide = (g.rank + g.rope_dim).is_multiple_of(32);
     let formats = [if f16 { KvFormat::F16 } else { KvFormat::F32 }, KvFormat::Q8_0];

@@ -91,6 +91,14 @@ pub fn cases(cases: &mut Vec<Case>) {
     add(cases, Format::F16, 270_000, 4, 1, Residual, 1);
 }
 
+/// Rows as long as those of a published model, for a token, few, and many.
+pub fn of_model(cases: &mut Vec<Case>, columns: usize) {
+    let format = if columns.is_multiple_of(256) { Format::Q4K } else { Format::Q8_0 };
+    for (tokens, what) in [(1, Norm), (1, Residual), (5, Residual), (33, Residual)] {
+        add(cases, format, 40, columns, tokens, what, 1);
+    }
+}
+
 /// Blocks of 32: zeros, subnormal numbers, small and large ones, one large among small, halves of a step of 1/127, alike
 /// ones.
 fn extremes(x: &mut [f32]) {

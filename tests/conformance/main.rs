@@ -17,6 +17,7 @@ mod latent;
 mod leak;
 mod linear;
 mod lookup;
+mod published;
 mod rig;
 mod rows;
 mod sampling;
@@ -65,6 +66,7 @@ fn main() {
         leak::cases,
         sampling::cases,
         every::cases,
+        published::cases,
     ] {
         add(&mut cases);
     }

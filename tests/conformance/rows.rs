@@ -78,6 +78,19 @@ pub fn cases(cases: &mut Vec<Case>) {
     }
 }
 
+/// The router of a published model: without `scoring` by softmax.
+pub fn of_model(cases: &mut Vec<Case>, experts: usize, ranks: usize, groups: (usize, usize), scoring: Option<Scoring>) {
+    for tokens in [1, 9] {
+        match scoring {
+            None => router(cases, tokens, experts, ranks, true, Logits::Spread),
+            Some(scoring) => {
+                let s = Sigmoid { experts, ranks, groups, shared: 0, biased: true, ties: false, scoring };
+                router_sigmoid(cases, tokens, s, true);
+            }
+        }
+    }
+}
+
 fn embed(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, tokens: usize, shards: usize) {
     let name = format!("embed/{format}/rows={rows}/columns={columns}/tokens={tokens}/shards={shards}");
     cases.push(Case::new(name, move |setup| {
