@@ -1,6 +1,7 @@
-//! What the host does beside the device's work: opening a file, recording a decode step, encoding its submit.
+//! What the host does beside the device's work: opening a file, laying out rows, recording a decode step, encoding its submit.
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use halogen::formats::Format;
 use halogen::{Gguf, Gpu, Model, Selector, Session, SessionOptions};
 use std::time::Duration;
 
@@ -38,5 +39,24 @@ fn host(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, host);
+/// Rows as a load brings them, 4 MiB at once, into the layout of the device; and the copy that no layout can beat.
+fn relay(criterion: &mut Criterion) {
+    let (columns, chunk) = (4096, 4 << 20);
+    let bytes: Vec<u8> = (0..chunk as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let mut group = criterion.benchmark_group("lay out rows");
+    group.sample_size(20).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(500));
+    group.throughput(Throughput::Bytes(chunk as u64));
+    let mut copy = vec![0; chunk];
+    group.bench_function("copy", |b| b.iter(|| copy.copy_from_slice(&bytes)));
+    for format in Format::ALL {
+        let rows = chunk / format.row_bytes(columns);
+        let file = &bytes[..rows * format.row_bytes(columns)];
+        let mut out = vec![0; rows * format.device_row_bytes(columns)];
+        group.throughput(Throughput::Bytes(file.len() as u64));
+        group.bench_function(format.name(), |b| b.iter(|| format.relay(columns, file, &mut out)));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, relay, host);
 criterion_main!(benches);

@@ -18,6 +18,7 @@ struct Params {
     pairs: u32,        // that turn
     eps: f32,
     first_row: u32,    // of the entries in the cache
+    first_group: u32,  // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> a: array<f32>;                // [tokens, stride]
@@ -71,13 +72,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
     if halted() {
         return;
     }
+    let part = params.first_group + group.x;
     let after = state.position + params.tokens;
     let begins = state.position / RATIO;    // the windows of the first token, and of the first after the step
     let ends = after / RATIO;
     var window = begins;
     var last = ends + BESIDE;
-    if group.x > 0u {
-        window = begins + BESIDE + group.x;
+    if part > 0u {
+        window = begins + BESIDE + part;
         last = window;
         if window >= ends {
             return;
@@ -119,7 +121,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
         }
         window++;
         // Those between are other workgroups'.
-        if group.x == 0u && window > begins + BESIDE {
+        if part == 0u && window > begins + BESIDE {
             window = max(window, ends);
         }
     }

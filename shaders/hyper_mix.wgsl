@@ -14,6 +14,7 @@ struct Params {
     tokens: u32,
     quads: u32,      // of a stream
     slices: u32,
+    first_z: u32,    // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;                // [tokens, columns]
@@ -52,7 +53,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
         return;
     }
     let column = group.x * WG + tid;
-    let first = group.z * TOKENS;
+    let first = (params.first_z + group.z) * TOKENS;
     if column < params.quads {
         var held: array<mat4x4<f32>, TOKENS>;
         for (var t = 0u; t < TOKENS; t++) {

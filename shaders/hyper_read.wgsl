@@ -18,6 +18,7 @@ struct Params {
     eps: f32,           // of the norm
     mix_eps: f32,
     iterations: u32,
+    first_z: u32,       // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> streams: array<vec4<f32>>;      // [tokens, 4, columns]
@@ -64,7 +65,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if halted() {
         return;
     }
-    let token = group.z;
+    let token = params.first_z + group.z;
     for (var r = tid; r <= ROWS; r += WG) {
         var sum = 0.0;
         for (var s = 0u; s < params.slices; s++) {

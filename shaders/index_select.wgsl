@@ -8,24 +8,28 @@
 struct Params {
     first_token: u32,     // of the step: the slice's first
     top_k: u32,
-    score_stride: u32,    // from one token's scores to the next's
+    score_stride: u32,    // from one token's scores to the next's; a multiple of 4
     ratio: u32,
     first_group: u32, // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> scores: array<f32>;                // [tokens of the slice, score_stride]
+@group(0) @binding(2) var<storage, read> scores: array<vec4<f32>>;          // [tokens of the slice, score_stride]
 @group(0) @binding(3) var<storage, read_write> selected: array<u32>;        // [tokens of the step, top_k]
 
-var<workgroup> histogram: array<atomic<u32>, 256>;
+// Most scores share their first digit: invocations side by side count it in different places.
+const COPIES: u32 = 8u;
+// Quads that an invocation loads before it waits for them.
+const LOADS: u32 = 4u;
+var<workgroup> histogram: array<atomic<u32>, 256u * COPIES>;
+var<workgroup> digits: array<u32, 256>;
+var<workgroup> sixteens: array<u32, 16>;        // digits that share their upper half
 var<workgroup> counts: array<vec2<u32>, WG>;    // of a stretch: above the lowest score, equal to it
 
 // Rises with the score; the two zeros are one.
-fn ordered(score: f32) -> u32 {
-    let bits = bitcast<u32>(score);
-    if bits >= 0x80000000u {
-        return select(~bits, 0x80000000u, bits == 0x80000000u);
-    }
-    return bits | 0x80000000u;
+fn ordered(scores: vec4<f32>) -> vec4<u32> {
+    let bits = bitcast<vec4<u32>>(scores);
+    let negative = select(~bits, vec4(0x80000000u), bits == vec4(0x80000000u));
+    return select(bits | vec4(0x80000000u), negative, bits >= vec4(0x80000000u));
 }
 
 @compute @workgroup_size(WG)
@@ -43,41 +47,72 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         return;
     }
-    let first = row * params.score_stride;
+    let first = row * (params.score_stride / 4u);
+    let quads = (count + 3u) / 4u;
     var lowest = 0u;    // digits found so far
     var mask = 0u;      // where they are
     var left = params.top_k;
     for (var shift = 32u; shift > 0u; shift -= 8u) {
-        for (var d = tid; d < 256u; d += WG) {
+        for (var d = tid; d < 256u * COPIES; d += WG) {
             atomicStore(&histogram[d], 0u);
         }
         workgroupBarrier();
-        for (var i = tid; i < count; i += WG) {
-            let score = ordered(scores[first + i]);
-            if (score & mask) == lowest {
-                atomicAdd(&histogram[(score >> (shift - 8u)) & 255u], 1u);
+        for (var quad = tid; quad < quads; quad += LOADS * WG) {
+            var loaded: array<vec4<f32>, LOADS>;
+            for (var k = 0u; k < LOADS; k++) {
+                loaded[k] = scores[first + min(quad + k * WG, quads - 1u)];
+            }
+            for (var k = 0u; k < LOADS; k++) {
+                let at = 4u * (quad + k * WG);
+                let score = ordered(loaded[k]);
+                for (var i = 0u; i < 4u; i++) {
+                    if at + i < count && (score[i] & mask) == lowest {
+                        atomicAdd(&histogram[((score[i] >> (shift - 8u)) & 255u) * COPIES + tid % COPIES], 1u);
+                    }
+                }
             }
         }
         workgroupBarrier();
-        var digit = 255u;
-        var here = atomicLoad(&histogram[digit]);
-        while here < left && digit > 0u {
-            left -= here;
+        for (var d = tid; d < 256u; d += WG) {
+            var sum = 0u;
+            for (var c = 0u; c < COPIES; c++) {
+                sum += atomicLoad(&histogram[d * COPIES + c]);
+            }
+            digits[d] = sum;
+        }
+        workgroupBarrier();
+        for (var half = tid; half < 16u; half += WG) {
+            var sum = 0u;
+            for (var d = 0u; d < 16u; d++) {
+                sum += digits[16u * half + d];
+            }
+            sixteens[half] = sum;
+        }
+        workgroupBarrier();
+        var upper = 15u;
+        while sixteens[upper] < left && upper > 0u {
+            left -= sixteens[upper];
+            upper--;
+        }
+        var digit = 16u * upper + 15u;
+        while digits[digit] < left && digit > 16u * upper {
+            left -= digits[digit];
             digit--;
-            here = atomicLoad(&histogram[digit]);
         }
         lowest |= digit << (shift - 8u);
         mask |= 255u << (shift - 8u);
-        workgroupBarrier();
     }
 
-    let stretch = (count + WG - 1u) / WG;
-    let begin = min(tid * stretch, count);
-    let end = min(begin + stretch, count);
+    let stretch = (quads + WG - 1u) / WG;
+    let begin = min(tid * stretch, quads);
+    let end = min(begin + stretch, quads);
     var mine = vec2(0u);
-    for (var i = begin; i < end; i++) {
-        let score = ordered(scores[first + i]);
-        mine += select(vec2(0u), vec2(1u, 0u), score > lowest) + select(vec2(0u), vec2(0u, 1u), score == lowest);
+    for (var quad = begin; quad < end; quad++) {
+        let score = ordered(scores[first + quad]);
+        for (var i = 0u; i < 4u; i++) {
+            let seen = 4u * quad + i < count;
+            mine += vec2(u32(seen && score[i] > lowest), u32(seen && score[i] == lowest));
+        }
     }
     counts[tid] = mine;
     workgroupBarrier();
@@ -85,13 +120,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = 0u; i < WG; i++) {
         before += select(vec2(0u), counts[i], i < tid);
     }
-    for (var i = begin; i < end; i++) {
-        let score = ordered(scores[first + i]);
-        let equal = score == lowest;
-        if score > lowest || (equal && before.y < left) {
-            selected[list + before.x + min(before.y, left)] = i;
-            before.x += select(1u, 0u, equal);
+    for (var quad = begin; quad < end; quad++) {
+        let score = ordered(scores[first + quad]);
+        for (var i = 0u; i < 4u; i++) {
+            let seen = 4u * quad + i < count;
+            let above = seen && score[i] > lowest;
+            let equal = seen && score[i] == lowest;
+            if above || (equal && before.y < left) {
+                selected[list + before.x + min(before.y, left)] = 4u * quad + i;
+            }
+            before += vec2(u32(above), u32(equal));
         }
-        before.y += select(0u, 1u, equal);
     }
 }

@@ -15,6 +15,7 @@ struct Params {
     rows: u32,           // of the cache that hold the window
     index_heads: u32,
     index_dim: u32,
+    first_z: u32,        // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read_write> q: array<f32>;          // [tokens, heads, HEAD_DIM]
@@ -36,7 +37,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
     if halted() {
         return;
     }
-    let token = group.z;
+    let token = params.first_z + group.z;
     let position = state.position + token;
 #if INDEXER
     if group.x > params.heads {

@@ -14,9 +14,19 @@ params!(WindowRowsParams {
     eps: f32,
     rows: u32,
     index_heads: u32,
-    index_dim: u32
+    index_dim: u32,
+    first_z: u32,
 });
-params!(CompressParams { tokens: u32, stride: u32, kv_at: u32, gate_at: u32, pairs: u32, eps: f32, first_row: u32 });
+params!(CompressParams {
+    tokens: u32,
+    stride: u32,
+    kv_at: u32,
+    gate_at: u32,
+    pairs: u32,
+    eps: f32,
+    first_row: u32,
+    first_group: u32
+});
 
 /// One layer's cache.
 pub struct CompressedLayer {
@@ -166,6 +176,7 @@ impl Step<'_> {
                 rows: cache.window_rows as u32,
                 index_heads: index_heads as u32,
                 index_dim: index_dim as u32,
+                ..Default::default()
             },
             grid: Grid([(1 + heads + (index_heads * pairs).div_ceil(wg as usize)) as u32, 1, self.tokens as u32]),
             cost: Cost { other_bytes: (4 * lanes * self.tokens) as u64, ..Cost::default() },
@@ -234,6 +245,7 @@ impl Step<'_> {
                 pairs: (rope_dim / 2) as u32,
                 eps: c.norm.eps,
                 first_row: first_row as u32,
+                ..Default::default()
             },
             grid: Grid([(1 + self.tokens / ratio) as u32, 1, 1]),
             cost: Cost { other_bytes: (8 * width * self.tokens + 8 * floats) as u64, ..Cost::default() },

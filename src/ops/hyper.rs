@@ -4,8 +4,8 @@
 use super::{Result, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
-params!(HyperMixParams { tokens: u32, quads: u32, slices: u32 });
-params!(HyperReadParams { quads: u32, slices: u32, eps: f32, mix_eps: f32, iterations: u32 });
+params!(HyperMixParams { tokens: u32, quads: u32, slices: u32, first_z: u32 });
+params!(HyperReadParams { quads: u32, slices: u32, eps: f32, mix_eps: f32, iterations: u32, first_z: u32 });
 
 /// Residual streams.
 pub const STREAMS: usize = 4;
@@ -96,7 +96,12 @@ impl Step<'_> {
                 .size("TOKENS", shared as u32)
                 .flag("START", start),
             bind: &bind,
-            params: HyperMixParams { tokens: self.tokens as u32, quads: (hc.hidden / 4) as u32, slices: slices as u32 },
+            params: HyperMixParams {
+                tokens: self.tokens as u32,
+                quads: (hc.hidden / 4) as u32,
+                slices: slices as u32,
+                ..Default::default()
+            },
             grid: Grid([slices as u32, 1, self.tokens.div_ceil(shared) as u32]),
             cost: Cost {
                 weight_bytes: (4 * rows * STREAMS * hc.hidden) as u64,
@@ -133,6 +138,7 @@ impl Step<'_> {
                 eps: hc.norm_eps,
                 mix_eps: hc.eps,
                 iterations: hc.iterations as u32,
+                ..Default::default()
             },
             grid: Grid([(hc.hidden / 4).div_ceil(wg as usize) as u32, 1, self.tokens as u32]),
             cost: Cost { other_bytes: (4 * self.tokens * (STREAMS + 1) * hc.hidden) as u64, ..Cost::default() },

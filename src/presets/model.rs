@@ -141,7 +141,11 @@ impl ModelPreset {
         metadata.insert("general.architecture", self.architecture.as_str().into());
         metadata.insert("general.name", self.name.as_str().into());
         for (key, value) in &self.keys {
-            let value = if key == "block_count" { (layers as u32).into() } else { value.value(layers) };
+            let value = match (key.as_str(), value) {
+                ("block_count", _) => (layers as u32).into(),
+                ("hash_layer_count", Key::Size(count)) => (*count).min(layers as u32).into(),
+                _ => value.value(layers),
+            };
             metadata.insert(format!("{}.{key}", self.architecture), value);
         }
         metadata

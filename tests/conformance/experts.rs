@@ -136,7 +136,9 @@ fn routing(rig: &Rig, routed: &[u32], gates: &[f32], experts: usize, ranks: usiz
 }
 
 fn add(cases: &mut Vec<Case>, m: Mixture) {
-    cases.push(Case::of_products(m.name(), move |setup| m.run(setup)));
+    let case = Case::new(m.name(), move |setup| m.run(setup));
+    let product = if m.tokens > 1 { Product::Grouped } else { Product::Matvec };
+    cases.push(m.formats.iter().fold(case, |case, format| case.of_product(product, *format)));
 }
 
 impl Mixture {

@@ -3,7 +3,7 @@
 use crate::cache;
 use crate::rig::*;
 use halogen::formats::Format;
-use halogen::ops::{Arithmetic, KvFormat, KvLayer, LatentAttention, LatentInputs, Selection, twins};
+use halogen::ops::{Arithmetic, KvFormat, KvLayer, LatentAttention, LatentInputs, Product, Selection, twins};
 
 #[derive(Clone, Copy)]
 struct Geometry {
@@ -102,9 +102,10 @@ fn add_in(cases: &mut Vec<Case>, g: Geometry, format: KvFormat) {
         g.top_k.map_or(String::new(), |top_k| format!("/top={top_k}")),
         cache::name(format),
     );
+    let case = Case::new(name, move |setup| g.run(setup, format));
     // The products of heads differ by tier.
-    let new = if g.format == Format::Q8_0 && format == KvFormat::F16 { Case::of_products } else { Case::new };
-    cases.push(new(name, move |setup: &Setup| g.run(setup, format)));
+    let many = g.tokens > 1 && g.format == Format::Q8_0 && format == KvFormat::F16;
+    cases.push(if many { case.of_product(Product::of(g.tokens), g.format) } else { case });
 }
 
 impl Geometry {

@@ -120,7 +120,7 @@ fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, token
     let kind = format!("{what:?}").to_lowercase();
     let cut = if shards > 1 { format!("/shards={shards}") } else { String::new() };
     let name = format!("linear/{format}/rows={rows}/columns={columns}/tokens={tokens}/{kind}{cut}");
-    cases.push(Case::of_products(name, move |setup| {
+    let case = Case::new(name, move |setup| {
         let random = &mut Random::new((rows * 1000 + columns * 10 + tokens) as u64);
         let weights = Weights::random(random, format, rows, columns);
         let mut x = random.floats(tokens * columns);
@@ -201,5 +201,6 @@ fn add(cases: &mut Vec<Case>, format: Format, rows: usize, columns: usize, token
                 setup.compare("h", &rig.floats("h", tokens * rows)?, &want, rows, format)
             }
         }
-    }));
+    });
+    cases.push(case.of_product(Product::of(tokens), format));
 }

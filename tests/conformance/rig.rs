@@ -13,19 +13,25 @@ pub type Outcome = Result<(), String>;
 /// One test, to be run in several setups.
 pub struct Case {
     pub name: String,
-    /// Whether it has matrix products, whose arithmetic differs by tier.
-    pub products: bool,
+    /// Its matrix products, whose arithmetic differs by tier.
+    pub products: Vec<(Product, Format)>,
     pub run: Box<dyn Fn(&Setup) -> Outcome + Send + Sync>,
 }
 
 impl Case {
     pub fn new(name: impl Into<String>, run: impl Fn(&Setup) -> Outcome + Send + Sync + 'static) -> Case {
-        Case { name: name.into(), products: false, run: Box::new(run) }
+        Case { name: name.into(), products: vec![], run: Box::new(run) }
     }
 
-    /// With matrix products.
-    pub fn of_products(name: impl Into<String>, run: impl Fn(&Setup) -> Outcome + Send + Sync + 'static) -> Case {
-        Case { products: true, ..Case::new(name, run) }
+    /// With a matrix product of this kind and format.
+    pub fn of_product(mut self, product: Product, format: Format) -> Case {
+        self.products.push((product, format));
+        self
+    }
+
+    /// Whether a product of it has a kernel in an arithmetic.
+    pub fn takes(&self, arithmetic: Arithmetic) -> bool {
+        self.products.iter().any(|(product, format)| arithmetic.has(*product, *format))
     }
 }
 

@@ -270,7 +270,7 @@ const WHOLE: [(&str, &str); 5] = [
 
 #[test]
 fn every_operator_that_grows_with_a_model_is_divisible() {
-    for name in ["llama", "qwen3moe", "qwen3next", "deepseek2", "glm-dsa", "gemma4", "llama4"] {
+    for name in ["llama", "qwen3moe", "qwen3next", "deepseek2", "deepseek4", "glm-dsa", "gemma4", "llama4"] {
         let model = Made::new(name, Format::F16, &TINY).load().expect("a model");
         let mut session = session(&model, slow());
         for tokens in [1, 2, 16] {

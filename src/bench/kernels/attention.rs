@@ -36,7 +36,7 @@ pub fn index(s: &Sizes, _: &Chosen) -> Vec<Case> {
 }
 
 /// `on 8192` of a decode step, `by 512` of a prefill.
-fn span(tokens: usize, before: usize) -> String {
+pub fn span(tokens: usize, before: usize) -> String {
     match (tokens, before) {
         (1, before) => format!("on {}", before + 1),
         (tokens, 0) => format!("by {tokens}"),

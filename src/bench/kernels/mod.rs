@@ -1,6 +1,7 @@
 //! Kernels at the shapes of real models, each held against its twin, then timed against the device's limits.
 
 mod attention;
+mod compressed;
 mod experts;
 mod linear;
 mod operators;

@@ -2,7 +2,7 @@
 
 use super::rig::Made;
 use super::sizes::Sizes;
-use super::{Result, Work, attention, experts, linear, rows};
+use super::{Result, Work, attention, compressed, experts, linear, rows};
 use crate::formats::Format;
 use crate::gpu::{DeviceClass, Gpu};
 use crate::presets::ModelPreset;
@@ -24,6 +24,8 @@ const OPERATORS: &[Operator] = &[
     Operator { name: "prefill", cases: attention::prefill },
     Operator { name: "latent", cases: attention::latent },
     Operator { name: "index", cases: attention::index },
+    Operator { name: "entries", cases: compressed::entries },
+    Operator { name: "hyper", cases: compressed::hyper },
     Operator { name: "delta", cases: rows::delta },
     Operator { name: "embed", cases: rows::embed },
     Operator { name: "norm", cases: rows::norm },
@@ -96,6 +98,8 @@ pub struct Selection {
     /// [rows, columns] of matrices; of experts [ff, hidden]. If any, operators with weights alone, and these alone.
     pub shapes: Vec<[usize; 2]>,
     pub presets: Vec<&'static ModelPreset>,
+    /// Positions cached before a step, in place of the usual.
+    pub depth: Option<usize>,
 }
 
 impl Selection {
@@ -106,11 +110,12 @@ impl Selection {
 
     /// The cases within `memory` bytes each, and the names of what the formats cannot hold.
     pub fn cases(&self, class: DeviceClass, memory: u64) -> (Vec<Case>, Vec<String>) {
-        let sizes: Vec<Sizes> = match (self.shapes.is_empty(), self.presets.is_empty()) {
+        let mut sizes: Vec<Sizes> = match (self.shapes.is_empty(), self.presets.is_empty()) {
             (false, _) => Sizes::of_shapes(&self.shapes, class),
             (true, true) => vec![Sizes::usual(class)],
             (true, false) => self.presets.iter().map(|m| Sizes::of(m).expect("the tests ask every model")).collect(),
         };
+        sizes.iter_mut().for_each(|s| s.cached = self.depth.unwrap_or(s.cached));
         let chosen = Chosen { formats: &self.formats, memory };
         let (mut cases, mut others) = (Vec::<Case>::new(), Vec::new());
         for operator in OPERATORS.iter().filter(|o| self.ops.is_empty() || self.ops.iter().any(|op| op == o.name)) {

@@ -23,6 +23,7 @@ pub struct Sizes {
     pub latent: Option<Latent>,
     pub index: Option<Index>,
     pub delta: Option<DeltaHeads>,
+    pub compressed: Option<Compressed>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -67,6 +68,17 @@ pub struct Index {
     pub top_k: usize,
 }
 
+/// Attention over a window and entries, of which an indexer picks some, in streams of `hidden` columns.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Compressed {
+    pub hidden: usize,
+    pub heads: usize,
+    pub head_dim: usize,
+    pub rope_dim: usize,
+    pub window: usize,
+    pub top_k: usize,
+}
+
 /// Matrices of a layer that read the same input.
 const JOINED: &[&[&str]] = &[
     &["attn_q", "attn_k", "attn_v"],
@@ -105,6 +117,14 @@ impl Sizes {
                 value_dim: 128,
                 taps: 4,
                 sharing: KeySharing::Grouped,
+            }),
+            compressed: Some(Compressed {
+                hidden: or(4096, 1024),
+                heads: or(64, 8),
+                head_dim: or(512, 128),
+                rope_dim: 64,
+                window: 128,
+                top_k: or(512, 128),
             }),
         }
     }
@@ -149,6 +169,7 @@ impl Sizes {
             latent: latent(model),
             index: index(model),
             delta: delta(model),
+            compressed: compressed(model),
         })
     }
 }
@@ -169,6 +190,18 @@ fn index(model: &ModelPreset) -> Option<Index> {
         heads: model.size("attention.indexer.head_count")?,
         head_dim: model.size("attention.indexer.key_length")?,
         rope_dim: model.size("rope.dimension_count")?,
+        top_k: model.size("attention.indexer.top_k")?,
+    })
+}
+
+fn compressed(model: &ModelPreset) -> Option<Compressed> {
+    model.size("hyper_connection.count")?;
+    Some(Compressed {
+        hidden: model.size("embedding_length")?,
+        heads: model.size("attention.head_count")?,
+        head_dim: model.size("attention.key_length")?,
+        rope_dim: model.size("rope.dimension_count")?,
+        window: model.size("attention.sliding_window")?,
         top_k: model.size("attention.indexer.top_k")?,
     })
 }
@@ -238,6 +271,9 @@ mod tests {
         assert_eq!((deepseek.attention, deepseek.latent), (None, Some(latent)));
         assert_eq!(deepseek.mixture.unwrap().groups, Some((8, 4)));
         assert_eq!(sizes("glm-5").index.unwrap().top_k, 2048);
+        let (hidden, heads, head_dim, rope_dim, window, top_k) = (7168, 128, 512, 64, 128, 1024);
+        let pro = Compressed { hidden, heads, head_dim, rope_dim, window, top_k };
+        assert_eq!(sizes("deepseek-v4-pro").compressed, Some(pro));
         assert_eq!(sizes("qwen3-next-80b-a3b").delta.unwrap().inner(), 4096);
     }
 }

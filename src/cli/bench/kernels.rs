@@ -41,6 +41,10 @@ pub struct Args {
     #[arg(long, value_name = "MODEL", value_delimiter = ',', value_parser = presets())]
     preset: Vec<String>,
 
+    /// Positions that are cached before a step [default: 8191; 1023 on a software device]
+    #[arg(short, long, value_name = "POSITIONS", value_parser = clap::value_parser!(u32).range(..=1 << 20))]
+    depth: Option<u32>,
+
     /// The kernels of these tiers, or of all that the device has, each in its tier's arithmetic; else those that
     /// `halogen shaders --explain` tells
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = PossibleValuesParser::new(tiers()))]
@@ -111,7 +115,8 @@ fn selection(args: &Args) -> Result<Selection> {
         true => models().iter().collect(),
         false => args.preset.iter().map(|name| ModelPreset::named(name)).collect::<Result<_, _>>()?,
     };
-    Ok(Selection { ops: args.op.clone(), formats: chosen, shapes: args.shape.clone(), presets })
+    let (ops, shapes, depth) = (args.op.clone(), args.shape.clone(), args.depth.map(|depth| depth as usize));
+    Ok(Selection { ops, formats: chosen, shapes, presets, depth })
 }
 
 /// How kernels are chosen, a way for each tier.
