@@ -1,5 +1,5 @@
 // From the joint projection qkv to attention's inputs: per-head RMSNorm of q and k (QK_NORM), rotary position
-// embedding (ADJACENT: pairs (2i, 2i+1); else (i, i + pairs)), and the write of k and v into the cache (KV_F16 or f32).
+// embedding (ADJACENT: pairs (2i, 2i+1); else (i, i + pairs)), and the write of k and v into the cache (KV_F16, KV_Q8_0 or f32).
 // V_NORM, of QK_NORM: v is normalised too, without weights. Without KV heads there is q alone.
 // TEMPERATURE: q *= 1 + temperature * ln(1 + floor((position + offset) / span)), which sharpens attention over long contexts.
 // Grid: one workgroup a head (q, then k, then v heads), tokens along z.
@@ -99,12 +99,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
         return;
     }
     let kv_head = (head - params.heads) % params.kv_heads;
-    let to = (position % params.rows * params.kv_heads + kv_head) * CACHE_WORDS;
+    let row = position % params.rows * params.kv_heads + kv_head;
+    let rows = params.rows * params.kv_heads;
     for (var i = tid; i < CACHE_WORDS; i += WG) {
         if is_v {
-            v_cache[to + i] = cache_word(i);
+            v_cache[cache_at(row, i, rows)] = cache_word(i);
         } else {
-            k_cache[to + i] = cache_word(i);
+            k_cache[cache_at(row, i, rows)] = cache_word(i);
         }
     }
 }

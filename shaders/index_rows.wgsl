@@ -70,6 +70,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
     }
     workgroupBarrier();
     for (var i = tid; i < CACHE_WORDS; i += WG) {
-        keys[position * CACHE_WORDS + i] = cache_word(i);
+        keys[cache_at(position, i, 0u)] = cache_word(i);
     }
 }

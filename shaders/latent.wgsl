@@ -15,6 +15,7 @@ struct Params {
     eps: f32,
     q_stride: u32,       // of a head in q; its last lanes are the rotated part
     first_token: u32,    // of the step: that of row 0 of queries
+    rows: u32,           // of the cache
     first_z: u32,     // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
@@ -69,6 +70,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
     }
     workgroupBarrier();
     for (var i = tid; i < CACHE_WORDS; i += WG) {
-        k_cache[position * CACHE_WORDS + i] = cache_word(i);
+        k_cache[cache_at(position, i, params.rows)] = cache_word(i);
     }
 }

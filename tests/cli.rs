@@ -437,6 +437,19 @@ fn fit_says_where_a_model_would_lie() {
 }
 
 #[test]
+fn caches_of_rounded_keys_are_asked_for_as_llama_cpp_does() {
+    let rounded = ["-ctk", "q8_0", "-ctv", "q8_0"];
+    let fit = |more: &[&str]| {
+        let all = [&["fit", "--like", "qwen3-30b-a3b", "--machine", "rtx-3060", "--json"], more].concat();
+        json(&all)["demand"]["kv"].as_u64().expect("bytes")
+    };
+    assert_eq!(fit(&rounded) * 64, fit(&[]) * 34);
+    let answer = ["run", "demo", "-p", "A borrow", "--raw", "-n", "4", "--temp", "0", "--json"];
+    assert_eq!(json(&[&answer[..], &rounded].concat())["ids"].as_array().map(Vec::len), Some(4));
+    fails(halogen(&["run", "demo", "-p", "A", "-ctk", "q8_0"]), &["-ctk", "-ctv", "alike"]);
+}
+
+#[test]
 fn fit_knows_all_presets_on_all_machines() {
     let text = succeeds(&["fit", "--matrix"]);
     assert!(text.contains("A  strix-halo-128") && text.contains("deepseek-r1:q4_k_m"), "{text}");

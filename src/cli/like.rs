@@ -3,7 +3,7 @@
 use super::model;
 use anyhow::{Result, bail};
 use halogen::gguf::Gguf;
-use halogen::memory::Demand;
+use halogen::memory::{Demand, KvFormat};
 use halogen::presets::{Mixture, ModelPreset, Synthetic, asked};
 
 #[derive(clap::Args)]
@@ -75,7 +75,8 @@ pub struct Cut {
 
 impl Cut {
     fn new(layers: usize, all: usize, part: &Gguf, whole: &Gguf) -> Result<Cut> {
-        let (part, whole) = (asked(part, Some(1))?.demand, asked(whole, Some(1))?.demand);
+        let demand = |gguf| asked(gguf, Some(1), KvFormat::F16).map(|asked| asked.demand);
+        let (part, whole) = (demand(part)?, demand(whole)?);
         let read = |demand: &Demand| (demand.dense.iter().sum::<u64>() + demand.used_bytes()) as f64;
         let computed = whole.active_parameters as f64 / part.active_parameters as f64;
         Ok(Cut { layers, all, decode: read(&whole) / read(&part), prompt: computed })

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod bench;
+mod cache;
 mod completions;
 mod device;
 mod devices;
@@ -63,7 +64,7 @@ enum Command {
 
 /// Parses the command line and runs it. Exit codes: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(cache::long_names(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             // A closed pipe is no failure of `--help`.

@@ -20,6 +20,7 @@ shaders![
     "lib/tile_f16",
     "lib/tile_f32",
     "lib/quantise",
+    "lib/round8",
     "lib/quantised",
     "lib/reduce",
     "lib/keys",

@@ -1,33 +1,17 @@
 //! What a sequence keeps from one token to the next: keys and values of every position, or a recurrent state.
 
-use super::Result;
+use super::{Error, Result};
 use crate::gpu::{Gpu, View};
-use crate::ops::{CompressedLayer, KvLayer, RecurrentLayer};
+use crate::ops::{CompressedLayer, KvFormat, KvLayer, RecurrentLayer};
 use std::ops::Range;
-
-/// How keys and values are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum KvFormat {
-    F32,
-    F16,
-}
-
-impl KvFormat {
-    /// Bytes a value.
-    pub fn bytes(self) -> u64 {
-        match self {
-            KvFormat::F32 => 4,
-            KvFormat::F16 => 2,
-        }
-    }
-}
 
 /// Values that a position takes in a layer's cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KvWidth {
-    /// Of keys: kv_heads * head_dim, or the row of latent attention.
+    pub heads: usize,
+    /// Of a head's key, or the row of latent attention.
     pub k: usize,
-    /// Of values; 0 where they are part of the keys.
+    /// Of a head's value; 0 where it is part of the key.
     pub v: usize,
     /// Of a lightning indexer's keys; 0 without one.
     pub index: usize,
@@ -35,8 +19,14 @@ pub struct KvWidth {
 
 impl KvWidth {
     /// Keys and values alike.
-    pub fn both(width: usize) -> KvWidth {
-        KvWidth { k: width, v: width, index: 0 }
+    pub fn both(heads: usize, head_dim: usize) -> KvWidth {
+        KvWidth { heads, k: head_dim, v: head_dim, index: 0 }
+    }
+
+    /// Bytes of its keys, values and indexer's keys.
+    fn bytes(self, format: KvFormat) -> [u64; 3] {
+        let of_heads = |dim| format.row_bytes(self.heads, dim);
+        [of_heads(self.k), of_heads(self.v), format.of_index().row_bytes(1, self.index)]
     }
 }
 
@@ -101,14 +91,16 @@ impl Keeps {
     fn bytes(self, extent: Extent, format: KvFormat) -> [u64; 4] {
         match self {
             Keeps::Kv(w) | Keeps::Window { width: w, .. } => {
-                [w.k, w.v, w.index, 0].map(|width| layer_bytes(width, self.rows(extent).0, format))
+                let [k, v, index] = w.bytes(format).map(|bytes| bytes.saturating_mul(self.rows(extent).0 as u64));
+                [k, v, index, 0]
             }
             Keeps::Recurrent { conv, delta } => [conv, delta, 0, 0].map(|floats| 4 * floats as u64),
             Keeps::Compressed(c) => {
                 let entries = c.entries(extent.positions);
                 let [sums, index_sums] = c.sums.map(|floats| 4 * floats as u64);
-                let rows = layer_bytes(c.row, self.rows(extent).0.saturating_add(entries), format);
-                [rows, sums, layer_bytes(c.index, entries.max(1), format), index_sums]
+                let rows = |dim, count: usize| format.row_bytes(1, dim).saturating_mul(count as u64);
+                let held = self.rows(extent).0.saturating_add(entries);
+                [rows(c.row, held), sums, rows(c.index, entries.max(1)), index_sums]
             }
         }
     }
@@ -121,7 +113,8 @@ impl Keeps {
             }
             Keeps::Recurrent { .. } => self.bytes(extent, format).iter().sum(),
             Keeps::Compressed(c) => {
-                let window = if self.rows(extent).1 { layer_bytes(c.row, c.window, format) } else { 0 };
+                let window =
+                    if self.rows(extent).1 { format.row_bytes(1, c.row).saturating_mul(c.window as u64) } else { 0 };
                 c.sums.iter().map(|floats| 4 * *floats as u64).sum::<u64>() + window
             }
             _ => 0,
@@ -187,8 +180,30 @@ pub struct KvCache {
 }
 
 impl KvCache {
+    /// Whether what layers keep can be kept in that format.
+    ///
+    /// # Errors
+    /// Heads that are not a whole number of blocks, or compressed keys in another format than f16 or f32.
+    pub fn check(keeps: &[Keeps], format: KvFormat) -> Result<()> {
+        let dims = keeps.iter().flat_map(|keeps| match keeps {
+            Keeps::Kv(w) | Keeps::Window { width: w, .. } => [w.k, w.v],
+            Keeps::Recurrent { .. } | Keeps::Compressed(_) => [0, 0],
+        });
+        if format == KvFormat::Q8_0 && keeps.iter().any(|keeps| matches!(keeps, Keeps::Compressed(_))) {
+            return Err(Error::KvCompressed);
+        }
+        match dims.into_iter().find(|dim| !dim.is_multiple_of(format.block())) {
+            Some(dim) => Err(Error::KvBlocks { dim, block: format.block() }),
+            None => Ok(()),
+        }
+    }
+
     /// A cache that reaches as far as `extent`.
+    ///
+    /// # Errors
+    /// As [`KvCache::check`], and no memory for it.
     pub fn new(gpu: &Gpu, keeps: &[Keeps], extent: Extent, format: KvFormat) -> Result<Self> {
+        KvCache::check(keeps, format)?;
         let mut layers = Vec::with_capacity(keeps.len());
         for keeps in keeps {
             let [first, second, index, fourth] = keeps.bytes(extent, format);
@@ -199,7 +214,7 @@ impl KvCache {
                     k: gpu.buffer("K cache", first)?,
                     v: if width.v == 0 { None } else { Some(gpu.buffer("V cache", second)?) },
                     index: if width.index == 0 { None } else { Some(gpu.buffer("index cache", index)?) },
-                    f16: format == KvFormat::F16,
+                    format,
                     ring: wraps.then_some(rows),
                 }),
                 Keeps::Recurrent { .. } => LayerCache::Recurrent(RecurrentLayer {
@@ -211,7 +226,7 @@ impl KvCache {
                         k: gpu.buffer("K cache", first)?,
                         v: None,
                         index: buffer("index cache", index)?,
-                        f16: format == KvFormat::F16,
+                        format,
                         ring: None,
                     },
                     window_rows: rows,
@@ -268,13 +283,13 @@ impl KvCache {
             (LayerCache::Recurrent(_), _) => layer.views().cloned().collect(),
             (LayerCache::Kv(KvLayer { k, v, ring: Some(rows), .. }), Keeps::Window { width, window }) => {
                 let held = position.saturating_sub(*window)..position;
-                let slices = |view, width| ring_slices(view, *rows, layer_bytes(width, 1, self.format), &held);
+                let slices = |view, dim| ring_slices(view, *rows, self.format.planes(width.heads, dim), &held);
                 slices(k, width.k).into_iter().chain(v.iter().flat_map(|v| slices(v, width.v))).collect()
             }
             (LayerCache::Compressed(c), Keeps::Compressed(Compressed { row, window, .. })) => {
                 let held = position.saturating_sub(*window)..position;
                 let rows = match c.window_rows < self.positions {
-                    true => ring_slices(&c.kv.k, c.window_rows, layer_bytes(*row, 1, self.format), &held),
+                    true => ring_slices(&c.kv.k, c.window_rows, self.format.planes(1, *row), &held),
                     false => vec![],
                 };
                 rows.into_iter().chain(c.sums.iter().chain(&c.index_sums).cloned()).collect()
@@ -282,6 +297,10 @@ impl KvCache {
             _ => vec![],
         };
         self.layers.iter().zip(&self.keeps).flat_map(of_layer).collect::<Vec<View>>()
+    }
+
+    pub fn format(&self) -> KvFormat {
+        self.format
     }
 
     /// Bytes that the cache takes.
@@ -300,18 +319,19 @@ impl KvCache {
     }
 }
 
-/// The rows of positions in a ring of `rows` rows of `row` bytes: one part, or two about its end.
-fn ring_slices(view: &View, rows: usize, row: u64, positions: &Range<usize>) -> Vec<View> {
-    let slice = |from: usize, count: usize| view.slice(from as u64 * row, count as u64 * row);
+/// The rows of positions in a ring of `rows` rows, whose planes follow each other, each `planes` bytes a row: of each one part,
+/// or two about its end.
+fn ring_slices(view: &View, rows: usize, planes: [u64; 2], positions: &Range<usize>) -> Vec<View> {
     let from = positions.start % rows;
     let before = positions.len().min(rows - from);
-    let parts = [(from, before), (0, positions.len() - before)];
-    parts.into_iter().filter(|(_, count)| *count as u64 * row > 0).map(|(from, count)| slice(from, count)).collect()
-}
-
-/// Bytes of one layer's rows of that width; a context may be asked for that no device holds.
-fn layer_bytes(width: usize, positions: usize, format: KvFormat) -> u64 {
-    (width as u64).saturating_mul(positions as u64).saturating_mul(format.bytes())
+    let starts = [0, rows as u64 * planes[0]];
+    let parts = |(start, row): (u64, u64)| {
+        [(from, before), (0, positions.len() - before)]
+            .into_iter()
+            .filter(move |(_, count)| *count as u64 * row > 0)
+            .map(move |(from, count)| view.slice(start + from as u64 * row, count as u64 * row))
+    };
+    starts.into_iter().zip(planes).flat_map(parts).collect()
 }
 
 #[cfg(test)]
@@ -320,7 +340,7 @@ mod tests {
 
     #[test]
     fn layers_with_a_window_take_the_window_and_what_is_beyond() {
-        let keeps = [Keeps::Window { width: KvWidth::both(10), window: 100 }, Keeps::Kv(KvWidth::both(10))];
+        let keeps = [Keeps::Window { width: KvWidth::both(2, 5), window: 100 }, Keeps::Kv(KvWidth::both(2, 5))];
         let bytes = |positions| KvCache::bytes(&keeps, Extent { positions, beyond: 50 }, KvFormat::F16);
         let states = |positions| KvCache::state_bytes(&keeps, Extent { positions, beyond: 50 }, KvFormat::F16);
         for (positions, rows) in [(1, 1), (150, 150), (151, 150), (100_000, 150)] {

@@ -9,10 +9,12 @@ mod store;
 
 pub use filling::{Progress, READERS};
 pub use fit::{Bound, CHUNK, Demand, ExpertLayer, Fit, Machine, Place, Plan, Routing, System, plan};
-pub use kv::{Compressed, Extent, Keeps, KvCache, KvFormat, KvWidth, LayerCache, Rewind, Rings};
+pub use kv::{Compressed, Extent, Keeps, KvCache, KvWidth, LayerCache, Rewind, Rings};
 pub use loader::{Take, Weights};
 pub use plan::{Needs, available_bytes};
 pub use store::{ExpertMemory, ExpertStore, StoreStats, expert_bytes, expert_stacks};
+
+pub use crate::ops::KvFormat;
 
 use crate::{gguf, gpu};
 
@@ -39,6 +41,10 @@ pub enum Error {
     Unnumbered { file: String, name: String },
     #[error("{file}: {bytes} bytes for experts hold fewer than the {used} of one token; at least {least} are needed")]
     FewExperts { file: String, bytes: u64, least: u64, used: u64 },
+    #[error("a q8_0 cache is in blocks of {block} values, heads have {dim} here; -ctk f16 -ctv f16 would help")]
+    KvBlocks { dim: usize, block: usize },
+    #[error("compressed keys are not kept in q8_0; -ctk f16 -ctv f16 would help")]
+    KvCompressed,
     #[error("loading was cancelled")]
     Cancelled,
     #[error(

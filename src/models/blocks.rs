@@ -91,7 +91,7 @@ impl Transformer {
         super::Shape {
             hidden: self.hidden,
             vocabulary: self.vocabulary,
-            keeps: vec![Keeps::Kv(KvWidth::both(self.kv_heads * self.head_dim)); self.layers],
+            keeps: vec![Keeps::Kv(KvWidth::both(self.kv_heads, self.head_dim)); self.layers],
             context: self.context,
             rope_pairs: self.rope_dim / 2,
             scratch_per_token: 4 * floats as u64,

@@ -7,7 +7,7 @@ use super::sigmoid_experts::SharedExperts;
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gguf::Gguf;
 use crate::gpu::View;
-use crate::memory::{Compressed, Keeps, KvCache, Weights};
+use crate::memory::{Compressed, Keeps, KvCache, KvFormat, Weights};
 use crate::ops::{
     Activation, CompressedAttention, CompressedLayer, Compressor, Entry, HashRouter, HyperConnection, IndexChoice,
     IndexQueries, Indexing, Joining, Joint, Matrix, Norm, STREAMS, Scoring, SigmoidRouter, Stack, Step, Tensor,
@@ -354,7 +354,7 @@ impl AttentionBlock {
         let selection = match (&self.indexer, &index_q, &cache.kv.index) {
             (Some(ix), Some(q), Some(keys)) => {
                 step.compress(&a, ix.at, &ix.compressor, rope, cache, Entry::IndexKey)?;
-                let on = Indexing { q, a: &a, at: ix.weights_at, keys, f16: cache.kv.f16 };
+                let on = Indexing { q, a: &a, at: ix.weights_at, keys, f16: cache.kv.format == KvFormat::F16 };
                 Some(step.index_choice(&on, &ix.choice)?) // [tokens, top_k]
             }
             _ => None,

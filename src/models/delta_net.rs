@@ -39,7 +39,7 @@ impl Sizes {
     pub fn shape(&self, ff: usize) -> Shape {
         let (t, h) = (&self.t, &self.heads);
         let [conv, delta] = h.state();
-        let attention = Keeps::Kv(KvWidth::both(t.kv_heads * t.head_dim));
+        let attention = Keeps::Kv(KvWidth::both(t.kv_heads, t.head_dim));
         // x and its norm; of delta nets the projection, the convolution's output, the rule's.
         let floats = 2 * t.hidden + 2 * h.channels() + 2 * h.inner() + 2 * h.value_heads;
         let floats = floats + GatedAttention::floats_per_token(t) + ff;

@@ -104,7 +104,7 @@ impl Sizes {
 
     /// Keys and values of a layer, if they are its own.
     fn width(&self, t: &Transformer, layer: usize) -> KvWidth {
-        if self.source[layer] == layer { KvWidth::both(t.kv_heads * t.head_dim) } else { KvWidth::default() }
+        if self.source[layer] == layer { KvWidth::both(t.kv_heads, t.head_dim) } else { KvWidth::default() }
     }
 
     fn shape(&self) -> Shape {

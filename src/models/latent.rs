@@ -72,7 +72,7 @@ impl LatentSizes {
         Shape {
             hidden: t.hidden,
             vocabulary: t.vocabulary,
-            keeps: vec![Keeps::Kv(KvWidth { k: key_dim, v: 0, index: 0 }); t.layers],
+            keeps: vec![Keeps::Kv(KvWidth { heads: 1, k: key_dim, v: 0, index: 0 }); t.layers],
             context: t.context,
             rope_pairs: t.rope_dim / 2,
             scratch_per_token: 4 * floats as u64,

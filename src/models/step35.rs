@@ -74,7 +74,7 @@ impl Sizes {
         let dense = if self.dense > 0 { self.ff } else { 0 };
         let shape = widest.shape(widest.heads + dense + self.mixture.floats_per_token(widest));
         let shape = Shape {
-            keeps: self.t.iter().map(|t| Keeps::Kv(KvWidth::both(t.kv_heads * t.head_dim))).collect(),
+            keeps: self.t.iter().map(|t| Keeps::Kv(KvWidth::both(t.kv_heads, t.head_dim))).collect(),
             rope_pairs: widest.rope_dim / 4 + widest.rope_dim / 2,
             ..shape
         };

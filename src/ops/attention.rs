@@ -1,7 +1,7 @@
 //! Causal attention over the cache: one kernel, in decode over a long cache split over the keys.
 
 use super::kv::KvLayer;
-use super::{Result, Selection, Step, Tensor, ensure};
+use super::{Error, Result, Selection, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
 params!(AttentionParams {
@@ -100,8 +100,9 @@ impl Step<'_> {
     fn attention_cost(&self, a: &Attention, rows: &Rows, cache: &KvLayer, tile_rows: usize) -> Cost {
         let (tokens, sharing) = (rows.q.rows, a.heads / a.kv_heads);
         let dims = a.head_dim + rows.out.columns / a.heads;
-        let lanes = if cache.v.is_some() { dims } else { a.head_dim };
-        let row_bytes = lanes * a.kv_heads * cache.bytes();
+        let value_dim = if cache.v.is_some() { dims - a.head_dim } else { 0 };
+        let row_bytes = [a.head_dim, value_dim].map(|dim| cache.format.row_bytes(a.kv_heads, dim) as usize);
+        let row_bytes = row_bytes[0] + row_bytes[1];
         let tile_rows = if cache.v.is_some() { tile_rows } else { tile_rows.max(sharing) };
         let mut other_bytes = (tokens * a.heads * dims * 4) as u64;
         let mut position_bytes = ((tokens * sharing).div_ceil(tile_rows) * row_bytes) as u64;
@@ -173,12 +174,12 @@ impl Step<'_> {
         let sharing = a.heads / a.kv_heads;
         // Of prefill one variant serves all lengths, so that none is compiled on the way.
         let tile_rows = if self.tokens == 1 { (sharing as u32).next_power_of_two().min(most_rows) } else { most_rows };
-        let width = a.kv_heads * a.head_dim;
-        let held = cache.rows(width);
-        ensure(cache.holds(width, a.window.map(Window::positions), self.tokens), "attention", || {
-            format!("a ring of {:?} rows of {width} for {} tokens with {:?}", cache.ring, self.tokens, a.window)
-        })?;
-        let window = a.window.map(|w| w.positions().min(held));
+        let window = a.window.map(Window::positions);
+        if let Some(wrong) = cache.refuses(a.kv_heads, a.head_dim, window, self.tokens) {
+            return Err(Error::Shape { op: "attention", message: wrong });
+        }
+        let held = cache.rows(a.kv_heads, a.head_dim);
+        let window = window.map(|w| w.min(held));
         let most = selection.map_or(usize::MAX, |s| s.top_k);
         let positions = match entries {
             Some(e) => e.window.min(e.window_rows) + held.saturating_sub(e.window_rows).min(most),
@@ -197,7 +198,6 @@ impl Step<'_> {
             .flag("SELECTED", selection.is_some())
             .flag("ENTRIES", entries.is_some())
             .flag("LISTED", selection.is_some() || entries.is_some())
-            .flag("KV_F16", cache.f16)
             .flag("WINDOW", a.window.is_some())
             .flag("CHUNK", matches!(a.window, Some(Window::Chunk(_))))
             .flag("SINKS", a.sinks.is_some())
@@ -222,7 +222,7 @@ impl Step<'_> {
             false => (tokens * sharing).div_ceil(tile_rows as usize),
         };
         self.recorder.call(Call {
-            spec,
+            spec: cache.format.flag(spec),
             bind: &bind,
             params: AttentionParams {
                 tokens: tokens as u32,

@@ -3,7 +3,7 @@
 //! indexer if need be.
 
 use super::attention::{Attention, Entries, Rows};
-use super::{Error, KvLayer, Norm, Result, Selection, Step, Tensor, ensure};
+use super::{Error, KvFormat, KvLayer, Norm, Result, Selection, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, View, params};
 
 params!(WindowRowsParams {
@@ -95,6 +95,11 @@ impl Compressor {
     }
 }
 
+/// Entries and sums are made of rows that were not rounded to blocks.
+fn not_rounded(op: &'static str, cache: &KvLayer) -> Result<()> {
+    ensure(cache.format.block() == 1, op, || format!("compressed keys in {:?}", cache.format))
+}
+
 fn missing(what: &str) -> Error {
     Error::Shape { op: "compress", message: format!("a cache without {what}") }
 }
@@ -138,7 +143,8 @@ impl Step<'_> {
         })?;
         // All tokens write before the first has read what it sees.
         let needed = (self.tokens + c.window - 1).min(positions(rope, rope_dim));
-        let bytes = (cache.window_rows * head_dim * cache.kv.bytes()) as u64;
+        let bytes = cache.kv.format.row_bytes(1, head_dim).saturating_mul(cache.window_rows as u64);
+        not_rounded("window_rows", &cache.kv)?;
         ensure(c.window > 0 && cache.window_rows >= needed && cache.kv.k.size >= bytes, "window_rows", || {
             format!("{} rows for a window of {} and {} tokens", cache.window_rows, c.window, self.tokens)
         })?;
@@ -159,7 +165,7 @@ impl Step<'_> {
                 .reducing("window_rows", wg)
                 .size("HEAD_DIM", head_dim as u32)
                 .flag("INDEXER", index.is_some())
-                .flag("KV_F16", cache.kv.f16),
+                .flag("KV_F16", cache.kv.format == KvFormat::F16),
             bind: &bind,
             params: WindowRowsParams {
                 heads: heads as u32,
@@ -212,7 +218,8 @@ impl Step<'_> {
         let floats = Compressor::sums(head_dim, overlap);
         ensure(sums.size >= (4 * floats) as u64, "compress", || format!("{} bytes for {floats} sums", sums.size))?;
         let entries = first_row + positions(rope, rope_dim) / ratio;
-        ensure(rows.size >= (entries * head_dim * cache.kv.bytes()) as u64, "compress", || {
+        not_rounded("compress", &cache.kv)?;
+        ensure(rows.size >= cache.kv.format.row_bytes(1, head_dim).saturating_mul(entries as u64), "compress", || {
             format!("{} bytes for {entries} rows of {head_dim}", rows.size)
         })?;
         self.recorder.call(Call {
@@ -221,7 +228,7 @@ impl Step<'_> {
                 .size("HEAD_DIM", head_dim as u32)
                 .size("RATIO", ratio as u32)
                 .flag("OVERLAP", overlap)
-                .flag("KV_F16", cache.kv.f16),
+                .flag("KV_F16", cache.kv.format == KvFormat::F16),
             bind: &[
                 ("a", &a.view),
                 ("place", &c.place),
@@ -259,6 +266,7 @@ impl Step<'_> {
         ensure(q.rows == self.tokens && q.columns == c.heads * c.head_dim, "attention", || {
             format!("q is [{}, {}], of {} heads of {}", q.rows, q.columns, c.heads, c.head_dim)
         })?;
+        not_rounded("attention", &cache.kv)?;
         ensure(cache.kv.v.is_none() && c.window > 0, "attention", || "values of their own, or no window".into())?;
         let out = self.tensor("attended", c.heads * c.head_dim)?;
         let geometry = Attention {

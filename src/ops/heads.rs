@@ -1,7 +1,7 @@
 //! Per-head RMSNorm of q and k, rotary position embedding, and the cache write.
 
 use super::kv::{KvLayer, no_values};
-use super::{Norm, Result, Step, Tensor, ensure};
+use super::{Error, Norm, Result, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, View, params};
 
 params!(HeadsParams {
@@ -76,10 +76,9 @@ impl Step<'_> {
         })?;
         ensure(!h.v_norm || h.qk_norm.is_some(), "heads", || "a norm of v without one of q and k".into())?;
         ensure(h.temperature.is_none_or(|t| t.span > 0), "heads", || "a temperature over no positions".into())?;
-        let width = h.kv_heads * h.head_dim;
-        ensure(cache.holds(width, Some(1), self.tokens), "heads", || {
-            format!("a ring of {:?} rows of {width} for {} tokens", cache.ring, self.tokens)
-        })?;
+        if let Some(wrong) = cache.refuses(h.kv_heads, h.head_dim, Some(1), self.tokens) {
+            return Err(Error::Shape { op: "heads", message: wrong });
+        }
         let q = self.tensor("q", h.heads * h.head_dim)?;
         let (rope_dim, elements) = (h.rope_dim, (h.heads + 2 * h.kv_heads) * h.head_dim * self.tokens);
         let spec = self
@@ -88,8 +87,7 @@ impl Step<'_> {
             .flag("QK_NORM", h.qk_norm.is_some())
             .flag("V_NORM", h.v_norm)
             .flag("ADJACENT", h.pairs == RopePairs::Adjacent)
-            .flag("TEMPERATURE", h.temperature.is_some())
-            .flag("KV_F16", cache.f16);
+            .flag("TEMPERATURE", h.temperature.is_some());
         let mut bind = vec![("qkv", &qkv.view), ("q", &q.view), ("rope", h.rope)];
         let v_cache = cache.v.as_ref().ok_or_else(|| no_values("heads"))?;
         bind.extend([("k_cache", &cache.k), ("v_cache", v_cache)]);
@@ -97,7 +95,7 @@ impl Step<'_> {
             bind.extend([("q_norm", &q_norm.weight), ("k_norm", &k_norm.weight)]);
         }
         self.recorder.call(Call {
-            spec,
+            spec: cache.format.flag(spec),
             bind: &bind,
             params: HeadsParams {
                 heads: h.heads as u32,
@@ -111,7 +109,7 @@ impl Step<'_> {
                 temperature: h.temperature.map_or(0.0, |t| t.scale),
                 span: h.temperature.map_or(0, |t| t.span as u32),
                 offset: h.temperature.map_or(0, |t| t.offset as u32),
-                rows: cache.rows(width) as u32,
+                rows: cache.rows(h.kv_heads, h.head_dim) as u32,
                 ..Default::default()
             },
             grid: Grid([(h.heads + 2 * h.kv_heads) as u32, 1, self.tokens as u32]),

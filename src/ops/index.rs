@@ -1,7 +1,7 @@
 //! The lightning indexer (DeepSeek-V3.2-Exp, section 2.1): a small attention of its own picks the positions that each token
 //! attends to. Scores are made for a slice of the step's tokens at a time, never for all of a prompt.
 
-use super::{Error, KvLayer, Result, RopePairs, Step, Tensor, ensure};
+use super::{Error, KvFormat, KvLayer, Result, RopePairs, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 use std::ops::Range;
 
@@ -96,7 +96,7 @@ impl Step<'_> {
         layer: &KvLayer,
     ) -> Result<Selection> {
         let missing = || Error::Shape { op: "index", message: "a cache without an indexer's keys".into() };
-        let (keys, f16) = (layer.index.as_ref().ok_or_else(missing)?, layer.f16);
+        let (keys, f16) = (layer.index.as_ref().ok_or_else(missing)?, layer.format.of_index() == KvFormat::F16);
         let Indexer { heads, head_dim, rope_dim, top_k, .. } = *ix;
         ensure(q.rows == self.tokens && q.columns == heads * head_dim, "index", || {
             format!("queries [{}, {}], of {heads} heads of {head_dim}", q.rows, q.columns)

@@ -23,6 +23,7 @@ params!(LatentParams {
     eps: f32,
     q_stride: u32,
     first_token: u32,
+    rows: u32,
     first_z: u32
 });
 
@@ -108,6 +109,9 @@ impl Step<'_> {
         ensure(fours && l.key_dim() <= 1024 && cache.v.is_none(), "latent", || {
             format!("a latent of {} + {} (multiples of 4, up to 1024), heads of {nope}", l.rank, l.rope_dim)
         })?;
+        ensure(l.key_dim().is_multiple_of(cache.format.block()), "latent", || {
+            format!("rows of {} values in blocks of {}", l.key_dim(), cache.format.block())
+        })?;
         let out = self.tensor("values", l.heads * value_dim)?;
         let most = LatentAttention::slice(l.heads, l.key_dim());
         for first in (0..self.tokens).step_by(most) {
@@ -158,7 +162,7 @@ impl Step<'_> {
     ) -> Result<()> {
         let LatentInputs { q, a, at, rope, .. } = *inputs;
         let wg = self.tuning.row;
-        let spec = self.reducing("latent", wg).flag("KV_F16", cache.f16);
+        let spec = cache.format.flag(self.reducing("latent", wg));
         let groups = 1 + (l.heads * l.rope_dim / 2).div_ceil(wg as usize);
         let lanes = l.key_dim() + 2 * l.heads * l.rope_dim;
         self.recorder.call(Call {
@@ -179,6 +183,7 @@ impl Step<'_> {
                 eps: l.norm.eps,
                 q_stride: (l.k_b.columns + l.rope_dim) as u32,
                 first_token: tokens.start as u32,
+                rows: cache.rows(1, l.key_dim()) as u32,
                 ..Default::default()
             },
             grid: Grid([groups as u32, 1, tokens.len() as u32]),

@@ -15,7 +15,7 @@ pub use delta_net::{DeltaGates, delta_net, gate, short_conv};
 pub use hyper::{Hyper, StreamWeights, hyper_join, hyper_read, hyper_weights};
 pub use index::{index_key, index_scores, index_select};
 pub use latent::{Latent, latent_attention, latent_row};
-pub use rounded::{dequantise, quantise};
+pub use rounded::{cached, dequantise, kept, quantise};
 
 use super::{Activation, RopePairs, Scoring, Temperature, Window};
 

@@ -67,6 +67,12 @@ fn matrix_products(plain: KernelSpec) -> Vec<KernelSpec> {
     all
 }
 
+/// All of `specs` for caches of each format; q8_0 where a row of `dim` values is whole blocks.
+fn caches(specs: Vec<KernelSpec>, dim: u32) -> Vec<KernelSpec> {
+    let formats: &[&'static str] = if dim.is_multiple_of(32) { &["KV_F16", "KV_Q8_0"] } else { &["KV_F16"] };
+    one_of(specs, formats)
+}
+
 /// The variants on one row of the tuning table. Formats differ in nothing but their snippet, so all but two of them meet
 /// few flags; head sizes and numbers of experts, which models choose, are the usual ones and some odd ones.
 pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
@@ -157,19 +163,20 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
     for dim in [16, 20, 32, 64, 80, 96, 112, 128, 192, 256, 512] {
         let heads = new("heads").size("WG", t.row).size("HEAD_DIM", dim);
         let tempered = all_of(heads.clone(), &["ADJACENT", "TEMPERATURE"]);
-        all.extend(each(vec![heads], &["QK_NORM", "ADJACENT", "KV_F16", "SUBGROUP"]));
-        all.extend(each(vec![tempered], &["KV_F16", "SUBGROUP"]));
+        all.extend(each(caches(vec![heads], dim), &["QK_NORM", "ADJACENT", "SUBGROUP"]));
+        all.extend(each(caches(vec![tempered], dim), &["SUBGROUP"]));
         if [256, 512].contains(&dim) {
             let normed = all_of(new("heads").size("WG", t.row).size("HEAD_DIM", dim), &["QK_NORM", "V_NORM"]);
-            all.extend(each(vec![normed], &["KV_F16", "SUBGROUP"]));
+            all.extend(each(caches(vec![normed], dim), &["SUBGROUP"]));
         }
         for rows in (0..).map(|i| 1 << i).take_while(|rows| *rows <= t.attention.1) {
             let attention = new("attention").size("WG", t.attention.0).size("ROWS", rows).size("HEAD_DIM", dim);
             let attention = staged(attention, rows, dim);
             if dim == 128 {
-                all.extend(each(vec![all_of(attention.clone(), &["WINDOW", "CHUNK"])], &["KV_F16", "SPLIT"]));
+                let chunked = vec![all_of(attention.clone(), &["WINDOW", "CHUNK"])];
+                all.extend(each(caches(chunked, dim), &["SPLIT"]));
             }
-            all.extend(each(vec![attention], &["SINKS", "WINDOW", "KV_F16", "SPLIT"]));
+            all.extend(each(caches(vec![attention], dim), &["SINKS", "WINDOW", "SPLIT"]));
         }
         let combine = new("attention_combine").size("WG", t.row.min(dim / 4)).size("SPLITS", t.splits.0);
         all.push(combine.size("HEAD_DIM", dim));
@@ -177,12 +184,12 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
     for (rank, rope_dim) in [(512, 64), (32, 16)] {
         let row = rank + rope_dim;
         let latent = new("latent").size("WG", t.row).size("LATENT", rank).size("HEAD_DIM", row);
-        all.extend(each(vec![latent], &["KV_F16", "SUBGROUP"]));
+        all.extend(each(caches(vec![latent], row), &["SUBGROUP"]));
         for rows in (0..).map(|i| 1 << i).take_while(|rows| *rows <= t.latent.1) {
             let spec = new("attention").size("WG", t.latent.0).size("ROWS", rows);
             let spec = staged(spec.size("KEY_DIM", row).size("VALUE_DIM", rank).flag("LATENT", true), rows, row);
-            all.extend(each(vec![spec.clone()], &["KV_F16", "SPLIT"]));
-            all.extend(each(vec![all_of(spec, &["SELECTED", "LISTED"])], &["KV_F16", "SPLIT"]));
+            all.extend(each(caches(vec![spec.clone()], row), &["SPLIT"]));
+            all.extend(each(caches(vec![all_of(spec, &["SELECTED", "LISTED"])], row), &["SPLIT"]));
         }
         let combine = new("attention_combine").size("WG", t.row.min(rank / 4)).size("SPLITS", t.latent_splits.0);
         all.push(combine.size("HEAD_DIM", rank));

@@ -14,11 +14,11 @@ pub struct Asked {
     pub runs: bool,
 }
 
-/// What `gguf` asks for with a context of `context` tokens, or the usual one. Blocks that predict further tokens are not read.
+/// What `gguf` asks for with a context of `context` tokens, or the usual one, in a cache of `kv`. Blocks that predict further tokens are not read.
 ///
 /// # Errors
-/// A hyperparameter that is missing or absurd.
-pub fn asked(gguf: &Gguf, context: Option<usize>) -> Result<Asked> {
+/// A hyperparameter that is missing or absurd, or heads that a cache of `kv` does not hold.
+pub fn asked(gguf: &Gguf, context: Option<usize>, kv: KvFormat) -> Result<Asked> {
     let keys = Keys::new(gguf, gguf.architecture()?);
     let trunk = layers(&keys)?;
     if trunk > gguf.tensors().len() {
@@ -51,9 +51,10 @@ pub fn asked(gguf: &Gguf, context: Option<usize>) -> Result<Asked> {
     }
     let layer = |bytes: &u64| ExpertLayer { count: count as u64, used: used as u64, bytes: bytes / count as u64 };
     demand.experts = experts.iter().filter(|bytes| **bytes > 0).map(layer).collect();
-    let options = SessionOptions { context, ..SessionOptions::default() };
+    let options = SessionOptions { context, kv, ..SessionOptions::default() };
     let runs = match models::shape(gguf) {
         Ok(shape) => {
+            KvCache::check(&shape.keeps, kv)?;
             let needs = Session::needs(&shape, &options);
             (demand.kv, demand.scratch, demand.context) = (needs.kv, needs.scratch, needs.context);
             let read = Extent { positions: needs.context, beyond: 0 };
@@ -62,7 +63,7 @@ pub fn asked(gguf: &Gguf, context: Option<usize>) -> Result<Asked> {
         }
         Err(models::Error::UnknownArchitecture { .. }) => {
             demand.context = context.unwrap_or(keys.size("context_length")?.min(8192));
-            demand.kv = cache(&keys)?.bytes(demand.context, KvFormat::F16.bytes());
+            demand.kv = cache(&keys)?.bytes(demand.context, 2);
             demand.kv_read = demand.kv;
             demand.scratch = scratch(&keys, demand.context.min(options.chunk))?;
             false
@@ -102,7 +103,8 @@ mod tests {
 
     fn of(name: &str, mixture: Mixture) -> Asked {
         let preset = ModelPreset::named(name).unwrap();
-        asked(&Synthetic::new(preset, mixture, preset.layers(), 1).unwrap().gguf().unwrap(), Some(4096)).unwrap()
+        asked(&Synthetic::new(preset, mixture, preset.layers(), 1).unwrap().gguf().unwrap(), Some(4096), KvFormat::F16)
+            .unwrap()
     }
 
     #[test]
@@ -120,6 +122,11 @@ mod tests {
     fn caches_are_those_of_the_architecture() {
         // 48 layers, 4 heads of 128, keys and values in f16.
         assert_eq!(of("qwen3-30b-a3b", Mixture::Q4KM).demand.kv / 4096, 48 * 2 * 4 * 128 * 2);
+        // Blocks of 32 in 34 bytes.
+        let preset = ModelPreset::named("qwen3-30b-a3b").unwrap();
+        let file = Synthetic::new(preset, Mixture::Q4KM, preset.layers(), 1).unwrap().gguf().unwrap();
+        let rounded = asked(&file, Some(4096), KvFormat::Q8_0).unwrap().demand;
+        assert_eq!((rounded.kv / 4096, rounded.kv_read), (48 * 2 * 4 * 128 * 34 / 32, rounded.kv));
         // Of 62 layers, 10 keep all positions, the others 1024 of a window, a chunk of 512 and 17 queued ahead.
         let gemma = of("gemma-3-27b", Mixture::Q4KM).demand;
         assert_eq!(gemma.kv, (10 * 4096 + 52 * (1024 + 512 + 17)) * 2 * 16 * 128 * 2);
@@ -137,7 +144,7 @@ mod tests {
             let mut metadata = ModelPreset::named("qwen3-30b-a3b").unwrap().metadata(1);
             metadata.insert(format!("qwen3moe.{key}"), value);
             let gguf = made(&metadata);
-            asked(&gguf, None).err().expect("an error").to_string()
+            asked(&gguf, None, KvFormat::F16).err().expect("an error").to_string()
         };
         for (key, value) in [("block_count", 1 << 24), ("expert_used_count", 129), ("expert_count", 1 << 30)] {
             let said = refused(key, (value as u32).into());

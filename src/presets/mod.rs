@@ -17,7 +17,7 @@ pub use model::{ModelPreset, Published, models};
 pub use synthetic::Synthetic;
 pub use tensors::{Heads, Kind, Shaped, Untold, is_expert, tensors};
 
-use crate::{gguf, models};
+use crate::{gguf, memory, models};
 
 /// What can go wrong with a name or with what it stands for.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,8 @@ pub enum Error {
     Gguf(#[from] gguf::Error),
     #[error(transparent)]
     Model(#[from] models::Error),
+    #[error(transparent)]
+    Memory(#[from] memory::Error),
     #[error("no preset `{name}`; there are {known}")]
     UnknownModel { name: String, known: String },
     #[error("no machine `{name}`; there are {known}")]

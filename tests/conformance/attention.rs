@@ -1,7 +1,8 @@
 //! Attention over the cache, as prefill and as split decode.
 
+use crate::cache::{self, formats};
 use crate::rig::*;
-use halogen::ops::{Attention, KvLayer, Window, twins};
+use halogen::ops::{Attention, KvFormat, KvLayer, Window, twins};
 use halogen::presets::Heads;
 
 pub fn cases(cases: &mut Vec<Case>) {
@@ -31,7 +32,7 @@ pub fn cases(cases: &mut Vec<Case>) {
         (512, 8, 1, 1025),
         (512, 1, 1, 3),
     ] {
-        for f16 in [true, false] {
+        for format in formats(head_dim) {
             add(
                 cases,
                 Geometry {
@@ -40,7 +41,7 @@ pub fn cases(cases: &mut Vec<Case>) {
                     kv_heads,
                     tokens: 1,
                     position: length - 1,
-                    f16,
+                    format,
                     window: None,
                     sinks: false,
                     ring: None,
@@ -67,9 +68,18 @@ pub fn cases(cases: &mut Vec<Case>) {
         (128, 8, 1, 2, 4090),
         (256, 2, 1, 2, 8190),
     ] {
-        for f16 in [true, false] {
-            let g =
-                Geometry { head_dim, groups, kv_heads, tokens, position, f16, window: None, sinks: false, ring: None };
+        for format in formats(head_dim) {
+            let g = Geometry {
+                head_dim,
+                groups,
+                kv_heads,
+                tokens,
+                position,
+                format,
+                window: None,
+                sinks: false,
+                ring: None,
+            };
             add(cases, g);
         }
     }
@@ -83,7 +93,7 @@ pub fn cases(cases: &mut Vec<Case>) {
         (32, 3, 2, 40, 130),
     ] {
         for (i, positions) in [1, 8, 100, 128, 1024, 10_000].into_iter().enumerate() {
-            let f16 = positions == 128;
+            let format = if positions == 128 { KvFormat::F16 } else { KvFormat::F32 };
             // Chunks too; those of one position leave a token alone with itself, as windows do.
             let chunk = (i + tokens) % 2 == 0;
             let window = if chunk { Window::Chunk(positions) } else { Window::Last(positions) };
@@ -93,7 +103,7 @@ pub fn cases(cases: &mut Vec<Case>) {
                 kv_heads,
                 tokens,
                 position,
-                f16,
+                format,
                 window: Some(window),
                 sinks: positions < 1000,
                 ring: None,
@@ -102,7 +112,11 @@ pub fn cases(cases: &mut Vec<Case>) {
             // A ring as short as it may be, which came round, and one that did not, or just before a tile's end.
             let least = positions + tokens - 1;
             for ring in [least, least.max(position - position % 64)] {
-                add(cases, Geometry { ring: Some(ring), f16: !f16, ..g });
+                let format = if positions == 128 { KvFormat::F32 } else { KvFormat::F16 };
+                add(cases, Geometry { ring: Some(ring), format, ..g });
+                if head_dim % 32 == 0 {
+                    add(cases, Geometry { ring: Some(ring), format: KvFormat::Q8_0, ..g });
+                }
             }
         }
     }
@@ -112,14 +126,15 @@ pub fn cases(cases: &mut Vec<Case>) {
     {
         for position in [4096, 4100, 4159, 9999] {
             for window in [Window::Last(ring - tokens), Window::Chunk(100)] {
-                let f16 = position % 2 == 0;
+                let all = formats(head_dim);
+                let format = all[position % all.len()];
                 let g = Geometry {
                     head_dim,
                     groups,
                     kv_heads,
                     tokens,
                     position,
-                    f16,
+                    format,
                     window: Some(window),
                     sinks: false,
                     ring: None,
@@ -136,7 +151,10 @@ pub fn of_model(cases: &mut Vec<Case>, heads: &Heads, kv_heads: usize, window: O
     let sinks = window.is_some();
     for (tokens, position) in [(1, 700), (9, 200)] {
         let groups = heads / kv_heads;
-        add(cases, Geometry { head_dim, groups, kv_heads, tokens, position, f16: true, window, sinks, ring: None });
+        add(
+            cases,
+            Geometry { head_dim, groups, kv_heads, tokens, position, format: KvFormat::F16, window, sinks, ring: None },
+        );
     }
 }
 
@@ -147,7 +165,7 @@ struct Geometry {
     kv_heads: usize,
     tokens: usize,
     position: usize,
-    f16: bool,
+    format: KvFormat,
     window: Option<Window>,
     sinks: bool,
     /// Rows of the cache, if positions share them.
@@ -170,14 +188,14 @@ fn add(cases: &mut Vec<Case>, g: Geometry) {
         },
         g.ring.map_or(String::new(), |rows| format!("/ring={rows}")),
         if g.sinks { "/sinks" } else { "" },
-        if g.f16 { "f16" } else { "f32" },
+        cache::name(g.format),
     );
     cases.push(Case::new(name, move |setup| g.run(setup)));
 }
 
 impl Geometry {
     fn run(self, setup: &Setup) -> Outcome {
-        let Geometry { head_dim, groups, kv_heads, tokens, position, f16, window, sinks, ring } = self;
+        let Geometry { head_dim, groups, kv_heads, tokens, position, format, window, sinks, ring } = self;
         let heads = groups * kv_heads;
         let random = &mut Random::new((head_dim * groups + tokens + position) as u64);
         let q = random.floats(tokens * heads * head_dim);
@@ -188,28 +206,17 @@ impl Geometry {
         // Positions not reached yet hold NaN; with many of them decode has splits without a key. So do rows of a ring that no
         // position has come to, and what lies behind it.
         let spare = if position % 3 == 1 { 3000 } else { 100 };
-        let in_ring = |data: &[f32]| {
-            let width = kv_heads * head_dim;
-            let rows = ring.unwrap_or(positions);
-            let mut held = vec![f32::NAN; rows * width];
-            for (p, row) in data.chunks_exact(width).enumerate() {
-                held[p % rows * width..][..width].copy_from_slice(row);
-            }
-            held
-        };
+        let rows = ring.unwrap_or(positions + spare);
+        let held = cache::Rows { rows, heads: kv_heads, dim: head_dim, format };
         let upload = |data: &[f32]| {
-            let data = &in_ring(data);
-            let mut words: Vec<u32> = if f16 {
-                let data: Vec<half::f16> = data.iter().map(|x| half::f16::from_f32(*x)).collect();
-                bytemuck::pod_collect_to_vec(&data)
-            } else {
-                bytemuck::pod_collect_to_vec(data)
-            };
-            words.resize(words.len() + spare * kv_heads * head_dim, 0x7fff_7fff);
+            let mut words = held.words(data, |p| p % rows);
+            if ring.is_some() {
+                words.extend([cache::UNWRITTEN; 100]);
+            }
             gpu.upload("cache", &words).unwrap()
         };
-        let kv = KvLayer { k: upload(&k), v: Some(upload(&v)), index: None, f16, ring };
-        let (k, v) = if f16 { (twins::round_f16(&k), twins::round_f16(&v)) } else { (k, v) };
+        let kv = KvLayer { k: upload(&k), v: Some(upload(&v)), index: None, format, ring };
+        let (k, v) = (twins::kept(&k, format), twins::kept(&v, format));
         let sinks = sinks.then(|| random.floats(heads));
         let on_device = sinks.as_ref().map(|s| gpu.upload("sinks", s).unwrap());
         rig.poison("attended", q.len());

@@ -2,7 +2,9 @@
 
 use crate::rig::*;
 use halogen::gpu::View;
-use halogen::ops::{CompressedAttention, CompressedLayer, Compressor, Entry, IndexQueries, KvLayer, Selection, twins};
+use halogen::ops::{
+    CompressedAttention, CompressedLayer, Compressor, Entry, IndexQueries, KvFormat, KvLayer, Selection, twins,
+};
 
 pub fn cases(cases: &mut Vec<Case>) {
     for (heads, head_dim, rope_dim, index) in
@@ -62,6 +64,10 @@ fn turns(random: &mut Random, count: usize) -> Vec<[f32; 2]> {
 }
 
 /// Values as a cache holds them.
+fn format_of(f16: bool) -> KvFormat {
+    if f16 { KvFormat::F16 } else { KvFormat::F32 }
+}
+
 fn kept(values: &[f32], f16: bool) -> Vec<f32> {
     if f16 { twins::round_f16(values) } else { values.to_vec() }
 }
@@ -155,7 +161,7 @@ impl Rows {
         let before = kept(&random.floats((window_rows + 3) * head_dim), f16);
         let k = upload(&rig, &before, f16);
         let cache = CompressedLayer {
-            kv: KvLayer { k: k.clone(), v: None, index: None, f16, ring: None },
+            kv: KvLayer { k: k.clone(), v: None, index: None, format: format_of(f16), ring: None },
             window_rows,
             sums: None,
             index_sums: None,
@@ -264,7 +270,7 @@ impl Windows {
         let (row, index) =
             if entry == Entry::Row { (Some(on_device.clone()), None) } else { (None, Some(on_device.clone())) };
         let cache = CompressedLayer {
-            kv: KvLayer { k: keys.clone(), v: None, index: Some(keys.clone()), f16, ring: None },
+            kv: KvLayer { k: keys.clone(), v: None, index: Some(keys.clone()), format: format_of(f16), ring: None },
             window_rows: 11,
             sums: row,
             index_sums: index,
@@ -336,7 +342,7 @@ impl Attended {
         let c = attention(&rig, random, [heads, head_dim, rope_dim], window, ratio);
         let sinks: Vec<f32> = rig.gpu().blocking_read(&c.sinks).unwrap();
         let cache = CompressedLayer {
-            kv: KvLayer { k: upload(&rig, &held, f16), v: None, index: None, f16, ring: None },
+            kv: KvLayer { k: upload(&rig, &held, f16), v: None, index: None, format: format_of(f16), ring: None },
             window_rows,
             sums: None,
             index_sums: None,

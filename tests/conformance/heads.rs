@@ -1,14 +1,16 @@
 //! Head norms, rotary positions, and the cache write.
 
+use crate::cache;
 use crate::rig::*;
-use halogen::gpu::{Gpu, View};
-use halogen::ops::{Heads, KvLayer, RopePairs, Temperature, twins};
+use halogen::gpu::View;
+use halogen::ops::{Heads, KvFormat, KvLayer, RopePairs, Temperature, twins};
 use halogen::presets::Heads as Sizes;
 
 pub fn cases(cases: &mut Vec<Case>) {
+    use KvFormat::{F16, F32, Q8_0};
     use RopePairs::{Adjacent, HalfSplit};
     for (head_dim, heads, kv_heads, tokens, position) in [
-        (16, 1, 1, 1, 0),
+        (16usize, 1, 1, 1, 0),
         (16, 4, 2, 3, 5),
         (32, 7, 1, 2, 100),
         (64, 14, 2, 7, 33),
@@ -21,7 +23,12 @@ pub fn cases(cases: &mut Vec<Case>) {
     ] {
         for (pairs, rope_dim) in [(Adjacent, head_dim), (HalfSplit, head_dim), (HalfSplit, head_dim / 2), (Adjacent, 0)]
         {
-            for (qk_norm, f16) in [(true, true), (false, false), (true, false), (false, true)] {
+            for (qk_norm, format) in [(true, F16), (false, F32), (true, F32), (false, F16), (true, Q8_0), (false, Q8_0)]
+            {
+                let f16 = format == F16;
+                if !head_dim.is_multiple_of(format.block()) {
+                    continue;
+                }
                 let g = Geometry {
                     head_dim,
                     heads,
@@ -31,12 +38,12 @@ pub fn cases(cases: &mut Vec<Case>) {
                     pairs,
                     rope_dim,
                     qk_norm,
-                    f16,
+                    format,
                     temperature: None,
                     ring: None,
                 };
                 // Half of the product.
-                if qk_norm == f16 || tokens == 1 || tokens == 3 {
+                if qk_norm == f16 || format == Q8_0 || tokens == 1 || tokens == 3 {
                     cases.push(Case::new(g.name(), move |setup| g.run(setup)));
                 }
                 if pairs == HalfSplit && rope_dim == head_dim && qk_norm != f16 {
@@ -59,9 +66,20 @@ pub fn cases(cases: &mut Vec<Case>) {
 pub fn of_model(cases: &mut Vec<Case>, sizes: &Sizes, kv_heads: usize, rope_dim: usize) {
     let (Sizes { heads, head_dim, .. }, pairs) = (*sizes, RopePairs::HalfSplit);
     for (tokens, position) in [(1, 700), (9, 200)] {
-        let (qk_norm, f16, temperature, ring) = (true, true, None, None);
-        let g =
-            Geometry { head_dim, heads, kv_heads, tokens, position, pairs, rope_dim, qk_norm, f16, temperature, ring };
+        let (qk_norm, format, temperature, ring) = (true, KvFormat::F16, None, None);
+        let g = Geometry {
+            head_dim,
+            heads,
+            kv_heads,
+            tokens,
+            position,
+            pairs,
+            rope_dim,
+            qk_norm,
+            format,
+            temperature,
+            ring,
+        };
         cases.push(Case::new(g.name(), move |setup| g.run(setup)));
     }
 }
@@ -76,15 +94,10 @@ struct Geometry {
     pairs: RopePairs,
     rope_dim: usize,
     qk_norm: bool,
-    f16: bool,
+    format: KvFormat,
     temperature: Option<Temperature>,
     /// Rows of the cache, if positions share them.
     ring: Option<usize>,
-}
-
-/// A cache of `positions`, filled with `value`.
-pub fn cache(gpu: &Gpu, words: usize, value: u32) -> View {
-    gpu.upload("cache", &vec![value; words]).unwrap()
 }
 
 impl Geometry {
@@ -101,7 +114,7 @@ impl Geometry {
             if self.qk_norm { "/norm" } else { "" },
             if self.temperature.is_some() { "/temperature" } else { "" },
             self.ring.map_or(String::new(), |rows| format!("/ring={rows}")),
-            if self.f16 { "f16" } else { "f32" },
+            cache::name(self.format),
         )
     }
 
@@ -125,15 +138,16 @@ impl Geometry {
         let (q_norm, q_weight) = norm(gpu, random, head_dim);
         let (k_norm, k_weight) = norm(gpu, random, head_dim);
         rig.poison("q", tokens * heads * head_dim);
-        let row_words = kv_heads * head_dim / if self.f16 { 2 } else { 1 };
         let rows = self.ring.unwrap_or(positions);
-        let kv = KvLayer {
-            k: cache(gpu, (rows + 2) * row_words, POISON),
-            v: Some(cache(gpu, (rows + 2) * row_words, POISON)),
-            index: None,
-            f16: self.f16,
-            ring: self.ring,
+        let empty = |format| {
+            let held = cache::Rows { rows, heads: kv_heads, dim: head_dim, format };
+            let mut words = held.words(&[], |p| p);
+            // Behind a ring, which is known to be no longer.
+            words.extend([cache::UNWRITTEN; 64].iter().take(if self.ring.is_some() { 64 } else { 0 }));
+            let upload = || gpu.upload("cache", &words).unwrap();
+            (KvLayer { k: upload(), v: Some(upload()), index: None, format, ring: self.ring }, held, words.len())
         };
+        let (kv, held, words) = empty(self.format);
         let rope_view = gpu.upload("rope", &rope).unwrap();
         let h = Heads {
             heads,
@@ -170,25 +184,33 @@ impl Geometry {
             }
         }
         compare("q", &rig.floats("q", q.len())?, &q, head_dim, 1e-7)?;
-        for (what, view, want) in [("k", &kv.k, k), ("v", kv.v.as_ref().unwrap(), v)] {
+        let written = |what: &str, view: &View, held: &cache::Rows, count: usize| -> Result<Vec<f32>, String> {
             let mut words = gpu.blocking_read::<u32>(view).unwrap();
-            words.truncate((rows + 2) * row_words);
-            let mut written = Vec::new();
-            for p in position..position + tokens {
-                let row = &mut words[p % rows * row_words..][..row_words];
-                written.extend_from_slice(row);
-                row.fill(POISON);
+            words.truncate(count);
+            let tokens = position..position + tokens;
+            let found = tokens.flat_map(|p| held.take(&mut words, p % rows)).collect();
+            match words.iter().all(|w| *w == cache::UNWRITTEN) {
+                true => Ok(found),
+                false => Err(format!("{what}: other positions were written")),
             }
-            if words.iter().any(|w| *w != POISON) {
-                return Err(format!("{what}: other positions were written"));
-            }
-            if self.f16 {
-                let got: &[half::f16] = bytemuck::cast_slice(&written);
-                let got: Vec<f32> = got.iter().map(|x| x.to_f32()).collect();
+        };
+        // The same in f32, of which q8_0 must be the rounding; a scale near the middle of two f16 may round either way.
+        let (plain, plain_held, plain_words) = empty(KvFormat::F32);
+        if self.format == KvFormat::Q8_0 {
+            rig.run(|step| step.heads(&xs, &h, &plain).map(drop))?;
+        }
+        let both = [("k", &kv.k, &plain.k, k), ("v", kv.v.as_ref().unwrap(), plain.v.as_ref().unwrap(), v)];
+        for (what, view, plain, want) in both {
+            let got = written(what, view, &held, words)?;
+            match self.format {
+                KvFormat::F32 => compare(what, &got, &want, head_dim, 1e-7)?,
                 // A value near the middle of two f16 may round either way: (2^-11)^2 of its power at most.
-                compare(what, &got, &twins::round_f16(&want), head_dim, 2e-7)?;
-            } else {
-                compare(what, bytemuck::cast_slice(&written), &want, head_dim, 1e-7)?;
+                KvFormat::F16 => compare(what, &got, &twins::round_f16(&want), head_dim, 2e-7)?,
+                KvFormat::Q8_0 => {
+                    let plain = written(what, plain, &plain_held, plain_words)?;
+                    compare(what, &plain, &want, head_dim, 1e-7)?;
+                    compare(what, &got, &twins::kept(&plain, self.format), head_dim, 3e-7)?;
+                }
             }
         }
         Ok(())

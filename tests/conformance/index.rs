@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use halogen::gpu::{Gpu, View};
-use halogen::ops::{Indexer, KvLayer, RopePairs, twins};
+use halogen::ops::{Indexer, KvFormat, KvLayer, RopePairs, twins};
 
 #[derive(Clone, Copy)]
 struct Geometry {
@@ -111,7 +111,13 @@ impl Geometry {
         let indexer = Indexer { heads, head_dim, rope_dim, pairs, top_k, norm, eps: 1e-6 };
         let (qs, rows) = (tensor(gpu, &q, heads * head_dim), tensor(gpu, &a, columns));
         let rope = gpu.upload("rope", &turns).unwrap();
-        let kv = KvLayer { k: keys.clone(), v: None, index: Some(keys.clone()), f16, ring: None };
+        let kv = KvLayer {
+            k: keys.clone(),
+            v: None,
+            index: Some(keys.clone()),
+            format: if f16 { KvFormat::F16 } else { KvFormat::F32 },
+            ring: None,
+        };
         rig.run(|step| step.index(&qs, &rows, at, &indexer, &rope, &kv).map(drop))?;
 
         let turns_of = |t: usize| &turns[(position + t) * rope_dim / 2..][..rope_dim / 2];

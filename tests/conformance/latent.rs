@@ -1,8 +1,9 @@
 //! Latent attention: the cache's row, absorbed queries, attention over latents, and the values made of its result.
 
+use crate::cache;
 use crate::rig::*;
 use halogen::formats::Format;
-use halogen::ops::{Arithmetic, KvLayer, LatentAttention, LatentInputs, Product, Selection, twins};
+use halogen::ops::{Arithmetic, KvFormat, KvLayer, LatentAttention, LatentInputs, Product, Selection, twins};
 
 #[derive(Clone, Copy)]
 struct Geometry {
@@ -79,6 +80,14 @@ pub fn of_model(cases: &mut Vec<Case>, [heads, rank, rope_dim, nope, value_dim]:
 }
 
 fn add(cases: &mut Vec<Case>, g: Geometry, f16: bool) {
+    let wide = (g.rank + g.rope_dim).is_multiple_of(32);
+    let formats = [if f16 { KvFormat::F16 } else { KvFormat::F32 }, KvFormat::Q8_0];
+    for format in formats.into_iter().take(1 + usize::from(wide)) {
+        add_in(cases, g, format);
+    }
+}
+
+fn add_in(cases: &mut Vec<Case>, g: Geometry, format: KvFormat) {
     let name = format!(
         "latent/{}/heads={}/rank={}+{}/nope={}/value={}/tokens={}/position={}/shards={}{}/{}",
         g.format,
@@ -91,16 +100,16 @@ fn add(cases: &mut Vec<Case>, g: Geometry, f16: bool) {
         g.position,
         g.shards,
         g.top_k.map_or(String::new(), |top_k| format!("/top={top_k}")),
-        if f16 { "f16" } else { "f32" },
+        cache::name(format),
     );
-    let case = Case::new(name, move |setup| g.run(setup, f16));
+    let case = Case::new(name, move |setup| g.run(setup, format));
     // The products of heads differ by tier.
-    let many = g.tokens > 1 && g.format == Format::Q8_0 && f16;
+    let many = g.tokens > 1 && g.format == Format::Q8_0 && format == KvFormat::F16;
     cases.push(if many { case.of_product(Product::of(g.tokens), g.format) } else { case });
 }
 
 impl Geometry {
-    fn run(self, setup: &Setup, f16: bool) -> Outcome {
+    fn run(self, setup: &Setup, kept: KvFormat) -> Outcome {
         let Geometry { heads, rank, rope_dim, nope, value_dim, tokens, position, format, shards, top_k } = self;
         let random = &mut Random::new((heads * rank + tokens + position) as u64);
         let (key_dim, pairs, positions) = (rank + rope_dim, rope_dim / 2, position + tokens);
@@ -122,19 +131,11 @@ impl Geometry {
         let gpu = rig.gpu();
         let (norm, weight) = norm(gpu, random, rank);
         let eps = norm.eps;
-        let words = |rows: &[f32]| -> Vec<u32> {
-            if f16 {
-                let rows: Vec<half::f16> = rows.iter().map(|x| half::f16::from_f32(*x)).collect();
-                return bytemuck::pod_collect_to_vec(&rows);
-            }
-            bytemuck::pod_collect_to_vec(rows)
-        };
         // Rows not written yet are NaN; with many of them decode has splits without a key.
         let spare = if position % 3 == 1 { 9000 } else { 100 };
-        let row_words = if f16 { key_dim / 2 } else { key_dim };
-        let mut cached = words(&before);
-        cached.resize((positions + spare) * row_words, POISON);
-        let kv = KvLayer { k: gpu.upload("cache", &cached).unwrap(), v: None, index: None, f16, ring: None };
+        let held = cache::Rows { rows: positions + spare, heads: 1, dim: key_dim, format: kept };
+        let cached = held.words(&before, |p| p);
+        let kv = KvLayer { k: gpu.upload("cache", &cached).unwrap(), v: None, index: None, format: kept, ring: None };
         let scale = 1.0 / ((nope + rope_dim) as f32).sqrt();
         let stack = |w: &Weights| in_order(w, gpu, heads, shards);
         let l = LatentAttention { heads, rank, rope_dim, scale, norm, k_b: stack(&k_b), v_b: stack(&v_b) };
@@ -162,22 +163,21 @@ impl Geometry {
                 twins::latent_row(&a[t * columns + at..][..key_dim], &twin, turns)
             })
             .collect();
-        let held = gpu.blocking_read::<u32>(&kv.k).unwrap();
-        let (first, end) = (position * row_words, positions * row_words);
-        if held[..first] != cached[..first] || held[end..] != cached[end..] {
+        let mut found = gpu.blocking_read::<u32>(&kv.k).unwrap();
+        let got: Vec<f32> = (position..positions).flat_map(|p| held.take(&mut found, p)).collect();
+        if found[..cached.len()] != cached {
             return Err("other rows of the cache were written".into());
         }
-        let mut all = [&before[..], &new].concat();
-        if f16 {
-            let got: &[half::f16] = bytemuck::cast_slice(&held[first..end]);
-            let got: Vec<f32> = got.iter().map(|x| x.to_f32()).collect();
-            // A value near the middle of two f16 may round either way: (2^-11)^2 of its power at most.
-            compare("row", &got, &twins::round_f16(&new), key_dim, 2e-7)?;
-            // From here on what the device holds, so that no such value counts twice.
-            all = [twins::round_f16(&before), got].concat();
-        } else {
-            compare("row", bytemuck::cast_slice(&held[first..end]), &new, key_dim, 1e-7)?;
-        }
+        // A value near the middle of two f16 may round either way: (2^-11)^2 of its power at most. One near the middle of two
+        // integers too: a 127th of the largest, once in some thousand values.
+        let bound = match kept {
+            KvFormat::F32 => 1e-7,
+            KvFormat::F16 => 2e-7,
+            KvFormat::Q8_0 => 2e-5,
+        };
+        compare("row", &got, &twins::kept(&new, kept), key_dim, bound)?;
+        // From here on what the device holds, so that no such value counts twice.
+        let all = [twins::kept(&before, kept), got].concat();
         let sees = |t: usize, p: usize| lists.as_ref().is_none_or(|lists| lists[t].binary_search(&(p as u32)).is_ok());
         let want = twins::latent_attention(&q, &all, &twin, &turns[position * pairs..], position, &sees);
         let got = rig.floats("values", want.len())?;

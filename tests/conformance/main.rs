@@ -5,6 +5,7 @@
 //! device by number or name; HALOGEN_FULL=1 runs every case in every setup.
 
 mod attention;
+mod cache;
 mod compressed;
 mod delta_net;
 mod every;

@@ -108,18 +108,22 @@ fn a_second_turn_reuses_the_common_prefix() {
 /// Layers with a window keep it and a few more positions, in rows that come round many times here.
 #[test]
 fn windows_that_came_round_give_the_bits_of_a_whole_cache() {
-    let sizes = Sizes { context: 1024, ..TINY };
-    let tokens = some_tokens(700);
+    let sizes = Sizes { context: 1024, head_dim: 32, ..TINY };
+    let tokens = some_tokens(400);
     for name in ["step35", "gemma4", "llama4", "deepseek4"] {
         let model = Made::new(name, Format::F16, &sizes).load().expect("a model");
-        for kv in [KvFormat::F32, KvFormat::F16] {
+        let formats = [KvFormat::F32, KvFormat::F16, KvFormat::Q8_0];
+        // Compressed keys are not rounded to blocks.
+        for kv in formats.into_iter().take(if name == "deepseek4" { 2 } else { 3 }) {
             // A chunk as long as the context leaves no ring.
             let mut whole = session(&model, SessionOptions { kv, chunk: 1024, ..SessionOptions::default() });
             let options = SessionOptions { kv, chunk: 8, run_ahead: Some(2), ..SessionOptions::default() };
             let mut short = session(&model, options.clone());
             assert!(whole.cache().rewind().rings.is_none());
             assert_eq!(short.cache().rewind().rings.expect("rings").shortest, 16 + 8 + 3);
-            assert_eq!(short.cache().total_bytes(), Session::needs(model.shape(), &options).kv, "{name}");
+            // Buffers are made in sixteens of bytes.
+            let more = short.cache().total_bytes() - Session::needs(model.shape(), &options).kv;
+            assert!(more < 16 * 4 * TINY.layers as u64, "{name}: {more} bytes more than the plan says");
             for chunk in [8, 3, 1] {
                 let expected = whole.blocking_logits(&tokens, chunk).expect("logits");
                 let found = short.blocking_logits(&tokens, chunk).expect("logits");
@@ -172,13 +176,15 @@ fn a_recurrent_state_goes_on_only_from_where_it_was() {
 #[test]
 fn a_turn_whose_start_changed_goes_on_from_the_last_checkpoint() {
     for name in ["qwen3next", "step35", "gemma4", "llama4", "deepseek4"] {
-        go_on_after_changes(&made(name));
+        go_on_after_changes(&made(name), KvFormat::F32);
     }
+    let rounded = Made::new("step35", Format::F16, &Sizes { head_dim: 64, ..TINY }).load().expect("a model");
+    go_on_after_changes(&rounded, KvFormat::Q8_0);
 }
 
-fn go_on_after_changes(model: &Arc<Model>) {
+fn go_on_after_changes(model: &Arc<Model>, kv: KvFormat) {
     let checkpoints = Checkpoints { interval: 16, ..Checkpoints::default() };
-    let options = SessionOptions { chunk: 8, checkpoints, ..f32_cache() };
+    let options = SessionOptions { chunk: 8, checkpoints, kv, ..SessionOptions::default() };
     let states = |session: &Session| -> Vec<Vec<u32>> {
         let read = |view| session.model().gpu().blocking_read::<u32>(view).expect("a state");
         session.cache().states(session.history().len()).iter().map(read).collect()

@@ -7,6 +7,7 @@ mod common;
 mod counts;
 mod device;
 mod halting;
+mod rounded;
 mod store;
 mod synthetic;
 mod waiting;

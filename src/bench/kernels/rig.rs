@@ -4,7 +4,7 @@
 use super::{Setting, Work};
 use crate::bench::{Error, Result};
 use crate::gpu::{DeviceProfile, Gpu, KernelSpec, Recording, View};
-use crate::ops::{self, Arithmetic, BLOCK, BLOCK_WORDS, KvLayer, Scratch, Step, Tensor, twins};
+use crate::ops::{self, Arithmetic, BLOCK, BLOCK_WORDS, KvFormat, KvLayer, Scratch, Step, Tensor, twins};
 use crate::session::State;
 use bytemuck::Pod;
 
@@ -220,7 +220,7 @@ pub fn cache(gpu: &Gpu, k: &[f32], v: Option<&[f32]>, index: Option<&[f32]>) -> 
         gpu.upload("cache", &halves)
     };
     let (v, index) = (v.map(upload).transpose()?, index.map(upload).transpose()?);
-    Ok(KvLayer { k: upload(k)?, v, index, f16: true, ring: None })
+    Ok(KvLayer { k: upload(k)?, v, index, format: KvFormat::F16, ring: None })
 }
 
 /// What such a cache holds.

@@ -2,6 +2,7 @@
 
 use super::table::Table;
 use super::{origin, timing_note};
+use crate::cli::cache::CacheArgs;
 use crate::cli::device::DeviceArgs;
 use crate::cli::like::{Cut, LikeArgs};
 use crate::cli::{human, model, output, pipelines, profile};
@@ -9,7 +10,7 @@ use anyhow::Result;
 use halogen::bench::{KernelTime, ModelBench, ModelReport, ModelRow};
 use halogen::gguf::Gguf;
 use halogen::gpu::{DeviceProfile, Gpu};
-use halogen::memory::Needs;
+use halogen::memory::{KvCache, Needs};
 use halogen::models;
 use halogen::session::{Session, SessionOptions};
 use serde_json::json;
@@ -48,6 +49,9 @@ pub struct Args {
     /// Also the time of every kernel in one decode step, not only of the longest
     #[arg(long)]
     profile: bool,
+
+    #[command(flatten)]
+    cache: CacheArgs,
 
     #[command(flatten)]
     device: DeviceArgs,
@@ -108,13 +112,14 @@ impl Test {
 }
 
 pub fn run(args: Args) -> Result<()> {
+    let kv = args.cache.format()?;
     let gpu = args.device.open()?;
     let fits = |gguf: &Gguf| -> Result<bool> {
         let shape = models::shape(gguf)?;
         let most = |counts: &[u32]| counts.iter().max().copied().unwrap_or(0) as usize;
         let asked = most(&args.n_depth).max(1) + most(&args.n_prompt).max(most(&args.n_gen));
         let context = Some(asked.min(shape.context));
-        let needs = Session::needs(&shape, &SessionOptions { context, ..SessionOptions::default() });
+        let needs = Session::needs(&shape, &SessionOptions { context, kv, ..SessionOptions::default() });
         let needs = Needs { weights: gguf.data_bytes(), ..needs };
         // Experts that come and go would be made, not read: they do only where a budget is asked for.
         let placed = needs.experts_within(gguf, &gpu, args.device.gpu_memory);
@@ -126,7 +131,9 @@ pub fn run(args: Args) -> Result<()> {
     let limits = profile::of(&gpu, true)?;
     let context = tests.iter().map(|t| t.positions()).max().unwrap_or(1);
     let tier = args.device.tier;
-    let options = SessionOptions { context: Some(context), tier, limits: Some(limits), ..SessionOptions::default() };
+    let options =
+        SessionOptions { context: Some(context), tier, kv, limits: Some(limits), ..SessionOptions::default() };
+    KvCache::check(&shape.keeps, kv)?;
     let placed = model::place(&gpu, &gguf, Session::needs(&shape, &options), &args.device)?;
     let model = model::load(&gpu, &gguf, &placed, || false)?;
     let mut session = pipelines::kept(&gpu, || Ok(Session::new(&model, &options)?))?;

@@ -4,8 +4,8 @@ use super::Args;
 use super::target::Target;
 use crate::cli::like::Like;
 use crate::cli::{human, output};
-use anyhow::Result;
-use halogen::memory::{Fit, Plan, plan};
+use anyhow::{Result, bail};
+use halogen::memory::{Fit, KvFormat, Plan, plan};
 use halogen::presets::{asked, machines, models};
 use serde_json::{Value, json};
 
@@ -15,6 +15,9 @@ setting. c: experts come over the link, d: from the disk, too. s: dense weights 
 ";
 
 pub fn print(args: &Args) -> Result<()> {
+    if args.cache.format()? != KvFormat::F16 {
+        bail!("--matrix is of f16 caches: not all models keep their keys in q8_0");
+    }
     let mut targets: Vec<Target> = machines().iter().map(Target::of_preset).collect();
     for target in &mut targets {
         let host = |value| if target.machine.unified { None } else { value };
@@ -29,7 +32,7 @@ pub fn print(args: &Args) -> Result<()> {
     for preset in models() {
         let like = Like { preset, mixture: preset.format() };
         let gguf = like.synthetic(preset.layers(), 1)?.gguf()?;
-        let asked = asked(&gguf, args.context.map(|c| c as usize))?;
+        let asked = asked(&gguf, args.context.map(|c| c as usize), KvFormat::F16)?;
         let weights = asked.demand.dense_bytes() + asked.demand.expert_bytes();
         text += &format!("{:<32}{:>9}", format!("{}:{}", preset.name, like.mixture), human::bytes(weights));
         for target in &targets {

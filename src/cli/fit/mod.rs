@@ -5,6 +5,7 @@ mod picture;
 mod report;
 mod target;
 
+use super::cache::CacheArgs;
 use super::device::DeviceArgs;
 use super::like::LikeArgs;
 use super::{human, output, success};
@@ -47,6 +48,9 @@ pub struct Args {
     /// Positions of the KV cache; otherwise the model's, at most 8192
     #[arg(short, long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
+
+    #[command(flatten)]
+    cache: CacheArgs,
 
     /// Memory of the host, GB
     #[arg(long, value_name = "GB", value_parser = positive)]
@@ -102,7 +106,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         return success();
     }
     let gguf = args.like.open(args.model.as_deref())?;
-    let asked = asked(&gguf, args.context.map(|c| c as usize))?;
+    let asked = asked(&gguf, args.context.map(|c| c as usize), args.cache.format()?)?;
     let mut target = match &args.machine {
         Some(name) => Target::preset(name)?,
         None => Target::here(&args.device)?,

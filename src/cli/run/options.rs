@@ -1,5 +1,6 @@
 //! The options of `halogen run`.
 
+use crate::cli::cache::CacheArgs;
 use crate::cli::device::DeviceArgs;
 use anyhow::Result;
 use halogen::gguf::Metadata;
@@ -43,6 +44,9 @@ pub struct Args {
     /// Tokens that the context holds [default: the model's, at most 8192]
     #[arg(short, long, visible_alias = "ctx-size", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub ctx: Option<u32>,
+
+    #[command(flatten)]
+    pub cache: CacheArgs,
 
     /// End the answer before this text; may be given several times
     #[arg(long, value_name = "STRING")]

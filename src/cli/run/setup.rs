@@ -8,7 +8,7 @@ use crate::cli::{model, output, pipelines, profile};
 use anyhow::Result;
 use halogen::gguf::Gguf;
 use halogen::gpu::{DeviceProfile, Gpu};
-use halogen::memory::Needs;
+use halogen::memory::{KvCache, Needs};
 use halogen::models;
 use halogen::session::{Model, Sampling, Session, SessionOptions};
 use halogen::tokenizer::{Chat, Prompt, Special};
@@ -106,7 +106,9 @@ const LEAST_CONTEXT: usize = 512;
 /// alone do not fit keeps it whole.
 fn session_options(args: &Args, gguf: &Gguf, gpu: &Gpu) -> Result<SessionOptions> {
     let shape = models::shape(gguf)?;
-    let options = SessionOptions { tier: args.device.tier, ..SessionOptions::default() };
+    let kv = args.cache.format()?;
+    KvCache::check(&shape.keeps, kv)?;
+    let options = SessionOptions { tier: args.device.tier, kv, ..SessionOptions::default() };
     let with = |context: usize| SessionOptions { context: Some(context), ..options.clone() };
     if let Some(context) = args.ctx.map(|n| n as usize) {
         if context > shape.context {

@@ -4,7 +4,7 @@ use super::answer::Answer;
 use super::setup::Runner;
 use crate::cli::human;
 use halogen::gpu::DeviceProfile;
-use halogen::memory::{Extent, KvCache, KvFormat, StoreStats};
+use halogen::memory::{Extent, KvCache, StoreStats};
 use std::fmt;
 
 /// The stats of `--json`; those of the last line on stderr are among them.
@@ -69,7 +69,7 @@ impl Stats {
             host_microseconds_per_token: per_step(stats.decode_host.as_secs_f64() * 1e6),
             weight_bytes_per_token: decode.cost().weight_bytes,
             experts: runner.model.store_stats(),
-            kv_bytes_per_token: KvCache::bytes(&runner.model.shape().keeps, read, KvFormat::F16),
+            kv_bytes_per_token: KvCache::bytes(&runner.model.shape().keeps, read, runner.session.cache().format()),
             stream_bytes_per_second: None,
             dispatch_seconds: None,
             fraction_of_bandwidth: None,
