@@ -445,7 +445,7 @@ fn caches_of_rounded_keys_are_asked_for_as_llama_cpp_does() {
     };
     assert_eq!(fit(&rounded) * 64, fit(&[]) * 34);
     let answer = ["run", "demo", "-p", "A borrow", "--raw", "-n", "4", "--temp", "0", "--json"];
-    assert_eq!(json(&[&answer[..], &rounded].concat())["ids"].as_array().map(Vec::len), Some(4));
+    assert_eq!(json(&[&answer[..], &rounded].concat())["tokens"].as_array().map(Vec::len), Some(4));
     fails(halogen(&["run", "demo", "-p", "A", "-ctk", "q8_0"]), &["-ctk", "-ctv", "alike"]);
 }
 
