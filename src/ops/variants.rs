@@ -253,5 +253,8 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
     all.extend(one_of(vec![new("expert_combine").size("WG", t.wide)], &["UNWEIGHTED", "STORE"]));
     all.push(new("sample_slices").size("WG", t.wide));
     all.push(new("sample").size("WG", t.wide).flag("STATE_WRITE", true));
+    // Lists of flags overlap.
+    let mut seen = BTreeSet::new();
+    all.retain(|spec| seen.insert(spec.clone()));
     all
 }
