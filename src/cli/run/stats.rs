@@ -123,6 +123,12 @@ impl fmt::Display for Stats {
                 write!(f, " · {} % of bandwidth, {} % of launch bound", percent(bandwidth), percent(bound))
             }
             _ => Ok(()),
+        }?;
+        match self.fraction_of_bound {
+            Some(bound) if bound > 1.0 => {
+                write!(f, " (a cache holds the weights, or the device was busy when measured)")
+            }
+            _ => Ok(()),
         }
     }
 }
