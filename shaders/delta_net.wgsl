@@ -11,6 +11,7 @@
 // RADV's gfx1151 code at 128 x 128: loops over the column unroll, 192 VGPRs, no spill. The rival in prefill, the chunked form
 // of section 3.3 (16 steps for 512 tokens, but a triangular inverse and S read and written a chunk), is not measured yet.
 #import lib/state
+#import lib/sigmoid
 
 struct Params {
     tokens: u32,         // of the step
@@ -44,21 +45,6 @@ var<workgroup> decays: array<f32, TILE>;
 var<workgroup> betas: array<f32, TILE>;
 var<workgroup> outputs: array<f32, TILE * VALUE_DIM>;
 var<workgroup> squares: array<f32, TILE * LANES>;
-
-// A driver may assume that no infinity occurs.
-fn sigmoid(x: f32) -> f32 {
-    return 1.0 / (1.0 + exp(min(-x, 80.0)));
-}
-
-// log(1 + e^x). WGSL bounds log near 1 only absolutely: log(1 + e) is 2 atanh(e / (2 + e)), by its series, to 1e-9.
-fn softplus(x: f32) -> f32 {
-    let e = exp(max(-abs(x), -80.0));
-    let s = e / (2.0 + e);
-    let z = s * s;
-    let series = 1.0 + z * (1.0 / 3.0 + z * (0.2 + z * (1.0 / 7.0 + z * (1.0 / 9.0 + z * (1.0 / 11.0
-        + z * (1.0 / 13.0 + z / 15.0))))));
-    return max(x, 0.0) + 2.0 * s * series;
-}
 
 fn quad(i: u32) -> vec4<f32> {
     return vec4(qkv[i], qkv[i + 1u], qkv[i + 2u], qkv[i + 3u]);

@@ -10,6 +10,7 @@
 // the logit behind those of the experts.
 // Grid: one workgroup a token, folded.   Bound: launch.   EXPERTS sizes workgroup memory: 1,024 at most.
 #import lib/state
+#import lib/sigmoid
 
 struct Params {
     tokens: u32,
@@ -36,19 +37,10 @@ struct Params {
 #endif
 #endif
 
-fn sigmoid(x: f32) -> f32 {
-    return 1.0 / (1.0 + exp(min(-x, 80.0)));
-}
-
 // A chosen expert's, before it is scaled.
 fn weight_of(logit: f32) -> f32 {
 #if SOFTPLUS
-    // log(1 + e) = 2 atanh(e / (2 + e)), so that little is not lost beside the 1.
-    let e = exp(max(-abs(logit), -80.0));
-    let s = e / (2.0 + e);
-    let q = s * s;
-    let series = 1.0 + q * (1.0 / 3.0 + q * (0.2 + q * (1.0 / 7.0 + q * (1.0 / 9.0 + q * (1.0 / 11.0 + q / 13.0)))));
-    return sqrt(max(logit, 0.0) + 2.0 * s * series);
+    return sqrt(softplus(logit));
 #else
     return sigmoid(logit);
 #endif

@@ -28,6 +28,7 @@ shaders![
     "lib/kv_write",
     "lib/inputs",
     "lib/rope",
+    "lib/sigmoid",
     "lib/activation",
     "lib/fragments",
     "lib/matmul",

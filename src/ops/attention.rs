@@ -1,6 +1,6 @@
 //! Causal attention over the cache: one kernel, in decode over a long cache split over the keys.
 
-use super::kv::KvLayer;
+use super::kv::{KvLayer, no_values};
 use super::{Error, Result, Selection, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
@@ -137,7 +137,9 @@ impl Step<'_> {
         ensure(a.head_dim.is_multiple_of(4) && a.head_dim <= MAX_HEAD_DIM, "attention", || {
             format!("head size {}: a multiple of 4 up to {MAX_HEAD_DIM} is needed", a.head_dim)
         })?;
-        ensure(cache.v.is_some(), "attention", || "a cache without values of its own".into())?;
+        if cache.v.is_none() {
+            return Err(no_values("attention"));
+        }
         ensure(q.rows == self.tokens, "attention", || format!("{} queries of {} tokens", q.rows, self.tokens))?;
         let out = self.tensor("attended", a.heads * a.head_dim)?;
         self.attend(&Rows { q, first_token: 0, out: &out, selection: None, entries: None }, a, cache)?;
