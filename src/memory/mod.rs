@@ -7,7 +7,7 @@ mod loader;
 mod plan;
 mod store;
 
-pub use filling::{Progress, READERS};
+pub use filling::Progress;
 pub use fit::{Bound, CHUNK, Demand, ExpertLayer, Fit, Machine, Place, Plan, Routing, System, plan};
 pub use kv::{Compressed, Extent, Keeps, KvCache, KvWidth, LayerCache, Rewind, Rings};
 pub use loader::{Take, Weights};

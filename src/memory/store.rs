@@ -3,15 +3,16 @@
 
 use super::filling::{Reads, RowCopy, Rows, copies, read};
 use super::{Error, Result};
+use crate::clock::{self, Instant};
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::gpu::{Gpu, View};
 use crate::ops::{NOWHERE, Shard};
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 /// How much of the experts may lie on the device.
 #[derive(Clone, Copy, Debug)]
@@ -303,7 +304,7 @@ impl ExpertStore {
             }
         }
         let jobs = Arc::new(jobs);
-        Arrival { placed, arriving: read(&self.gguf, &jobs), jobs, start: Instant::now() }
+        Arrival { placed, arriving: read(&self.gguf, &jobs), jobs, start: clock::now() }
     }
 
     /// Writes what has been read into its slots.
@@ -311,11 +312,12 @@ impl ExpertStore {
         let Arrival { jobs, arriving, .. } = arrival;
         let mut taken = 0;
         while most.is_none_or(|most| taken <= most) {
+            #[allow(clippy::disallowed_methods, reason = "only without a limit, for those who wait")]
             let next = match most {
-                None => Some(pollster::block_on(arriving.next())),
-                Some(_) => arriving.next().now_or_never(),
+                None => Poll::Ready(pollster::block_on(arriving.next())),
+                Some(_) => arriving.poll_next_unpin(&mut Context::from_waker(&self.gpu.waker())),
             };
-            let Some(next) = next else { break };
+            let Poll::Ready(next) = next else { break };
             let Some((index, laid)) = next else { return Ok(Poll::Ready(())) };
             let laid = laid?;
             self.gpu.write(&jobs[index].view, jobs[index].to, &laid)?;

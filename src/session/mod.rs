@@ -18,6 +18,7 @@ pub use generate::{Generation, Stats, Token};
 pub use history::Checkpoints;
 pub use model::{LoadOptions, LoadStats, Model};
 pub use options::SessionOptions;
+#[cfg(any(test, feature = "native-io"))]
 pub(crate) use state::State;
 pub use state::{MAX_STOPS, StopReason};
 pub use warming::WarmUp;

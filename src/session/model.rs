@@ -1,13 +1,14 @@
 //! A model on a device: weights, tokenizer, chat template. Sessions share it.
 
 use super::{Error, Result};
+use crate::clock;
 use crate::gguf::Gguf;
 use crate::gpu::Gpu;
 use crate::memory::{ExpertMemory, ExpertStore, Progress, StoreStats, Weights};
 use crate::models::{self, Architecture};
 use crate::tokenizer::{self, Chat, ChatTemplate, Special, Tokenizer};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What loading took.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,8 +38,8 @@ pub struct LoadOptions {
 }
 
 impl Model {
-    /// Loads a model's tensors onto a device. A few threads read the file while the future uploads what came, a chunk of a few
-    /// MiB at a time; between chunks it sleeps. `progress` is told bytes read and to read; `false` cancels, as does dropping
+    /// Loads a model's tensors onto a device. The file is read while the future uploads what came, a chunk of a few MiB at a
+    /// time; between chunks it sleeps. `progress` is told bytes read and to read; `false` cancels, as does dropping
     /// the future.
     ///
     /// # Errors
@@ -54,7 +55,7 @@ impl Model {
         options: &LoadOptions,
         progress: impl FnMut(Progress) -> bool,
     ) -> Result<Arc<Model>> {
-        let start = Instant::now();
+        let start = clock::now();
         let named = |source| match source {
             // These name the file themselves.
             tokenizer::Error::Gguf(error) => Error::Gguf(error),
@@ -62,7 +63,9 @@ impl Model {
         };
         let tokenizer = Tokenizer::from_metadata(gguf.metadata()).map_err(named)?;
         let template = ChatTemplate::from_metadata(gguf.metadata()).map_err(named)?;
-        let mut weights = Weights::new(gguf, gpu);
+        let mut asking = Weights::new(gguf, gpu)?;
+        models::load(&mut asking)?;
+        let mut weights = asking.read().await?;
         if let Some(memory) = options.expert_memory {
             weights.limit_experts(memory);
         }
