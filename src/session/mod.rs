@@ -10,6 +10,7 @@ mod measure;
 mod model;
 mod options;
 mod state;
+mod warming;
 
 pub use budget::Budget;
 pub use engine::Session;
@@ -19,6 +20,7 @@ pub use model::{LoadOptions, LoadStats, Model};
 pub use options::SessionOptions;
 pub(crate) use state::State;
 pub use state::{MAX_STOPS, StopReason};
+pub use warming::WarmUp;
 
 use crate::{gguf, gpu, memory, models, ops, tokenizer};
 

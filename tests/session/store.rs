@@ -1,11 +1,11 @@
 //! Experts that come and go: whatever the budget, the same bits.
 
 use super::*;
-use halogen::Gguf;
 use halogen::formats::Format;
 use halogen::gpu::Gpu;
 use halogen::memory::{ExpertMemory, expert_bytes};
 use halogen::session::{LoadOptions, Sampling};
+use halogen::{Gguf, Gpu};
 
 pub(super) fn limited(gguf: &Gguf, bytes: u64) -> Arc<Model> {
     limited_on(gpu(), gguf, bytes)
