@@ -2,7 +2,6 @@
 
 use super::*;
 use halogen::formats::Format;
-use halogen::gpu::Gpu;
 use halogen::memory::{ExpertMemory, expert_bytes};
 use halogen::session::{LoadOptions, Sampling};
 use halogen::{Gguf, Gpu};
