@@ -12,6 +12,7 @@ mod model;
 mod options;
 mod saved;
 mod state;
+mod warming;
 
 pub use budget::Budget;
 pub use engine::Session;
@@ -22,6 +23,7 @@ pub use options::SessionOptions;
 pub use saved::{Conversation, SavedProblem};
 pub(crate) use state::State;
 pub use state::{MAX_STOPS, StopReason};
+pub use warming::WarmUp;
 
 use crate::{gguf, gpu, memory, models, ops, tokenizer};
 
