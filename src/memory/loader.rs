@@ -1,6 +1,6 @@
 //! Which tensor goes where: buffers are made as a model asks for its tensors, and the copies into them listed.
 
-use super::filling::{READS, RowCopy, Rows, copies};
+use super::filling::{READS, RowCopy, Rows, copies, cut};
 use super::store::{ExpertMemory, ExpertStore, Slotted};
 use super::{Error, Result};
 use crate::formats::Format;
@@ -9,6 +9,7 @@ use crate::gpu::{Gpu, View};
 use crate::ops::{ExpertGateUp, GateUp, Joint, Matrix, NOWHERE, Part, Shard, Stack};
 use futures::{StreamExt, stream};
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The tensors of a file, on their way to a device. A model asks for them twice: first to learn of which the host needs the
@@ -449,14 +450,11 @@ impl<'a> Weights<'a> {
         if unit_bytes > limit {
             return Err(Error::Unit { file: self.file(), name: name.into(), bytes: unit_bytes, limit });
         }
-        let per_shard = ((limit / unit_bytes) as usize).min(units);
-        let mut shards = Vec::new();
-        for first in (0..units).step_by(per_shard) {
-            let count = per_shard.min(units - first);
-            let view = self.buffer(name, unit_bytes * count as u64)?;
-            shards.push(Shard { view, first, count });
-        }
-        Ok(shards)
+        let shard = |units: Range<usize>| -> Result<Shard> {
+            let view = self.buffer(name, unit_bytes * units.len() as u64)?;
+            Ok(Shard { view, first: units.start, count: units.len() })
+        };
+        cut(units, unit_bytes, limit).map(shard).collect()
     }
 
     /// Fails if the file has tensors that no one asked for: the model is another than the one that was loaded.

@@ -2,6 +2,7 @@
 
 mod budget;
 mod buffers;
+mod digest;
 mod engine;
 mod flight;
 mod generate;
@@ -9,6 +10,7 @@ mod history;
 mod measure;
 mod model;
 mod options;
+mod saved;
 mod state;
 mod warming;
 
@@ -18,6 +20,7 @@ pub use generate::{Generation, Stats, Token};
 pub use history::Checkpoints;
 pub use model::{LoadOptions, LoadStats, Model};
 pub use options::SessionOptions;
+pub use saved::{Conversation, SavedProblem};
 #[cfg(any(test, feature = "native-io"))]
 pub(crate) use state::State;
 pub use state::{MAX_STOPS, StopReason};
@@ -57,6 +60,10 @@ pub enum Error {
         "the experts are held by another session of the model, in the middle of a step: advance that one, or stop it"
     )]
     ExpertsHeld,
+    #[error("{file}: {problem}")]
+    Saved { file: String, problem: Box<SavedProblem> },
+    #[error("the conversation cannot be written: {0}")]
+    Write(#[from] std::io::Error),
     #[error("{count} stop tokens; at most {MAX_STOPS} are supported")]
     TooManyStops { count: usize },
 }
@@ -75,7 +82,7 @@ const MAX_CONTEXT: usize = 1 << 30;
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// How tokens are picked.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Sampling {
     /// 0: always the best token.
     pub temperature: f32,
