@@ -160,7 +160,12 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// A vector as f32 values on the host; the file may hold it as f32, f16 or bf16.
+    /// A value of its own; 1 at the first asking.
+    pub fn scalar(&mut self, name: &str) -> Result<f32> {
+        Ok(self.host_vector(name, 1)?.first().copied().unwrap_or(1.0))
+    }
+
+    /// A vector as f32 values on the host, empty at the first asking; the file may hold it as f32, f16 or bf16.
     pub fn host_vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
         let tensor = self.tensor(name, &[len])?;
         self.host_values(&tensor, len)
@@ -172,10 +177,9 @@ impl<'a> Weights<'a> {
         if !floats.contains(&format) {
             return Err(self.bad_type(tensor, "a vector", &floats));
         }
-        let mut values = vec![1.0; len];
-        if let Some(bytes) = self.bytes(tensor) {
-            format.decode(bytes, &mut values);
-        }
+        let Some(bytes) = self.bytes(tensor) else { return Ok(Vec::new()) };
+        let mut values = vec![0.0; len];
+        format.decode(bytes, &mut values);
         Ok(values)
     }
 
@@ -211,7 +215,7 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// Vectors [rows, len] as f32 values on the host.
+    /// Vectors [rows, len] as f32 values on the host, empty at the first asking.
     pub fn host_rows(&mut self, name: &str, rows: usize, len: usize) -> Result<Vec<f32>> {
         let tensor = self.tensor(name, &[len, rows])?;
         self.host_values(&tensor, rows * len)
