@@ -224,12 +224,13 @@ impl Gpu {
         })
     }
 
-    /// The same device with weights cut into shards of at most `bytes`, for tests: real limits take gigabytes to reach.
-    /// `None` if the device is shared already.
+    /// The same device with weights cut into shards of at most `bytes`, and kernels that bind at most so many storage buffers,
+    /// for tests: real limits take gigabytes to reach. `None` if the device is shared already.
     #[doc(hidden)]
-    pub fn with_max_shard(mut self, bytes: u64) -> Option<Gpu> {
+    pub fn with_limits(mut self, bytes: u64, storage_buffers: u32) -> Option<Gpu> {
         let caps = &mut Arc::get_mut(&mut self.inner)?.caps;
         caps.max_shard = caps.max_shard.min(bytes);
+        caps.storage_buffers = caps.storage_buffers.min(storage_buffers);
         Some(self)
     }
 
