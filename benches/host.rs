@@ -25,7 +25,7 @@ fn host(criterion: &mut Criterion) {
     let ids = vec![1; 300];
     for (name, room) in [("ask", 512), ("ask, growing from 64 positions", 64)] {
         let options = SessionOptions { room, ..SessionOptions::default() };
-        let mut ask = || {
+        let ask = || {
             let mut session = Session::new(&model, &options).unwrap();
             gpu.blocking_wait().unwrap();
             let start = std::time::Instant::now();
