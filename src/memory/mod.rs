@@ -2,6 +2,7 @@
 
 mod filling;
 mod fit;
+mod keeps;
 mod kv;
 mod loader;
 mod plan;
@@ -9,7 +10,8 @@ mod store;
 
 pub use filling::Progress;
 pub use fit::{Bound, CHUNK, Demand, ExpertLayer, Fit, Machine, Place, Plan, Routing, System, plan};
-pub use kv::{Compressed, Extent, Keeps, KvCache, KvWidth, LayerCache, Rewind, Rings};
+pub use keeps::{Compressed, Extent, Keeps, KvWidth};
+pub use kv::{KvCache, LayerCache, Rewind, Rings};
 pub use loader::{Take, Weights};
 pub use plan::{Needs, available_bytes};
 pub use store::{ExpertMemory, ExpertStore, StoreStats, expert_bytes, expert_stacks};
