@@ -3,7 +3,7 @@
 use halogen::formats::Format;
 use halogen::gguf::Gguf;
 use halogen::gpu::{Dispatch, Gpu, Selector, Tier, View};
-use halogen::memory::{ExpertMemory, KvFormat, expert_bytes};
+use halogen::memory::{ExpertMemory, KvFormat, Placement, expert_bytes};
 use halogen::models::{self, Keys};
 use halogen::ops::Arithmetic;
 use halogen::presets::{self, Kind, Untold};
@@ -351,8 +351,8 @@ fn check_budgets(gpu: &Gpu, file: &Path) -> Result<(), Failed> {
         (1..=100).find(|share| ExpertMemory::within(&gguf, all * share / 100).is_ok()).ok_or("no share is enough")?;
     let mut resident: Vec<Vec<f32>> = Vec::new();
     for share in [100, 50.max(least), least] {
-        let expert_memory = ExpertMemory::within(&gguf, all * share / 100)?;
-        let model = pollster::block_on(Model::load_with(gpu, &gguf, &LoadOptions { expert_memory }, |_| true))?;
+        let placement = Placement { experts: ExpertMemory::within(&gguf, all * share / 100)?, dense: None };
+        let model = pollster::block_on(Model::load_with(gpu, &gguf, &LoadOptions { placement }, |_| true))?;
         let mut session = Session::new(&model, &SessionOptions { kv: KvFormat::F32, ..SessionOptions::default() })?;
         for (i, chunk) in [512, 7, 1].into_iter().enumerate() {
             let logits = session.blocking_logits(&tokens, chunk)?;
