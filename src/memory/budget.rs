@@ -192,7 +192,7 @@ impl Placement {
         let least = stays.saturating_add(2 * layer).saturating_add(least_experts);
         if least > bytes {
             let file = gguf.name().into();
-            return Err(Error::BelowLeast { file, bytes, least, stays, layer, experts: least_experts });
+            return Err(Error::BelowLeast { file, bytes, least, session: 0, stays, layer, experts: least_experts });
         }
         let experts = if experts == 0 { None } else { ExpertMemory::within(gguf, least_experts)? };
         Ok(Placement { experts, dense: DenseMemory::within(gguf, room - least_experts)? })

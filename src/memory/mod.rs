@@ -47,10 +47,11 @@ pub enum Error {
     #[error("{file}: {bytes} bytes for dense layers; two slots for the largest need {least}")]
     FewLayers { file: String, bytes: u64, least: u64 },
     #[error(
-        "{file}: {bytes} bytes for weights are fewer than the {least} that can do: {stays} that always stay, two slots of {layer} \
-         for dense layers, {experts} for the experts of a token; a larger --gpu-memory or a smaller -c would help"
+        "{file}: {bytes} bytes are fewer than the {least} that can do: {session} for cache and scratch, {stays} of weights that \
+         always stay, two slots of {layer} for dense layers, {experts} for the experts of a token; a larger --gpu-memory or a \
+         smaller -c would help"
     )]
-    BelowLeast { file: String, bytes: u64, least: u64, stays: u64, layer: u64, experts: u64 },
+    BelowLeast { file: String, bytes: u64, least: u64, session: u64, stays: u64, layer: u64, experts: u64 },
     #[error("a q8_0 cache is in blocks of {block} values, heads have {dim} here; -ctk f16 -ctv f16 would help")]
     KvBlocks { dim: usize, block: usize },
     #[error("compressed keys are not kept in q8_0; -ctk f16 -ctv f16 would help")]

@@ -63,7 +63,13 @@ impl Needs {
         if rest >= usable {
             return Err(needs.does_not_fit(gpu, all));
         }
-        Placement::within(gguf, usable - rest)
+        Placement::within(gguf, usable - rest).map_err(|error| match error {
+            Error::BelowLeast { file, bytes, least, stays, layer, experts, .. } => {
+                let (bytes, least) = (bytes + rest, least.saturating_add(rest));
+                Error::BelowLeast { file, bytes, least, session: rest, stays, layer, experts }
+            }
+            error => error,
+        })
     }
 }
 
