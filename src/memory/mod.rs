@@ -3,6 +3,7 @@
 mod budget;
 mod filling;
 mod fit;
+mod keeps;
 mod kv;
 mod loader;
 mod plan;
@@ -12,7 +13,8 @@ mod stream;
 pub use budget::{DenseMemory, ExpertMemory, Placement, expert_bytes, expert_stacks};
 pub use filling::{Progress, READERS};
 pub use fit::{Bound, CHUNK, Demand, ExpertLayer, Fit, Machine, Place, Plan, Routing, System, plan};
-pub use kv::{Compressed, Extent, Keeps, KvCache, KvWidth, LayerCache, Rewind, Rings};
+pub use keeps::{Compressed, Extent, Keeps, KvWidth};
+pub use kv::{KvCache, LayerCache, Rewind, Rings};
 pub use loader::{Take, Weights};
 pub use plan::{Needs, available_bytes};
 pub use store::{ExpertStore, StoreStats};

@@ -84,7 +84,12 @@ impl Session {
         let rounded = if (Ground { tier, profile, force }).rounds() { shape.rounded_per_token } else { 0 };
         Needs {
             weights: 0,
-            kv: KvCache::bytes(&shape.keeps, extent, options.kv),
+            kv: KvCache::bytes(&shape.keeps, extent, options.kv).saturating_add(KvCache::growth_bytes(
+                &shape.keeps,
+                extent,
+                options.room,
+                options.kv,
+            )),
             scratch: (shape.scratch_per_token + rounded)
                 .saturating_mul(chunk)
                 .saturating_add(shape.sliced.bytes(chunk as usize))
@@ -137,7 +142,7 @@ impl Session {
         }
         Session::needs(shape, options).check(gpu)?;
         let chunk = Self::chunk_of(context, options);
-        let cache = KvCache::new(gpu, &shape.keeps, Self::extent(context, options), options.kv)?;
+        let cache = KvCache::new(gpu, &shape.keeps, Self::extent(context, options), options.room, options.kv)?;
         let usage = wgpu::BufferUsages::UNIFORM
             | wgpu::BufferUsages::STORAGE
             | wgpu::BufferUsages::COPY_DST
@@ -337,6 +342,20 @@ impl Session {
             Some(id) => Err(Error::TokenRange { id: *id, vocabulary }),
             None => Ok(()),
         }
+    }
+
+    /// Makes room in the cache for positions below `end`, and records the decode step anew where its buffers are others then;
+    /// other recordings are made when they are asked for.
+    pub(super) fn make_room(&mut self, end: usize) -> Result<()> {
+        if end.min(self.cache.positions) <= self.cache.room() {
+            return Ok(());
+        }
+        // They hold the old buffers.
+        self.recordings.clear();
+        let gpu = self.gpu().clone();
+        let grown = self.cache.grow(&gpu, end);
+        self.record(1, Ending::Sample)?;
+        Ok(grown?)
     }
 
     /// Fills the rope tables for positions below `end`.

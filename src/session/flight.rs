@@ -101,6 +101,7 @@ impl Session {
             return Err(Error::ContextOverflow { prompt: prompt.len(), context });
         }
         self.check_tokens(prompt)?;
+        self.make_room(prompt.len())?;
         // Until the new keys and values are known to be there, only the common ones are.
         let (common, back) = self.history.resume(prompt);
         if back {
@@ -147,6 +148,7 @@ impl Session {
     }
 
     fn flight(&mut self, key: (usize, Ending), positions: usize, state: Option<State>, keep: bool) -> Result<Flight> {
+        self.make_room(positions)?;
         self.record(key.0, key.1)?;
         self.history.reach(positions);
         let until = self.recordings[&key].recording.dispatches.len();
@@ -376,6 +378,7 @@ impl Session {
         }
         self.check_tokens(tokens)?;
         self.clear();
+        self.make_room(tokens.len())?;
         self.fill_rope(tokens.len())?;
         self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(tokens))?;
         let chunk = chunk.clamp(1, self.chunk());

@@ -249,6 +249,10 @@ impl Answer {
         if waiting > self.ahead(session) || steps >= self.limit || total + steps > session.context() {
             return Ok(None);
         }
+        // What is on its way holds the buffers that are to be copied, so it ends first.
+        if total + steps > session.cache.room() && !self.queued.is_empty() {
+            return Ok(None);
+        }
         self.stats.decode_steps += 1;
         session.decode(total + steps).map(Some)
     }

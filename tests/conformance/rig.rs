@@ -1,10 +1,12 @@
 //! What all cases share: random inputs, weights in any format, poisoned outputs, and the comparison.
 
+use crate::dawn::Dawn;
 pub use halogen::bench::random::Random;
 use halogen::formats::Format;
 use halogen::gpu::{DeviceClass, Gpu, Tier, View};
 use halogen::ops::{self, Arithmetic, Matrix, Norm, Product, Scratch, Shard, Stack, Step, Tensor, Tuning, twins};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use wgpu::BufferUsages as Usage;
 
 /// What is wrong, in words.
@@ -42,6 +44,8 @@ pub struct Setup {
     pub class: DeviceClass,
     /// The arithmetic of products that have it.
     pub force: Option<Arithmetic>,
+    /// Executes in place of wgpu.
+    pub dawn: Option<Arc<Dawn>>,
 }
 
 impl Setup {
@@ -172,7 +176,7 @@ impl<'s> Rig<'s> {
     /// Records operators once and runs them `times` times.
     pub fn run_times(&mut self, times: usize, record: impl FnOnce(&mut Step) -> ops::Result<()>) -> Outcome {
         self.before = self.snapshot();
-        let Setup { gpu, tier, class, force } = self.setup;
+        let Setup { gpu, tier, class, force, dawn } = self.setup;
         let mut step = Step::new(gpu, *tier, self.tokens, &self.state, &self.history, &mut self.scratch)
             .map_err(|e| e.to_string())?;
         step.set_tuning(Tuning::of(*class));
@@ -180,6 +184,9 @@ impl<'s> Rig<'s> {
         record(&mut step).map_err(|e| e.to_string())?;
         let recording = step.finish().map_err(|e| e.to_string())?;
         self.used = recording.dispatches.iter().map(|d| Arithmetic::of(&d.kernel.spec)).collect();
+        if let Some(dawn) = dawn {
+            return dawn.run(gpu, &recording, times);
+        }
         let all = 0..recording.dispatches.len();
         let parts = vec![(&recording, all); times];
         gpu.submit_all(&parts, &[]).map_err(|e| e.to_string())?;

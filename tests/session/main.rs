@@ -6,6 +6,7 @@ mod budgets;
 mod common;
 mod counts;
 mod device;
+mod growth;
 mod halting;
 mod passing;
 mod rounded;
