@@ -4,12 +4,13 @@ use super::{Error, Result, Weights};
 use crate::boxed::BoxStream;
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};
-use crate::gpu::View;
+use crate::gpu::{Gpu, View};
 use crate::ops::Shard;
 use futures::StreamExt;
 use futures::stream;
 use std::ops::Range;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 /// Reads on their way at once: enough that a reader which sees a few of them at a time is never idle.
 pub(super) const READS: usize = 16;
@@ -160,6 +161,15 @@ pub(super) fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>) -> Reads {
         async move { (index, reading.await) }
     });
     Box::pin(stream::iter(each).buffer_unordered(READS))
+}
+
+/// The next read that has come, or is waited for. Who does not wait is woken for it by the device's alarm.
+#[allow(clippy::disallowed_methods, reason = "for functions named `blocking_*`")]
+pub(super) fn next_read(reads: &mut Reads, gpu: &Gpu, wait: bool) -> Poll<Option<(usize, Result<Vec<u8>>)>> {
+    match wait {
+        true => Poll::Ready(pollster::block_on(reads.next())),
+        false => reads.poll_next_unpin(&mut Context::from_waker(&gpu.waker())),
+    }
 }
 
 #[cfg(test)]

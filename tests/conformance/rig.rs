@@ -320,7 +320,8 @@ impl Weights {
             })
             .collect();
         let table = gpu.upload("experts", &table).unwrap();
-        Stack { format: self.format, experts, rows, columns: self.columns, shards, table, stamps: None }
+        let stride = (self.format.device_row_bytes(self.columns) * rows) as u64;
+        Stack { format: self.format, experts, rows, columns: self.columns, shards, stride, table, stamps: None }
     }
 }
 
@@ -331,7 +332,8 @@ pub fn in_order(weights: &Weights, gpu: &Gpu, heads: usize, shards: usize) -> St
         .map(|(first, count)| Shard { view: weights.shard(gpu, first * rows, count * rows), first, count })
         .collect();
     let table = gpu.upload("experts", &vec![[0u32; 2]; heads]).unwrap();
-    Stack { format: weights.format, experts: heads, rows, columns, shards, table, stamps: None }
+    let stride = (weights.format.device_row_bytes(columns) * rows) as u64;
+    Stack { format: weights.format, experts: heads, rows, columns, shards, stride, table, stamps: None }
 }
 
 /// `parts` runs of `0..n`, uneven: (first, count).
