@@ -1,5 +1,6 @@
 // y += sum over ranks of gates[rank] * (W[routed[rank]] x[rank]): the experts' down projection for one token, its weighted
-// combine and the residual in one. Ranks are summed in order, so the result does not depend on where experts lie.
+// combine and the residual in one. All shards of the stack are bound, and ranks are summed in order, so the result does not
+// depend on where experts lie.
 // UNWEIGHTED: every gate is 1.   STORE: y = that, not y += that.
 // DOT: integer dot products: x is rounded (lib/quantise).
 // Grid: rows / ROWS workgroups, folded.
@@ -17,7 +18,6 @@ struct Params {
     row_words: u32,
     tail_words: u32,     // from a row's start to its tails
     expert_words: u32,
-    shard: u32,          // which shard of the stack is bound
     first_group: u32,    // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
@@ -37,10 +37,10 @@ struct Params {
 #endif
 
 struct Place {
-    base: u32,    // first word, ABSENT if the expert is not in this shard
+    shard: u32,
+    base: u32,    // first word
     gate: f32,
 }
-const ABSENT: u32 = 0xffffffffu;
 var<workgroup> places: array<Place, RANKS>;
 
 fn gate_of(rank: u32) -> f32 {
@@ -69,8 +69,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     for (var rank = tid; rank < RANKS; rank += WG) {
         let place = experts[routed[rank]];
-        let base = select(ABSENT, place.y * params.expert_words, place.x == params.shard);
-        places[rank] = Place(base, gate_of(rank));
+        places[rank] = Place(place.x, place.y * params.expert_words, gate_of(rank));
     }
     workgroupBarrier();
     let runs = (params.columns + 15u) / 16u;
@@ -78,9 +77,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         let rank = item / runs;
         let run = item - rank * runs;
         let place = places[rank];
-        if place.base == ABSENT {
-            continue;
-        }
+#if SHARDS_2
+        _ = open_shard(place.shard, 0u);
+#endif
 #if DOT
         let v = quantised16(rank * (params.columns / 32u) * 3u, run);
         for (var r = 0u; r < ROWS; r++) {
@@ -101,10 +100,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         var value = total(tid);
 #if BIAS
         for (var rank = 0u; rank < RANKS; rank++) {
-            let expert = routed[rank];
-            if experts[expert].x == params.shard {
-                value += gate_of(rank) * bias[expert * params.rows + first + tid];
-            }
+            value += gate_of(rank) * bias[routed[rank] * params.rows + first + tid];
         }
 #endif
 #if STORE

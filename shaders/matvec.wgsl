@@ -36,7 +36,7 @@ struct Params {
     bias_base: u32,      // of BIAS
     eps: f32,            // of NORM
     expert_words: u32,   // of EXPERT and HEADS: words an expert or head
-    shard: u32,          // of EXPERT: which shard is bound
+    shard: u32,          // of EXPERT: the first shard that is bound
     first_group: u32,    // of a slice of the grid
     bias_stride: u32,    // of EXPERT and BIAS: from one expert's to the next's
     limit: f32,          // of LIMITED and CAPPED
@@ -95,9 +95,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     var base = 0u;
 #if EXPERT
     let place = experts[routed[group.z]];
+#if SHARDS_2
+    if !open_shard(place.x, params.shard) {
+        return;
+    }
+#else
     if place.x != params.shard {
         return;
     }
+#endif
     base = place.y * params.expert_words;
 #endif
     var x_base = params.x_base;

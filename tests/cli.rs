@@ -492,3 +492,36 @@ fn a_short_answer_is_not_told_to_be_fast() {
     let fraction = stats["fraction_of_bound"].as_f64();
     assert!(fraction.is_none_or(|f| f < 2.0), "{stats}");
 }
+
+#[test]
+fn a_saved_conversation_goes_on_where_it_was() {
+    let talk = file("talk");
+    let args = ["run", "demo", "-p", "What is a trait?", "-n", "12", "--seed", "5", "--json"];
+    let first = json(&[&args[..], &["--save", &talk]].concat());
+    let next = |words: &[&str]| {
+        json(&[&["run", "demo", "-p", "And why?", "-n", "6", "--json", "--resume", &talk], words].concat())
+    };
+    let said = next(&[]);
+    assert_eq!(said["seed"], 5);
+    // All but the token sampled last, and what the template says anew.
+    let known = first["stats"]["prompt_tokens"].as_u64().expect("a count");
+    assert!(said["stats"]["cached_tokens"].as_u64().expect("a count") >= known);
+    assert_eq!(next(&["--save", &talk])["tokens"], said["tokens"]);
+    // Two turns are in it now; what is given replaces what it says.
+    let third = next(&["--seed", "6"]);
+    assert!(third["stats"]["prompt_tokens"].as_u64() > said["stats"]["prompt_tokens"].as_u64());
+    assert_eq!(third["seed"], 6);
+
+    fails(
+        halogen(&["run", "demo", "-p", "x", "--resume", &talk, "-ctk", "q8_0", "-ctv", "q8_0"]),
+        &["talk: ", "f16", "-ctk"],
+    );
+    fails(
+        halogen(&["run", "demo", "-p", "x", "--resume", "Cargo.toml"]),
+        &["Cargo.toml: this is no saved conversation"],
+    );
+    fails(halogen(&["run", "demo", "-p", "x", "--resume", "/no/such"]), &["/no/such"]);
+    assert!(std::fs::metadata(&talk).is_ok() && std::fs::metadata(format!("{talk}.new")).is_err());
+    let system = halogen(&["run", "demo", "-p", "x", "--resume", &talk, "--system", "y"]);
+    assert_eq!(system.status.code(), Some(2));
+}

@@ -11,7 +11,7 @@ struct Params {
     y_base: u32,
     bias_base: u32,      // of BIAS
     expert_words: u32,   // of GROUPED and HEADS
-    shard: u32,          // of GROUPED
+    shard: u32,          // of GROUPED: the first that is bound
     ranks: u32,          // of GATHER
     first_group: u32,    // of a slice of the grid
     bias_stride: u32,    // of GROUPED and BIAS: from one expert's to the next's
@@ -74,9 +74,15 @@ fn tile_of(group: vec3<u32>, groups: vec3<u32>) -> Tile {
 #if GROUPED
     let listed = tiles[group.z];
     let place = experts[listed.x];
+#if SHARDS_2
+    if listed.z == 0u || !open_shard(place.x, params.shard) {
+        return Tile();
+    }
+#else
     if listed.z == 0u || place.x != params.shard {
         return Tile();
     }
+#endif
     return Tile(first_row, place.y * params.expert_words, listed.y, listed.z, listed.x);
 #else
     let first_token = group.z * BN;

@@ -2,30 +2,41 @@
 
 use super::profile;
 use anyhow::Result;
-use halogen::gpu::Gpu;
-use indicatif::{ProgressBar, ProgressDrawTarget};
+use halogen::session::{Model, Session, SessionOptions};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// Runs `compile` with what the driver has kept, and what it submits to its end, since some drivers compile at a kernel's
-/// first run: that is no answer's time. Keeps what they added. A cache that cannot be read or written is no error.
-pub fn kept<T>(gpu: &Gpu, compile: impl FnOnce() -> Result<T>) -> Result<T> {
+/// A session, compiled with what the driver has kept, and whatever that submits to its end, since some drivers compile at a
+/// kernel's first run: that is no answer's time. Keeps what they added. A cache that cannot be read or written is no error.
+pub fn session(model: &Arc<Model>, options: &SessionOptions) -> Result<Session> {
+    let gpu = model.gpu();
     let key = wgpu::util::pipeline_cache_key(gpu.info());
-    let Some(file) = key.and_then(|key| Some(profile::cache_folder()?.join(key))) else { return ready(gpu, compile) };
+    let Some(file) = key.and_then(|key| Some(profile::cache_folder()?.join(key))) else { return ready(model, options) };
     let before = fs::read(&file).ok();
     // SAFETY: the file is ours, and drivers check what they are given against themselves.
     unsafe { gpu.keep_pipelines(before.as_deref())? };
-    let made = ready(gpu, compile)?;
+    let session = ready(model, options)?;
     if let Some(after) = gpu.pipeline_cache_data().filter(|after| Some(after) != before.as_ref()) {
         let _ = profile::write(&file, &after);
     }
-    Ok(made)
+    Ok(session)
 }
 
-fn ready<T>(gpu: &Gpu, compile: impl FnOnce() -> Result<T>) -> Result<T> {
-    let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_message("compiling kernels");
-    spinner.enable_steady_tick(Duration::from_millis(100));
-    let made = compile().and_then(|made| Ok(pollster::block_on(gpu.finished()).map(|()| made)?));
-    spinner.finish_and_clear();
-    made
+/// Between two looks of the bar.
+const SLICE: Duration = Duration::from_millis(100);
+
+fn ready(model: &Arc<Model>, options: &SessionOptions) -> Result<Session> {
+    let mut warm_up = model.warm_up(options)?;
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_message("compiling kernels");
+    bar.set_style(ProgressStyle::with_template("{msg} [{bar:32}] {pos} of {len}").expect("a template of our own"));
+    while !warm_up.advance(SLICE)? {
+        let (done, total) = warm_up.progress();
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    }
+    pollster::block_on(model.gpu().finished())?;
+    bar.finish_and_clear();
+    Ok(warm_up.finish()?)
 }

@@ -3,7 +3,11 @@
 use super::output::Style;
 use super::{human, model, output, success};
 use anyhow::Result;
+use halogen::formats::Format;
 use halogen::gguf::{Array, Gguf, TensorInfo, Value};
+use halogen::gpu::adapters;
+use halogen::memory::expert_stacks;
+use halogen::ops::shards_at_once;
 use serde_json::{Map, json};
 use std::fmt::Write;
 use std::io;
@@ -61,6 +65,48 @@ fn active_bytes(gguf: &Gguf, tensor: &TensorInfo) -> u64 {
         return tensor.bytes / rows(tensor);
     }
     tensor.bytes
+}
+
+/// A stack of experts as a device holds it.
+struct Stack {
+    format: Format,
+    experts: u64,
+    expert_bytes: u64,
+}
+
+impl Stack {
+    /// Shards where one may have `limit` bytes, and how many a dispatch reads where kernels bind `most` storage buffers.
+    fn shards(&self, limit: u64, most: u32) -> (u64, u64) {
+        let each = (limit / self.expert_bytes.max(1)).max(1);
+        // Of the kernels of one token: input, output, gates or norm, the chosen experts, the table.
+        (self.experts.div_ceil(each), shards_at_once(most, self.format, 5) as u64)
+    }
+}
+
+/// Gate and up are one stack where they are of one format.
+fn largest_stack(gguf: &Gguf) -> Option<Stack> {
+    let stack = |t: &TensorInfo| {
+        let format = Format::from_ggml(t.ggml_type)?;
+        let up = t.name.replace("ffn_gate_exps", "ffn_up_exps");
+        let joined = up != t.name && gguf.tensor(&up).is_some_and(|up| up.ggml_type == t.ggml_type);
+        let row_bytes = format.device_row_bytes(*t.dims.first()? as usize) as u64;
+        let expert_bytes = row_bytes.checked_mul(*t.dims.get(1)?)?.checked_mul(1 + u64::from(joined))?;
+        Some(Stack { format, experts: *t.dims.get(2)?, expert_bytes })
+    };
+    expert_stacks(gguf).filter_map(stack).max_by_key(|s| u128::from(s.experts) * u128::from(s.expert_bytes))
+}
+
+/// Bytes of a shard and storage buffers of a kernel, of the adapter that is used where none is named.
+fn limits() -> (u64, u32, String) {
+    match pollster::block_on(adapters()).into_iter().find(|a| a.unusable.is_none()) {
+        Some(adapter) => (adapter.caps.max_shard, adapter.caps.storage_buffers, adapter.info.name),
+        None => {
+            let limits = wgpu::Limits::default();
+            let (bytes, buffers) =
+                (limits.max_storage_buffer_binding_size, limits.max_storage_buffers_per_shader_stage);
+            (bytes, buffers, "WebGPU's default limits".into())
+        }
+    }
 }
 
 fn rows(tensor: &TensorInfo) -> u64 {
@@ -164,6 +210,11 @@ fn json(gguf: &Gguf) -> serde_json::Value {
         pairs.iter().map(|(key, value)| (key.to_string(), scalar(value))).collect()
     };
     let [hyper, rest] = metadata(gguf);
+    let shards = largest_stack(gguf).map(|stack| {
+        let (limit, most, on) = limits();
+        let (shards, at_once) = stack.shards(limit, most);
+        json!({ "count": shards, "most_bytes": limit, "at_once": at_once, "dispatches": shards.div_ceil(at_once), "on": on })
+    });
     let tensor = |t: &TensorInfo| {
         json!({
             "name": t.name,
@@ -180,6 +231,7 @@ fn json(gguf: &Gguf) -> serde_json::Value {
         "hyperparameters": object(&hyper),
         "metadata": object(&rest),
         "tensors": gguf.tensors().iter().map(tensor).collect::<Vec<_>>(),
+        "shards_of_largest_stack": shards,
         "total_bytes": gguf.data_bytes(),
         "active_bytes_per_token": gguf.tensors().iter().map(|t| active_bytes(gguf, t)).sum::<u64>(),
     })
@@ -237,6 +289,19 @@ fn sizes(gguf: &Gguf, out: &mut String) -> std::fmt::Result {
         )?;
     }
     let active: u64 = gguf.tensors().iter().map(|t| active_bytes(gguf, t)).sum();
+    if let Some(stack) = largest_stack(gguf) {
+        let (limit, most, on) = limits();
+        let (shards, at_once) = stack.shards(limit, most);
+        let dispatches = shards.div_ceil(at_once);
+        writeln!(
+            out,
+            "  {:<8}  {shards:>9}  of the largest stack of experts, {} each at most, {at_once} read at once: {dispatches} \
+             {} a product ({on})",
+            "shards",
+            human::bytes(limit),
+            if dispatches == 1 { "dispatch" } else { "dispatches" }
+        )?;
+    }
     let of = experts(gguf).map_or(String::new(), |(count, used)| format!(", with {used} of {count} experts"));
     writeln!(out, "  {:<8}  {:>9}  read for each token{of}", "active", human::bytes(active))
 }

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wgpu::Features;
 
 /// A device that halogen computes on. Cloning shares it.
@@ -224,12 +224,13 @@ impl Gpu {
         })
     }
 
-    /// The same device with weights cut into shards of at most `bytes`, for tests: real limits take gigabytes to reach.
-    /// `None` if the device is shared already.
+    /// The same device with weights cut into shards of at most `bytes`, and kernels that bind at most so many storage buffers,
+    /// for tests: real limits take gigabytes to reach. `None` if the device is shared already.
     #[doc(hidden)]
-    pub fn with_max_shard(mut self, bytes: u64) -> Option<Gpu> {
+    pub fn with_limits(mut self, bytes: u64, storage_buffers: u32) -> Option<Gpu> {
         let caps = &mut Arc::get_mut(&mut self.inner)?.caps;
         caps.max_shard = caps.max_shard.min(bytes);
+        caps.storage_buffers = caps.storage_buffers.min(storage_buffers);
         Some(self)
     }
 
@@ -299,14 +300,16 @@ impl Gpu {
         self.inner.pipeline_cache.get()
     }
 
-    /// Compiles kernels before they are needed, several at a time.
-    pub fn compile(&self, specs: impl IntoIterator<Item = KernelSpec>) -> Result<()> {
-        let specs: Vec<KernelSpec> = specs.into_iter().collect();
+    /// Compiles kernels in order for about `time`, one at least and several at a time; gives how many.
+    pub fn compile(&self, specs: &[KernelSpec], time: Duration) -> Result<usize> {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(specs.len());
-        let next = AtomicUsize::new(0);
+        let (start, next) = (Instant::now(), AtomicUsize::new(0));
         let work = || -> Result<()> {
             while let Some(spec) = specs.get(next.fetch_add(1, Ordering::Relaxed)) {
                 self.kernel(spec)?;
+                if start.elapsed() >= time {
+                    break;
+                }
             }
             Ok(())
         };
@@ -317,7 +320,8 @@ impl Gpu {
                 result = result.and(worker.join().expect("compiling does not panic"));
             }
             result
-        })
+        })?;
+        Ok(next.into_inner().min(specs.len()))
     }
 
     /// The table from which a format's shader looks weights up, uploaded on first use.

@@ -299,6 +299,52 @@ impl KvCache {
         self.layers.iter().zip(&self.keeps).flat_map(of_layer).collect::<Vec<View>>()
     }
 
+    /// All that a sequence of `tokens` tokens goes on from: the rows of all its positions, where they have rows of their own; of
+    /// a ring those that came before `reached` and are not overwritten; and where `settled`, recurrent states.
+    pub fn held(&self, tokens: usize, reached: usize, settled: bool) -> Vec<View> {
+        let of_layer = |(layer, keeps): (&LayerCache, &Keeps)| -> Vec<View> {
+            let (rows, ring) = keeps.rows(self.extent);
+            let positions = if ring { reached.saturating_sub(rows).min(tokens)..tokens } else { 0..tokens };
+            let slices = |view: &View, planes| ring_slices(view, rows, planes, &positions);
+            let index = |dim| [self.format.of_index().row_bytes(1, dim), 0];
+            match (layer, keeps) {
+                (LayerCache::Kv(kv), Keeps::Kv(w) | Keeps::Window { width: w, .. }) => {
+                    let v = kv.v.iter().flat_map(|v| slices(v, self.format.planes(w.heads, w.v)));
+                    let index = kv.index.iter().flat_map(|keys| slices(keys, index(w.index)));
+                    slices(&kv.k, self.format.planes(w.heads, w.k)).into_iter().chain(v).chain(index).collect()
+                }
+                (LayerCache::Compressed(held), Keeps::Compressed(c)) => {
+                    let row = self.format.row_bytes(1, c.row);
+                    let entries = |view: &View, from: usize, row: u64| {
+                        let bytes = c.entries(tokens) as u64 * row;
+                        (bytes > 0).then(|| view.slice(from as u64 * row, bytes))
+                    };
+                    let mut views = slices(&held.kv.k, [row, 0]);
+                    views.extend(entries(&held.kv.k, rows, row));
+                    let keys = |keys: &View| entries(keys, 0, self.format.row_bytes(1, c.index));
+                    views.extend(held.kv.index.as_ref().and_then(keys));
+                    views.extend(held.sums.iter().chain(&held.index_sums).filter(|_| settled).cloned());
+                    views
+                }
+                (LayerCache::Recurrent(_), _) if settled => layer.views().cloned().collect(),
+                _ => vec![],
+            }
+        };
+        self.layers.iter().zip(&self.keeps).flat_map(of_layer).collect()
+    }
+
+    /// How far it reaches.
+    pub fn extent(&self) -> Extent {
+        self.extent
+    }
+
+    /// Whether a cache of that extent has the same rings.
+    pub fn has_rings_of(&self, extent: Extent) -> bool {
+        let ring = |(rows, wraps): (usize, bool)| wraps.then_some(rows);
+        self.keeps.iter().all(|keeps| ring(keeps.rows(extent)) == ring(keeps.rows(self.extent)))
+            && (self.rewind().rings.is_none() || extent.beyond == self.extent.beyond)
+    }
+
     pub fn format(&self) -> KvFormat {
         self.format
     }

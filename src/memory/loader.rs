@@ -1,6 +1,6 @@
 //! Which tensor goes where: buffers are made as a model asks for its tensors, and the copies into them listed.
 
-use super::filling::{RowCopy, Rows, copies};
+use super::filling::{RowCopy, Rows, copies, cut};
 use super::store::{ExpertMemory, ExpertStore, Slotted};
 use super::{Error, Result};
 use crate::formats::Format;
@@ -8,6 +8,7 @@ use crate::gguf::{Gguf, TensorInfo};
 use crate::gpu::{Gpu, View};
 use crate::ops::{ExpertGateUp, GateUp, Joint, Matrix, NOWHERE, Part, Shard, Stack};
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The tensors of a file, on their way to a device. Vectors are read as they are asked for; matrices get their buffers, and
@@ -396,14 +397,11 @@ impl<'a> Weights<'a> {
         if unit_bytes > limit {
             return Err(Error::Unit { file: self.file(), name: name.into(), bytes: unit_bytes, limit });
         }
-        let per_shard = ((limit / unit_bytes) as usize).min(units);
-        let mut shards = Vec::new();
-        for first in (0..units).step_by(per_shard) {
-            let count = per_shard.min(units - first);
-            let view = self.gpu.buffer(name, unit_bytes * count as u64)?;
-            shards.push(Shard { view, first, count });
-        }
-        Ok(shards)
+        let shard = |units: Range<usize>| -> Result<Shard> {
+            let view = self.gpu.buffer(name, unit_bytes * units.len() as u64)?;
+            Ok(Shard { view, first: units.start, count: units.len() })
+        };
+        cut(units, unit_bytes, limit).map(shard).collect()
     }
 
     /// Fails if the file has tensors that no one asked for: the model is another than the one that was loaded.

@@ -3,7 +3,8 @@
 
 use super::input::Input;
 use super::linear::{MatmulParams, MatvecParams};
-use super::{Activation, Arithmetic, Norm, Product, Result, Routing, Shard, Stack, Step, Tensor, ensure};
+use super::shards::Beside;
+use super::{Activation, Arithmetic, Norm, Product, Result, Routing, Stack, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
 params!(GroupParams { rows: u32, tiles: u32 });
@@ -13,7 +14,6 @@ params!(ExpertDownParams {
     row_words: u32,
     tail_words: u32,
     expert_words: u32,
-    shard: u32,
     first_group: u32,
 });
 params!(ExpertCombineParams { tokens: u32, columns: u32, ranks: u32, first_group: u32 });
@@ -101,6 +101,11 @@ impl Mix<'_> {
         let weighed = self.weigh == Weigh::Inputs;
         ensure(!weighed || bias.is_none(), "experts", || "weights on the inputs of biased experts".into())
     }
+
+    /// Storage buffers that the down projection of one token binds beside its stack.
+    fn down_buffers(&self) -> usize {
+        4 + usize::from(self.mlp.bias.is_some()) + usize::from(self.weigh == Weigh::Outputs)
+    }
 }
 
 /// Rows of (token, rank) sorted by expert.
@@ -145,7 +150,7 @@ impl Step<'_> {
         let h = self.scratch.bytes(self.recorder.gpu(), "expert h", h)?;
         let h = Tensor { view: h, first_row: 0, rows: self.tokens * routing.ranks, columns: mlp.down.columns };
         let (mut x, mut inner) = (Input::new(x, Some(norm)), Input::new(&h, None));
-        if self.tokens == 1 {
+        if self.tokens == 1 && self.in_one_dispatch(&mlp.down, mix.down_buffers()) {
             self.expert_matvec(&mut x, mix, &h.view)?;
             return self.expert_down(y, &mut inner, mix);
         }
@@ -180,19 +185,14 @@ impl Step<'_> {
                 true => (self.quantised("quantised", input)?, None),
                 false => (input.x.view.clone(), input.norm),
             };
-            for (index, shard) in stack.shards.iter().enumerate() {
-                let spec = self.reducing("matvec", wg).format(stack.format).size("ROWS", rows);
+            let mut others = vec![("x", &x), ("y", h), ("routed", &routing.routed), ("experts", &stack.table)];
+            others.extend(norm.map(|n| ("norm", &n.weight)));
+            others.extend(bias);
+            others.extend((weigh == Weigh::Inputs).then_some(("gates", &routing.gates)));
+            for beside in stack.beside(self.shards_at_once(stack, others.len())) {
+                let spec = beside.flags(self.reducing("matvec", wg).format(stack.format).size("ROWS", rows));
                 let spec = if flag.is_empty() { spec } else { mlp.activation.flags(spec).flag(flag, true) };
-                let mut bind = vec![
-                    ("weights", &shard.view),
-                    ("x", &x),
-                    ("y", h),
-                    ("routed", &routing.routed),
-                    ("experts", &stack.table),
-                ];
-                bind.extend(norm.map(|n| ("norm", &n.weight)));
-                bind.extend(bias);
-                bind.extend((weigh == Weigh::Inputs).then_some(("gates", &routing.gates)));
+                let bind: Vec<_> = beside.bind().chain(others.iter().copied()).collect();
                 self.recorder.call(Call {
                     spec: arithmetic
                         .flagged(spec)
@@ -211,12 +211,12 @@ impl Step<'_> {
                         bias_base: bias_base as u32,
                         bias_stride: 2 * ff as u32,
                         expert_words: stack.expert_words(),
-                        shard: index as u32,
+                        shard: beside.first as u32,
                         limit: mlp.activation.limit(),
                         ..Default::default()
                     },
                     grid: Grid::linear(ff.div_ceil(outputs as usize) as u64, routing.ranks as u64),
-                    cost: expert_cost(stack, shard, routing.ranks, routing.ranks),
+                    cost: expert_cost(stack, &beside, routing.ranks, routing.ranks),
                 })?;
             }
         }
@@ -230,15 +230,10 @@ impl Step<'_> {
         let arithmetic = self.arithmetic(Product::Matvec, down.format, [routing.ranks * down.rows, down.columns]);
         let h = self.read_by("quantised h", h, arithmetic)?;
         let bias = mlp.bias.as_ref().map(|b| ("bias", &b.down));
-        for (index, shard) in down.shards.iter().enumerate() {
-            let spec = self.reducing("expert_down", wg).format(down.format).size("ROWS", rows);
-            let mut bind = vec![
-                ("weights", &shard.view),
-                ("x", &h),
-                ("y", &y.view),
-                ("routed", &routing.routed),
-                ("experts", &down.table),
-            ];
+        for beside in down.beside(down.shards.len()) {
+            let spec = beside.flags(self.reducing("expert_down", wg).format(down.format).size("ROWS", rows));
+            let mut bind: Vec<_> = beside.bind().collect();
+            bind.extend([("x", &h), ("y", &y.view), ("routed", &routing.routed), ("experts", &down.table)]);
             bind.extend(bias);
             bind.extend((weigh == Weigh::Outputs).then_some(("gates", &routing.gates)));
             self.recorder.call(Call {
@@ -247,7 +242,7 @@ impl Step<'_> {
                     .size("RANKS", routing.ranks as u32)
                     .flag("RAGGED", !down.columns.is_multiple_of(16))
                     .flag("UNWEIGHTED", weigh == Weigh::Inputs)
-                    .flag("STORE", store && index == 0)
+                    .flag("STORE", store)
                     .flag("BIAS", bias.is_some()),
                 bind: &bind,
                 params: ExpertDownParams {
@@ -256,11 +251,10 @@ impl Step<'_> {
                     row_words: down.row_words(),
                     tail_words: down.tail_words(),
                     expert_words: down.expert_words(),
-                    shard: index as u32,
                     ..Default::default()
                 },
                 grid: Grid::linear(down.rows.div_ceil(rows as usize) as u64, 1),
-                cost: expert_cost(down, shard, routing.ranks, routing.ranks),
+                cost: expert_cost(down, &beside, routing.ranks, routing.ranks),
             })?;
         }
         Ok(())
@@ -325,42 +319,32 @@ impl Step<'_> {
             Grouped::Up => (outputs, 2 * outputs),
             Grouped::GateUp | Grouped::Gate => (0, 2 * outputs),
         };
-        for (index, shard) in stack.shards.iter().enumerate() {
-            let mut bind = vec![
-                ("weights", &shard.view),
-                ("x", &x),
-                ("y", y),
-                ("order", &g.order),
-                ("tiles", &g.tiles),
-                ("experts", &stack.table),
-            ];
-            bind.extend(bias.map(|b| ("bias", b)));
-            bind.extend(weighted.then_some(("gates", &routing.gates)));
+        let mut others = vec![("x", &x), ("y", y), ("order", &g.order), ("tiles", &g.tiles), ("experts", &stack.table)];
+        others.extend(bias.map(|b| ("bias", b)));
+        others.extend(weighted.then_some(("gates", &routing.gates)));
+        for beside in stack.beside(self.shards_at_once(stack, others.len())) {
+            let bind: Vec<_> = beside.bind().chain(others.iter().copied()).collect();
+            let rows = self.tokens * routing.ranks;
             self.recorder.call(Call {
-                spec: spec.clone(),
+                spec: beside.flags(spec.clone()),
                 bind: &bind,
                 params: MatmulParams {
                     outputs: outputs as u32,
                     columns: stack.columns as u32,
                     row_words: stack.row_words(),
                     tail_words: stack.tail_words(),
-                    tokens: (self.tokens * routing.ranks) as u32,
+                    tokens: rows as u32,
                     y_stride: outputs as u32,
                     bias_base: bias_base as u32,
                     bias_stride: bias_stride as u32,
                     expert_words: stack.expert_words(),
-                    shard: index as u32,
+                    shard: beside.first as u32,
                     ranks: routing.ranks as u32,
                     limit: mlp.activation.limit(),
                     ..Default::default()
                 },
                 grid: tiled.grid(outputs, swiglu, g.count),
-                cost: expert_cost(
-                    stack,
-                    shard,
-                    (self.tokens * routing.ranks).min(shard.count),
-                    self.tokens * routing.ranks,
-                ),
+                cost: expert_cost(stack, &beside, rows.min(beside.slots()), rows),
             })?;
         }
         Ok(())
@@ -399,9 +383,9 @@ enum Grouped {
     Down,
 }
 
-/// `experts` experts are read for `rows` rows of (token, rank); a shard has its share of both.
-fn expert_cost(stack: &Stack, shard: &Shard, experts: usize, rows: usize) -> Cost {
-    let share = |n: usize| (n * shard.count / stack.slots()) as u64;
+/// `experts` experts are read for `rows` rows of (token, rank); the shards that are bound have their share of both.
+fn expert_cost(stack: &Stack, beside: &Beside, experts: usize, rows: usize) -> Cost {
+    let share = |n: usize| (n * beside.slots() / stack.slots()) as u64;
     Cost {
         weight_bytes: stack.expert_bytes() * share(experts),
         other_bytes: share(rows) * ((stack.rows + stack.columns) * 4) as u64,

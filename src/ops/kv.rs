@@ -16,6 +16,15 @@ pub enum KvFormat {
 }
 
 impl KvFormat {
+    /// As `-ctk` says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            KvFormat::F32 => "f32",
+            KvFormat::F16 => "f16",
+            KvFormat::Q8_0 => "q8_0",
+        }
+    }
+
     /// Values of a block; heads are a multiple of it.
     pub fn block(self) -> usize {
         if self == KvFormat::Q8_0 { 32 } else { 1 }

@@ -2,6 +2,7 @@
 
 use super::Tuning;
 use super::attention::staged;
+use super::shards::beside_flags;
 use super::tiled::Tiled;
 use crate::formats::Format;
 use crate::gpu::KernelSpec;
@@ -49,6 +50,7 @@ fn matrix_products(plain: KernelSpec) -> Vec<KernelSpec> {
     let mut all = vec![plain.clone(), plain.clone().flag("HEADS", true)];
     all.extend([&["GATHER"][..], &["GATHER", "SWIGLU"], &["GATHER", "SILU_MUL"], &["SCATTER"]].map(grouped));
     if [Some(Format::F16), Some(Format::Q4K)].contains(&plain.format) {
+        all.extend([2, 8].map(|count| beside_flags(grouped(&["GATHER", "SWIGLU"]), count)));
         all.extend(each(one_of(vec![plain.clone()], &["RESIDUAL", "SWIGLU", "SILU_MUL"]), &["BIAS"]));
         all.extend(one_of(vec![plain.clone().flag("GELU", true)], &["SWIGLU", "SILU_MUL"]));
         all.extend(one_of(vec![grouped(&["GATHER", "WEIGHTED"])], &["SWIGLU", "SILU_MUL"]));
@@ -65,6 +67,19 @@ fn matrix_products(plain: KernelSpec) -> Vec<KernelSpec> {
         );
     }
     all
+}
+
+/// Kernels of experts that read several shards of a stack: of the usual formats as many as there can be, of others eight.
+fn beside(expert: &KernelSpec, down: &KernelSpec, grouped: Vec<KernelSpec>, usual: bool) -> Vec<KernelSpec> {
+    let reduced = |spec: KernelSpec| spec.flag("SUBGROUP", true);
+    let joined = expert.clone().flag("SWIGLU", true);
+    let mut one = vec![reduced(joined.clone()), reduced(down.clone())];
+    if usual {
+        one.extend([joined, down.clone(), reduced(expert.clone()), reduced(expert.clone().flag("SILU_MUL", true))]);
+        one.extend(grouped);
+    }
+    let counts = [2, 4, 8].into_iter().filter(|count| usual || *count == 8);
+    counts.flat_map(|count| one.iter().map(move |spec| beside_flags(spec.clone(), count))).collect()
 }
 
 /// All of `specs` for caches of each format; q8_0 where a row of `dim` values is whole blocks.
@@ -139,6 +154,8 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
             let weighted = grouped(&["GATHER", "WEIGHTED"]);
             all.extend(one_of(vec![weighted], &epilogues[1..]));
         }
+        let tiles = [&["GATHER", "SWIGLU"][..], &["SCATTER"]].map(grouped).to_vec();
+        all.extend(beside(&all_of(matvec.clone(), &["EXPERT", "NORM"]), &down, tiles, usual));
         all.extend(each(vec![down], &["RAGGED", "SUBGROUP"]));
         all.extend([&["GATHER"][..], &["GATHER", "SWIGLU"], &["GATHER", "SILU_MUL"], &["SCATTER"]].map(grouped));
         all.push(matmul);

@@ -4,7 +4,7 @@ use super::generate::{Answer, MOST_AHEAD};
 use super::history::History;
 use super::state::State;
 use super::{Error, MAX_CONTEXT, Model, Result, SessionOptions};
-use crate::gpu::{DeviceProfile, Gpu, GpuUse, Pace, Recording, Tier, View};
+use crate::gpu::{DeviceProfile, Gpu, GpuUse, KernelSpec, Pace, Recording, Tier, View};
 use crate::memory::{Extent, KvCache, Needs};
 use crate::ops::{Arithmetic, Ground, Record, SampleBuffers, Scratch, Step, Tensor, sample_bytes};
 use std::collections::{BTreeSet, HashMap};
@@ -117,12 +117,16 @@ impl Session {
         options.chunk.min(MAX_CHUNK).min(context).max(1)
     }
 
-    /// A session with an empty cache. A decode step and a full prefill step are recorded, so that every kernel is compiled
-    /// and every buffer is there.
+    /// A session with an empty cache, all of whose kernels are compiled: [`Model::warm_up`] in one go.
     ///
     /// # Errors
     /// A tier that the device lacks, a context of 0, or no memory for the cache.
     pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Session> {
+        model.warm_up(options)?.finish()
+    }
+
+    /// A session without kernels and recordings.
+    pub(super) fn bare(model: &Arc<Model>, options: &SessionOptions) -> Result<Session> {
         let gpu = &model.gpu;
         let tier = options.tier.unwrap_or(gpu.caps().tier);
         gpu.require(tier)?;
@@ -143,7 +147,7 @@ impl Session {
             false => size_of::<State>() as u64,
         };
         let report = gpu.buffer_with("state", report, usage)?;
-        let mut session = Session {
+        Ok(Session {
             model: model.clone(),
             tier,
             chunk,
@@ -172,13 +176,7 @@ impl Session {
             history: History::new(options.checkpoints, cache.rewind()),
             cache,
             answer: None,
-        };
-        // All kernels of a conversation are those of one token and those of several, and so are its scratch buffers.
-        session.warm_up()?;
-        session.record(1, Ending::Sample)?;
-        session.record(chunk, Ending::Sample)?;
-        session.run_halted(chunk)?;
-        Ok(session)
+        })
     }
 
     pub fn model(&self) -> &Arc<Model> {
@@ -257,17 +255,6 @@ impl Session {
         &self.recordings[&(1, Ending::Sample)].recording
     }
 
-    /// Runs both recordings with the halt word set: they do nothing, but a driver that compiles at a kernel's first dispatch
-    /// does it here and not within the first answer.
-    fn run_halted(&self, chunk: usize) -> Result<()> {
-        self.write_state(&State { halt: 1, ..State::default() })?;
-        for tokens in [1, chunk] {
-            let recording = &self.recordings[&(tokens, Ending::Sample)].recording;
-            self.gpu().submit(recording, 0..recording.dispatches.len(), &[])?;
-        }
-        Ok(())
-    }
-
     /// The recording of a step of `tokens` tokens, at most the options' chunk, which samples at its end.
     pub fn step_recording(&mut self, tokens: usize) -> Result<&Recording> {
         let tokens = tokens.clamp(1, self.chunk);
@@ -275,17 +262,9 @@ impl Session {
         Ok(&self.recordings[&(tokens, Ending::Sample)].recording)
     }
 
-    /// Compiles what decode and prefill of any length need.
-    fn warm_up(&mut self) -> Result<()> {
-        let mut specs = BTreeSet::new();
-        // One of each size that kernels are made for: a token, 2, 4 and 8 (from 3 and 5 on), tiles.
-        for tokens in [1, 2, 3, 5, 9] {
-            if tokens <= self.chunk {
-                let (step, _) = self.step(tokens, Ending::Sample, |step| step.survey())?;
-                specs.append(&mut step.surveyed());
-            }
-        }
-        Ok(self.model.gpu.compile(specs)?)
+    /// The kernels of a step of `tokens` tokens that samples.
+    pub(super) fn survey(&mut self, tokens: usize) -> Result<BTreeSet<KernelSpec>> {
+        Ok(self.step(tokens, Ending::Sample, |step| step.survey())?.0.surveyed())
     }
 
     pub(super) fn record(&mut self, tokens: usize, ending: Ending) -> Result<()> {

@@ -32,6 +32,15 @@ struct Checkpoint {
     states: Vec<Vec<u8>>,
 }
 
+impl Checkpoint {
+    fn arrive(&mut self, gpu: &Gpu) -> Result<()> {
+        for readback in self.coming.drain(..) {
+            self.states.push(readback.blocking_take(gpu)?);
+        }
+        Ok(())
+    }
+}
+
 /// Tokens whose keys and values are cached, as far as the host knows.
 pub struct History {
     tokens: Vec<u32>,
@@ -55,6 +64,24 @@ impl History {
 
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
+    }
+
+    pub fn reached(&self) -> usize {
+        self.reached
+    }
+
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
+    /// The positions of checkpoints that have arrived, and their states, oldest first.
+    pub fn checkpoints(&self) -> impl Iterator<Item = (usize, &[Vec<u8>])> {
+        self.checkpoints.iter().map(|c| (c.position, &c.states[..]))
+    }
+
+    /// As a conversation was saved: `tokens` are processed, and [`History::put`] has brought its checkpoints.
+    pub fn restore(&mut self, tokens: Vec<u32>, reached: usize, settled: bool) {
+        (self.tokens, self.reached, self.settled) = (tokens, reached, settled);
     }
 
     pub fn clear(&mut self) {
@@ -119,7 +146,17 @@ impl History {
 
     /// Keeps the states after `position` tokens, in place of the oldest ones where there is no room.
     pub fn save(&mut self, position: usize, bytes: u64, states: Vec<Readback>) {
-        self.checkpoints.push(Checkpoint { position, bytes, coming: states, states: Vec::new() });
+        self.add(Checkpoint { position, bytes, coming: states, states: Vec::new() });
+    }
+
+    /// As [`History::save`], of states that are on the host.
+    pub fn put(&mut self, position: usize, states: Vec<Vec<u8>>) {
+        let bytes = states.iter().map(|state| state.len() as u64).sum();
+        self.add(Checkpoint { position, bytes, coming: Vec::new(), states });
+    }
+
+    fn add(&mut self, checkpoint: Checkpoint) {
+        self.checkpoints.push(checkpoint);
         while self.checkpoints.iter().map(|c| c.bytes).sum::<u64>() > self.options.bytes {
             self.checkpoints.remove(0);
         }
@@ -128,10 +165,13 @@ impl History {
     /// The states after `position` tokens, which [`History::resume`] gave.
     pub fn states(&mut self, position: usize, gpu: &Gpu) -> Result<&[Vec<u8>]> {
         let checkpoint = self.checkpoints.iter_mut().find(|c| c.position == position).expect("one to go on from");
-        for readback in checkpoint.coming.drain(..) {
-            checkpoint.states.push(readback.blocking_take(gpu)?);
-        }
+        checkpoint.arrive(gpu)?;
         Ok(&checkpoint.states)
+    }
+
+    /// Waits for the states of all checkpoints.
+    pub fn arrive(&mut self, gpu: &Gpu) -> Result<()> {
+        self.checkpoints.iter_mut().try_for_each(|checkpoint| checkpoint.arrive(gpu))
     }
 }
 

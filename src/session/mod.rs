@@ -2,6 +2,7 @@
 
 mod budget;
 mod buffers;
+mod digest;
 mod engine;
 mod flight;
 mod generate;
@@ -9,7 +10,9 @@ mod history;
 mod measure;
 mod model;
 mod options;
+mod saved;
 mod state;
+mod warming;
 
 pub use budget::Budget;
 pub use engine::Session;
@@ -17,8 +20,10 @@ pub use generate::{Generation, Stats, Token};
 pub use history::Checkpoints;
 pub use model::{LoadOptions, LoadStats, Model};
 pub use options::SessionOptions;
+pub use saved::{Conversation, SavedProblem};
 pub(crate) use state::State;
 pub use state::{MAX_STOPS, StopReason};
+pub use warming::WarmUp;
 
 use crate::{gguf, gpu, memory, models, ops, tokenizer};
 
@@ -54,6 +59,10 @@ pub enum Error {
         "the experts are held by another session of the model, in the middle of a step: advance that one, or stop it"
     )]
     ExpertsHeld,
+    #[error("{file}: {problem}")]
+    Saved { file: String, problem: Box<SavedProblem> },
+    #[error("the conversation cannot be written: {0}")]
+    Write(#[from] std::io::Error),
     #[error("{count} stop tokens; at most {MAX_STOPS} are supported")]
     TooManyStops { count: usize },
 }
@@ -72,7 +81,7 @@ const MAX_CONTEXT: usize = 1 << 30;
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// How tokens are picked.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Sampling {
     /// 0: always the best token.
     pub temperature: f32,

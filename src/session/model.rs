@@ -1,5 +1,6 @@
 //! A model on a device: weights, tokenizer, chat template. Sessions share it.
 
+use super::digest::fingerprint;
 use super::{Error, Result};
 use crate::gguf::Gguf;
 use crate::gpu::Gpu;
@@ -20,6 +21,9 @@ pub struct LoadStats {
 /// A model whose weights lie on a device.
 pub struct Model {
     pub(super) gpu: Gpu,
+    /// Of its file.
+    name: String,
+    fingerprint: u64,
     pub(super) architecture: Box<dyn Architecture>,
     shape: models::Shape,
     tokenizer: Tokenizer,
@@ -55,6 +59,7 @@ impl Model {
         progress: impl FnMut(Progress) -> bool,
     ) -> Result<Arc<Model>> {
         let start = Instant::now();
+        let (name, fingerprint) = (gguf.name().to_string(), fingerprint(gguf)?);
         let named = |source| match source {
             // These name the file themselves.
             tokenizer::Error::Gguf(error) => Error::Gguf(error),
@@ -70,7 +75,20 @@ impl Model {
         let store = weights.take_store().map(Mutex::new);
         let bytes = weights.fill(progress).await?;
         let load = LoadStats { bytes, time: start.elapsed() };
-        Ok(Arc::new(Model { gpu: gpu.clone(), architecture, shape, tokenizer, template, load, store }))
+        let gpu = gpu.clone();
+        Ok(Arc::new(Model { gpu, name, fingerprint, architecture, shape, tokenizer, template, load, store }))
+    }
+
+    /// The file's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What tells the model from others without reading all of it: a digest of its metadata, of the names, shapes, types and
+    /// sizes of all tensors, and of 4 KiB from the middle of 64 of them, evenly spaced. Files whose weights differ elsewhere
+    /// only have the same.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 
     pub fn gpu(&self) -> &Gpu {

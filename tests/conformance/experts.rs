@@ -74,6 +74,13 @@ pub fn cases(cases: &mut Vec<Case>) {
                 add(cases, Mixture { tokens, joined, choice, shards, way: Store, gelu: true, ..small });
             }
         }
+        // Bound four and eight beside each other; and more than are bound.
+        for shards in [3, 5, 9] {
+            let m = Mixture { experts: 16, ranks: 4, tokens, shards, ..small };
+            add(cases, m);
+            add(cases, Mixture { clamped: true, joined: false, ..m });
+            add(cases, Mixture { way: Weighted, formats: [IQ4NL; 3], ..m });
+        }
         // Formats as files mix them.
         let mixed = Mixture { hidden: 256, ff: 256, tokens, ..small };
         add(cases, Mixture { formats: [Q4K, Q4K, Q6K], ..mixed });
@@ -153,7 +160,7 @@ impl Mixture {
             m.tokens,
             if m.joined { "joined" } else { "split" },
             m.choice,
-            if m.shards > 1 { "/shards=2" } else { "" },
+            if m.shards > 1 { format!("/shards={}", m.shards) } else { String::new() },
             if m.clamped { "/clamped" } else { "" },
             m.limit.map_or(String::new(), |limit| format!("/limit={limit}")),
             if m.way == Add { String::new() } else { format!("/{:?}", m.way) },
@@ -204,7 +211,8 @@ impl Mixture {
             down: gpu.upload("bias", down).unwrap(),
         });
         let mlp = ExpertMlp { gate_up, down: down_stack, bias, activation };
-        let many = tokens > 1;
+        // Beyond eight shards one token goes the way of many.
+        let many = tokens > 1 || shards > 8;
         if many {
             rig.poison("expert rows", tokens * ranks * hidden);
             rig.poison("expert order", tokens * ranks);

@@ -134,6 +134,51 @@ fn no_prompt_compiles_a_kernel() {
 }
 
 #[test]
+fn a_session_is_made_ready_in_slices() {
+    let gpu = own_gpu();
+    for name in ["llama", "qwen3moe", "qwen35moe", "glm-dsa"] {
+        let model = load(&gpu, &Made::new(name, Format::F16, &TINY).gguf()).expect("a model");
+        let before = gpu.kernels_compiled();
+        let mut warm_up = model.warm_up(&SessionOptions::default()).expect("a warm-up");
+        assert_eq!(gpu.kernels_compiled(), before, "{name}: nothing is compiled before it is asked for");
+        let (mut slices, mut last) = (0, warm_up.progress());
+        while !warm_up.advance(Duration::ZERO).expect("kernels") {
+            let now = warm_up.progress();
+            assert!(now.0 > last.0 && now.0 < now.1 && !warm_up.is_done(), "{name}: {last:?}, then {now:?}");
+            (slices, last) = (slices + 1, now);
+        }
+        let (done, total) = warm_up.progress();
+        assert!(
+            done == total && slices > 5 && gpu.kernels_compiled() > before,
+            "{name}: {done} of {total}, {slices} slices"
+        );
+        let compiled = gpu.kernels_compiled();
+        let mut session = warm_up.finish().expect("a session");
+        assert_eq!(answer(&mut session, &[1, 2, 3], &Sampling::greedy(), 3).len(), 3, "{name}");
+        assert_eq!(gpu.kernels_compiled(), compiled, "{name}");
+    }
+}
+
+/// What is warmed up for a few lengths serves all.
+#[test]
+fn no_length_of_a_step_compiles_a_kernel() {
+    let gpu = own_gpu();
+    let wide = Sizes { hidden: 256, heads: 8, head_dim: 32, ff: 512, ..TINY };
+    let plain = ["llama", "gemma4", "qwen3next", "deepseek2", "deepseek4", "glm-dsa", "step35"];
+    let plain = plain.map(|name| (name, Format::F16, &TINY, None));
+    let rounded = ["llama", "qwen3moe"].map(|name| (name, Format::Q8_0, &wide, Some(Arithmetic::Dot)));
+    for (name, format, sizes, force) in plain.into_iter().chain(rounded) {
+        let model = load(&gpu, &Made::new(name, format, sizes).gguf()).expect("a model");
+        let mut session = session(&model, SessionOptions { force, ..SessionOptions::default() });
+        let compiled = gpu.kernels_compiled();
+        for length in (1..12).chain([15, 16, 17, 31, 33, 63, 65, 100, 129, 255, 257, 511, 512]) {
+            session.step_recording(length).expect("a recording");
+            assert_eq!(gpu.kernels_compiled(), compiled, "{name}, {force:?}: {length} tokens");
+        }
+    }
+}
+
+#[test]
 fn a_session_takes_the_memory_that_it_says() {
     let wide = Sizes { hidden: 256, heads: 8, head_dim: 32, ff: 512, vocabulary: 2000, ..TINY };
     let mut models: Vec<Arc<Model>> = vec![demo()];

@@ -8,6 +8,7 @@ mod counts;
 mod device;
 mod halting;
 mod rounded;
+mod saved;
 mod store;
 mod synthetic;
 mod waiting;

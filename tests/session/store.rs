@@ -1,14 +1,18 @@
 //! Experts that come and go: whatever the budget, the same bits.
 
 use super::*;
-use halogen::Gguf;
 use halogen::formats::Format;
 use halogen::memory::{ExpertMemory, expert_bytes};
 use halogen::session::{LoadOptions, Sampling};
+use halogen::{Gguf, Gpu};
 
 pub(super) fn limited(gguf: &Gguf, bytes: u64) -> Arc<Model> {
+    limited_on(gpu(), gguf, bytes)
+}
+
+pub(super) fn limited_on(gpu: &Gpu, gguf: &Gguf, bytes: u64) -> Arc<Model> {
     let expert_memory = ExpertMemory::within(gguf, bytes).expect("enough");
-    pollster::block_on(Model::load_with(gpu(), gguf, &LoadOptions { expert_memory }, |_| true)).expect("a model")
+    pollster::block_on(Model::load_with(gpu, gguf, &LoadOptions { expert_memory }, |_| true)).expect("a model")
 }
 
 pub(super) fn embedded() -> Gguf {

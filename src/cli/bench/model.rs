@@ -136,7 +136,7 @@ pub fn run(args: Args) -> Result<()> {
     KvCache::check(&shape.keeps, kv)?;
     let placed = model::place(&gpu, &gguf, Session::needs(&shape, &options), &args.device)?;
     let model = model::load(&gpu, &gguf, &placed, || false)?;
-    let mut session = pipelines::kept(&gpu, || Ok(Session::new(&model, &options)?))?;
+    let mut session = pipelines::session(&model, &options)?;
     let report = measure(&mut session, &gpu, limits, &tests, &args)?;
     match args.output {
         Format::Json => {

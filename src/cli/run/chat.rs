@@ -2,7 +2,8 @@
 
 use super::answer::Sink;
 use super::setup::Runner;
-use super::{Args, INTERRUPTED};
+use super::{Args, INTERRUPTED, saved};
+use crate::cli::human;
 use crate::cli::output::{Style, note};
 use crate::cli::profile::cache_folder;
 use anyhow::Result;
@@ -12,10 +13,11 @@ use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Editor, Helper, completion::Completer, highlight::Highlighter, hint::Hinter};
 use serde_json::{Value, json};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 const HELP: &str = "  /clear    forget the conversation
+  /save FILE and /load FILE  keep the conversation, and go on from one that was kept
   /stats    what the last answer took, and how full the context is
   /help     this list
   /bye      leave; so does Ctrl-D
@@ -23,7 +25,7 @@ const HELP: &str = "  /clear    forget the conversation
   Ctrl-C    stops an answer";
 
 /// Talks until the user leaves.
-pub fn run(runner: &mut Runner, args: &Args) -> Result<()> {
+pub fn run(runner: &mut Runner, args: &Args, messages: Vec<Value>) -> Result<()> {
     let mut editor = Editor::<Input, FileHistory>::new()?;
     editor.set_helper(Some(Input));
     let history = cache_folder().map(|folder| folder.join("history.txt"));
@@ -33,8 +35,7 @@ pub fn run(runner: &mut Runner, args: &Args) -> Result<()> {
     let style = Style::of(&io::stderr());
     note(format_args!("{}{} on {device}, context {context}; /help tells more{}", style.dim, runner.name, style.reset));
 
-    let mut chat = Chat { runner, args, messages: Vec::new(), last: None };
-    chat.clear();
+    let mut chat = Chat { runner, args, messages, last: None };
     loop {
         let line = match editor.readline(">>> ") {
             Ok(line) => line,
@@ -55,19 +56,30 @@ pub fn run(runner: &mut Runner, args: &Args) -> Result<()> {
             "/help" | "/?" => note(HELP),
             "/clear" => chat.clear(),
             "/stats" => chat.stats(),
+            command if let Some(file) = argument(command, "/save") => chat.save(file),
+            command if let Some(file) = argument(command, "/load") => chat.load(file),
             command if is_command(command) => note(format_args!("{command}: no such command; /help lists them")),
             _ => chat.turn(&unquoted(&line))?,
         }
     }
-    save(&mut editor, history);
+    keep_lines(&mut editor, history);
+    if let Some(file) = &args.save {
+        saved::save(chat.runner, &chat.messages, file)?;
+    }
     Ok(())
 }
 
-fn save(editor: &mut Editor<Input, FileHistory>, file: Option<PathBuf>) {
+fn keep_lines(editor: &mut Editor<Input, FileHistory>, file: Option<PathBuf>) {
     if let Some(file) = file {
         let _ = file.parent().map(std::fs::create_dir_all);
         let _ = editor.save_history(&file);
     }
+}
+
+/// What follows a command's name, if it is that command.
+fn argument<'l>(line: &'l str, command: &str) -> Option<&'l str> {
+    let rest = line.strip_prefix(command)?;
+    (rest.is_empty() || rest.starts_with(char::is_whitespace)).then(|| rest.trim())
 }
 
 /// `/word` is a command, `/usr/bin` and `/ is a slash` are not.
@@ -86,9 +98,33 @@ struct Chat<'r> {
 
 impl Chat<'_> {
     fn clear(&mut self) {
-        let system = self.args.system.iter().map(|text| json!({ "role": "system", "content": text }));
-        self.messages = system.collect();
+        self.messages = self.args.opening();
         self.runner.session.clear();
+    }
+
+    fn save(&mut self, file: &str) {
+        if file.is_empty() {
+            return note("/save FILE writes the conversation to a file");
+        }
+        match saved::save(self.runner, &self.messages, Path::new(file)) {
+            Ok(bytes) => note(format_args!("saved: {}", human::bytes(bytes))),
+            Err(error) => note(format_args!("error: {error:#}")),
+        }
+    }
+
+    fn load(&mut self, file: &str) {
+        if file.is_empty() {
+            return note("/load FILE goes on from a conversation that /save wrote");
+        }
+        match saved::resume(self.runner, &self.args.sampling, Path::new(file)) {
+            Ok(messages) => {
+                let cached = self.runner.session.history().len();
+                note(format_args!("{} messages, {cached} tokens cached", messages.len()));
+                self.messages = messages;
+            }
+            // If the session was emptied already, the messages are there still, and are computed again.
+            Err(error) => note(format_args!("error: {error:#}")),
+        }
     }
 
     fn stats(&self) {

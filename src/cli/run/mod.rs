@@ -4,6 +4,7 @@ mod answer;
 mod chat;
 mod options;
 mod prompt;
+mod saved;
 mod setup;
 mod stats;
 
@@ -11,7 +12,7 @@ use super::{output, usage};
 use answer::{Answer, Ending, Sink};
 use anyhow::Result;
 pub use options::Args;
-use prompt::Task;
+use serde_json::Value;
 use setup::Runner;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,15 +27,19 @@ pub fn run(args: Args, verbose: bool) -> Result<ExitCode> {
     let chats = task.prompt.is_none();
     catch_interrupts(!chats);
     let mut runner = Runner::new(&args, task.model.as_deref(), verbose)?;
+    let before = match &args.resume {
+        Some(file) => saved::resume(&mut runner, &args.sampling, file)?,
+        None => args.opening(),
+    };
     if chats {
-        chat::run(&mut runner, &args)?;
+        chat::run(&mut runner, &args, before)?;
         return Ok(ExitCode::SUCCESS);
     }
-    one_answer(&mut runner, &args, &task)
+    one_answer(&mut runner, &args, task.messages(before))
 }
 
-fn one_answer(runner: &mut Runner, args: &Args, task: &Task) -> Result<ExitCode> {
-    let prompt = runner.prompt(&task.messages(args))?;
+fn one_answer(runner: &mut Runner, args: &Args, mut messages: Vec<Value>) -> Result<ExitCode> {
+    let prompt = runner.prompt(&messages)?;
     let sink = if args.json { Sink::Nowhere } else { Sink::stdout() };
     let answer = runner.answer(&prompt, sink)?;
     let stats = runner.stats(&answer);
@@ -43,6 +48,10 @@ fn one_answer(runner: &mut Runner, args: &Args, task: &Task) -> Result<ExitCode>
     } else {
         answer.explain_stop();
         output::note(stats);
+    }
+    if let Some(file) = &args.save {
+        messages.push(answer.message());
+        saved::save(runner, &messages, file)?;
     }
     Ok(if answer.stop == Ending::Interrupted { ExitCode::from(INTERRUPTED_EXIT) } else { ExitCode::SUCCESS })
 }

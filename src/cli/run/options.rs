@@ -5,7 +5,9 @@ use crate::cli::device::DeviceArgs;
 use anyhow::Result;
 use halogen::gguf::Metadata;
 use halogen::session::Sampling;
+use serde_json::{Value, json};
 use std::hash::{BuildHasher, Hasher};
+use std::path::PathBuf;
 
 /// Answer a prompt, or chat
 #[derive(clap::Args)]
@@ -52,6 +54,14 @@ pub struct Args {
     #[arg(long, value_name = "STRING")]
     pub stop: Vec<String>,
 
+    /// Go on from a conversation that --save or a chat's /save wrote, with its sampling but for what is given here
+    #[arg(long, value_name = "FILE", conflicts_with = "system")]
+    pub resume: Option<PathBuf>,
+
+    /// Write the conversation to a file after the answer, or where a chat is left; it may be that of --resume
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+
     /// Print one JSON object: text, token ids, stop reason, stats
     #[arg(long)]
     pub json: bool,
@@ -65,6 +75,13 @@ pub struct Args {
 
     #[command(flatten, next_help_heading = "Device")]
     pub device: DeviceArgs,
+}
+
+impl Args {
+    /// The messages that a conversation begins with.
+    pub fn opening(&self) -> Vec<Value> {
+        self.system.iter().map(|text| json!({ "role": "system", "content": text })).collect()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -106,13 +123,25 @@ impl SamplingArgs {
         let float = |name: &str| metadata.f32(&format!("general.sampling.{name}"));
         let default = Sampling::default();
         let top_k = metadata.u32("general.sampling.top_k")?;
+        self.over(Sampling {
+            temperature: float("temp")?.unwrap_or(default.temperature),
+            top_k: top_k.unwrap_or(default.top_k),
+            top_p: float("top_p")?.unwrap_or(default.top_p),
+            min_p: float("min_p")?.unwrap_or(default.min_p),
+            repeat_penalty: float("penalty_repeat")?.unwrap_or(default.repeat_penalty),
+            seed: random_seed(),
+        })
+    }
+
+    /// What is given here in place of what `others` say.
+    pub fn over(&self, others: Sampling) -> Result<Sampling> {
         let sampling = Sampling {
-            temperature: self.temp.or(float("temp")?).unwrap_or(default.temperature),
-            top_k: self.top_k.or(top_k).unwrap_or(default.top_k),
-            top_p: self.top_p.or(float("top_p")?).unwrap_or(default.top_p),
-            min_p: self.min_p.or(float("min_p")?).unwrap_or(default.min_p),
-            repeat_penalty: self.repeat_penalty.or(float("penalty_repeat")?).unwrap_or(default.repeat_penalty),
-            seed: self.seed.unwrap_or_else(random_seed),
+            temperature: self.temp.unwrap_or(others.temperature),
+            top_k: self.top_k.unwrap_or(others.top_k),
+            top_p: self.top_p.unwrap_or(others.top_p),
+            min_p: self.min_p.unwrap_or(others.min_p),
+            repeat_penalty: self.repeat_penalty.unwrap_or(others.repeat_penalty),
+            seed: self.seed.unwrap_or(others.seed),
         };
         sampling.check()?;
         Ok(sampling)

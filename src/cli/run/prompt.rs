@@ -19,11 +19,10 @@ pub struct Task {
 }
 
 impl Task {
-    /// The conversation up to the prompt.
-    pub fn messages(&self, args: &Args) -> Vec<serde_json::Value> {
-        let message = |role: &str, content: &String| serde_json::json!({ "role": role, "content": content });
-        let system = args.system.iter().map(|text| message("system", text));
-        system.chain(self.prompt.iter().map(|text| message("user", text))).collect()
+    /// The prompt behind the conversation `before`.
+    pub fn messages(&self, before: Vec<serde_json::Value>) -> Vec<serde_json::Value> {
+        let user = self.prompt.iter().map(|text| serde_json::json!({ "role": "user", "content": text }));
+        before.into_iter().chain(user).collect()
     }
 }
 

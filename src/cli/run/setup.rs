@@ -46,7 +46,7 @@ impl Runner {
         let model = model::load(&gpu, &gguf, &placed, || INTERRUPTED.load(Ordering::Relaxed))?;
         let submit = Duration::from_millis(args.submit_ms.into());
         let options = SessionOptions { limits: profile.as_ref().ok().copied(), submit: Some(submit), ..options };
-        let session = pipelines::kept(&gpu, || Ok(Session::new(&model, &options)?))?;
+        let session = pipelines::session(&model, &options)?;
         let templated = !args.raw && model.template().is_some();
         if !args.raw && !templated {
             output::note(format_args!("note: {} has no chat template; it is given prompts as they are", gguf.name()));

@@ -1,0 +1,113 @@
+//! Making a session ready in slices: its buffers at once, then every kernel that a step of it can use, then its recordings.
+
+use super::engine::Ending;
+use super::state::State;
+use super::{Model, Result, Session, SessionOptions};
+use crate::gpu::KernelSpec;
+use std::collections::{BTreeSet, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A session on its way: [`Model::warm_up`].
+pub struct WarmUp {
+    session: Session,
+    kernels: Vec<KernelSpec>,
+    compiled: usize,
+    recorded: usize,
+    /// The first dispatches of kernels, by recording, which have not run yet.
+    unrun: Vec<(usize, Range<usize>)>,
+    ran: usize,
+}
+
+/// A token and several need kernels of their own, and so do 2, 4 and 8 (from 3 and 5 on) and tiles.
+const SIZES: [usize; 5] = [1, 2, 3, 5, 9];
+/// Kernels that are run for the first time at once: drivers that compile then make the device's other work wait.
+const RUNS: usize = 4;
+
+impl Model {
+    /// Begins to make a session ready: buffers are made here, and the kernels that steps of any length can use are listed.
+    /// [`WarmUp::advance`] compiles them a slice at a time, so that an app can do it between frames.
+    ///
+    /// # Errors
+    /// A tier that the device lacks, a context of 0, or no memory for the cache.
+    pub fn warm_up(self: &Arc<Self>, options: &SessionOptions) -> Result<WarmUp> {
+        let mut session = Session::bare(self, options)?;
+        let (chunk, mut kernels) = (session.chunk(), BTreeSet::new());
+        for tokens in SIZES.into_iter().filter(|tokens| *tokens < chunk).chain([chunk]) {
+            kernels.append(&mut session.survey(tokens)?);
+        }
+        let kernels = kernels.into_iter().collect();
+        Ok(WarmUp { session, kernels, compiled: 0, recorded: 0, unrun: Vec::new(), ran: 0 })
+    }
+}
+
+impl WarmUp {
+    /// What is recorded: a decode step and a full prefill step, which every session uses.
+    fn lengths(&self) -> [usize; 2] {
+        [1, self.session.chunk()]
+    }
+
+    /// Steps done and steps in all, of about the same length where no kernel was compiled before.
+    pub fn progress(&self) -> (usize, usize) {
+        // What is to be run is known once it is recorded: about as many as there are kernels.
+        let runs = if self.recorded == 2 { self.unrun.len() } else { self.kernels.len() }.div_ceil(RUNS);
+        (self.compiled + self.recorded + self.ran.div_ceil(RUNS), self.kernels.len() + 2 + runs)
+    }
+
+    /// Whether nothing is left to do.
+    pub fn is_done(&self) -> bool {
+        self.recorded == 2 && self.ran == self.unrun.len()
+    }
+
+    /// Goes on for about `time`, by one step at least; several threads compile where there are. Whether it is done.
+    ///
+    /// # Errors
+    /// A kernel that the driver refuses, or a lost device.
+    pub fn advance(&mut self, time: Duration) -> Result<bool> {
+        if self.compiled < self.kernels.len() {
+            let gpu = self.session.model().gpu().clone();
+            self.compiled += gpu.compile(&self.kernels[self.compiled..], time)?;
+        } else if self.recorded < 2 {
+            self.session.record(self.lengths()[self.recorded], Ending::Sample)?;
+            self.recorded += 1;
+            if self.recorded == 2 {
+                self.unrun = self.first_runs();
+                self.session.write_state(&State { halt: 1, ..State::default() })?;
+            }
+        } else if self.ran < self.unrun.len() {
+            let next = self.ran..self.unrun.len().min(self.ran + RUNS);
+            let recordings = &self.session.recordings;
+            let of = |length: usize| &recordings[&(length, Ending::Sample)].recording;
+            let parts: Vec<_> = self.unrun[next.clone()].iter().map(|(length, at)| (of(*length), at.clone())).collect();
+            self.session.gpu().submit_all(&parts, &[])?;
+            self.ran = next.end;
+        }
+        Ok(self.is_done())
+    }
+
+    /// The first dispatch of each kernel. They are run with the halt word set, and so do nothing, but a driver that compiles
+    /// at a kernel's first dispatch does it here and not within the first answer.
+    fn first_runs(&self) -> Vec<(usize, Range<usize>)> {
+        let (mut seen, mut runs) = (HashSet::new(), Vec::new());
+        for length in self.lengths() {
+            for (i, dispatch) in
+                self.session.recordings[&(length, Ending::Sample)].recording.dispatches.iter().enumerate()
+            {
+                if seen.insert(Arc::as_ptr(&dispatch.kernel)) {
+                    runs.push((length, i..i + 1));
+                }
+            }
+        }
+        runs
+    }
+
+    /// The session, after what is left to do.
+    ///
+    /// # Errors
+    /// As [`WarmUp::advance`].
+    pub fn finish(mut self) -> Result<Session> {
+        while !self.advance(Duration::MAX)? {}
+        Ok(self.session)
+    }
+}
