@@ -7,6 +7,7 @@ mod common;
 mod counts;
 mod device;
 mod halting;
+mod mixed;
 mod rounded;
 mod saved;
 mod store;
