@@ -21,6 +21,20 @@ fn host(criterion: &mut Criterion) {
     let mut session = Session::new(&model, &SessionOptions::default()).unwrap();
     criterion.bench_function("record a decode step", |b| b.iter(|| session.record_decode().unwrap()));
 
+    // What growth costs the host: the difference of two questions, of which one finds no room for its prompt.
+    let ids = vec![1; 300];
+    for (name, room) in [("ask", 512), ("ask, growing from 64 positions", 64)] {
+        let options = SessionOptions { room, ..SessionOptions::default() };
+        let ask = || {
+            let mut session = Session::new(&model, &options).unwrap();
+            gpu.blocking_wait().unwrap();
+            let start = std::time::Instant::now();
+            session.ask(&ids, &Default::default(), &[], 1).unwrap();
+            start.elapsed()
+        };
+        criterion.bench_function(name, |b| b.iter_custom(|count| (0..count).map(|_| ask()).sum()));
+    }
+
     // No more time than encoding takes is counted, but the device computes each step. A fresh session's state has the halt
     // word set, so the steps do little.
     let recording = session.decode_recording();

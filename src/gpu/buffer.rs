@@ -37,16 +37,37 @@ impl Gpu {
 
     /// As [`Gpu::buffer`], with usages of the caller's choice.
     pub fn buffer_with(&self, name: &str, bytes: u64, usage: Usage) -> Result<View> {
-        let size = bytes.max(16).next_multiple_of(16);
+        let size = self.buffer_size(name, bytes, usage)?;
+        let descriptor = wgpu::BufferDescriptor { label: Some(name), size, usage, mapped_at_creation: false };
+        let buffer = self.scoped(name, |device| device.create_buffer(&descriptor))?;
+        Ok(View { buffer, offset: 0, size })
+    }
+
+    /// Fails where a storage buffer of `bytes` is larger than the device can have or bind.
+    pub fn check_size(&self, name: &str, bytes: u64) -> Result<()> {
+        self.buffer_size(name, bytes, Usage::STORAGE).map(|_| ())
+    }
+
+    fn buffer_size(&self, name: &str, bytes: u64, usage: Usage) -> Result<u64> {
+        let size = bytes.clamp(16, u64::MAX - 16).next_multiple_of(16);
         let caps = self.caps();
         for (limit, what) in [(caps.max_buffer, "a buffer"), (caps.max_binding, "a storage binding")] {
             if size > limit && (what == "a buffer" || usage.contains(Usage::STORAGE)) {
                 return Err(Error::TooLarge { name: name.into(), bytes: size, limit, what });
             }
         }
-        let descriptor = wgpu::BufferDescriptor { label: Some(name), size, usage, mapped_at_creation: false };
-        let buffer = self.scoped(name, |device| device.create_buffer(&descriptor))?;
-        Ok(View { buffer, offset: 0, size })
+        Ok(size)
+    }
+
+    /// Queues copies from views to views of the same size, before whatever is submitted next.
+    pub fn copy(&self, copies: &[(View, View)]) -> Result<()> {
+        self.scoped("copy", |device| {
+            let mut encoder = device.create_command_encoder(&Default::default());
+            for (from, to) in copies {
+                encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &to.buffer, to.offset, from.size);
+            }
+            self.queue().submit([encoder.finish()]);
+        })
     }
 
     /// A storage buffer that holds `data`.

@@ -315,6 +315,11 @@ impl Dispatch {
         self.slicing.map_or(1, |slicing| slicing.groups)
     }
 
+    /// The kernel's uniform parameters, as its shader lays them out.
+    pub fn params(&self) -> &[u8] {
+        &self.params.bytes
+    }
+
     pub(super) fn encode(&self, pass: &mut wgpu::ComputePass, same_pipeline: bool) {
         self.encode_as(pass, same_pipeline, self.params.offset, self.grid);
     }

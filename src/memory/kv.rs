@@ -1,126 +1,10 @@
 //! What a sequence keeps from one token to the next: keys and values of every position, or a recurrent state.
 
+use super::keeps::{Compressed, Extent, Keeps};
 use super::{Error, Result};
-use crate::gpu::{Gpu, View};
+use crate::gpu::{self, Gpu, View};
 use crate::ops::{CompressedLayer, KvFormat, KvLayer, RecurrentLayer};
 use std::ops::Range;
-
-/// Values that a position takes in a layer's cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KvWidth {
-    pub heads: usize,
-    /// Of a head's key, or the row of latent attention.
-    pub k: usize,
-    /// Of a head's value; 0 where it is part of the key.
-    pub v: usize,
-    /// Of a lightning indexer's keys; 0 without one.
-    pub index: usize,
-}
-
-impl KvWidth {
-    /// Keys and values alike.
-    pub fn both(heads: usize, head_dim: usize) -> KvWidth {
-        KvWidth { heads, k: head_dim, v: head_dim, index: 0 }
-    }
-
-    /// Bytes of its keys, values and indexer's keys.
-    fn bytes(self, format: KvFormat) -> [u64; 3] {
-        let of_heads = |dim| format.row_bytes(self.heads, dim);
-        [of_heads(self.k), of_heads(self.v), format.of_index().row_bytes(1, self.index)]
-    }
-}
-
-/// What a layer with compressed keys keeps: see [`CompressedLayer`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Compressed {
-    /// Values of a row, of a position or of an entry.
-    pub row: usize,
-    /// Positions that a token sees by rows of their own, the last.
-    pub window: usize,
-    /// Positions of an entry; none: there are no entries.
-    pub ratio: Option<usize>,
-    /// Of an entry's key for the indexer; 0 without one.
-    pub index: usize,
-    /// Floats that windows which are not full come to, of entries and of their keys for the indexer.
-    pub sums: [usize; 2],
-}
-
-impl Compressed {
-    /// Entries of so many positions.
-    pub fn entries(&self, positions: usize) -> usize {
-        self.ratio.map_or(0, |ratio| positions / ratio)
-    }
-}
-
-/// How far a cache reaches.
-#[derive(Clone, Copy, Debug)]
-pub struct Extent {
-    /// Positions of the sequence.
-    pub positions: usize,
-    /// Positions that layers with a window keep beyond it: a step writes all its keys before its first token has read those
-    /// that it sees, and steps are queued ahead of an answer that may end before them.
-    pub beyond: usize,
-}
-
-/// What a layer keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keeps {
-    /// Keys and values of every position.
-    Kv(KvWidth),
-    /// Keys and values of the last positions, of which a token sees at most `window`.
-    Window { width: KvWidth, window: usize },
-    /// One state, however many positions it has seen: floats of a convolution's last inputs, and of the delta rule.
-    Recurrent { conv: usize, delta: usize },
-    /// Keys, which are the values, of the last positions, and entries that stand for several positions each.
-    Compressed(Compressed),
-}
-
-impl Keeps {
-    /// Rows of keys of single positions, and whether positions share them.
-    fn rows(self, extent: Extent) -> (usize, bool) {
-        match self {
-            Keeps::Window { window, .. } | Keeps::Compressed(Compressed { window, .. }) => {
-                let rows = window.saturating_add(extent.beyond).min(extent.positions);
-                (rows, rows < extent.positions)
-            }
-            _ => (extent.positions, false),
-        }
-    }
-
-    /// Bytes of each of its buffers.
-    fn bytes(self, extent: Extent, format: KvFormat) -> [u64; 4] {
-        match self {
-            Keeps::Kv(w) | Keeps::Window { width: w, .. } => {
-                let [k, v, index] = w.bytes(format).map(|bytes| bytes.saturating_mul(self.rows(extent).0 as u64));
-                [k, v, index, 0]
-            }
-            Keeps::Recurrent { conv, delta } => [conv, delta, 0, 0].map(|floats| 4 * floats as u64),
-            Keeps::Compressed(c) => {
-                let entries = c.entries(extent.positions);
-                let [sums, index_sums] = c.sums.map(|floats| 4 * floats as u64);
-                let rows = |dim, count: usize| format.row_bytes(1, dim).saturating_mul(count as u64);
-                let held = self.rows(extent).0.saturating_add(entries);
-                [rows(c.row, held), sums, rows(c.index, entries.max(1)), index_sums]
-            }
-        }
-    }
-
-    /// Bytes of it that cannot be cut back to any position: a state, or the window of a ring.
-    fn state_bytes(self, extent: Extent, format: KvFormat) -> u64 {
-        match self {
-            Keeps::Window { window, .. } if self.rows(extent).1 => {
-                self.bytes(Extent { positions: window, ..extent }, format).iter().sum()
-            }
-            Keeps::Recurrent { .. } => self.bytes(extent, format).iter().sum(),
-            Keeps::Compressed(c) => {
-                let window =
-                    if self.rows(extent).1 { format.row_bytes(1, c.row).saturating_mul(c.window as u64) } else { 0 };
-                c.sums.iter().map(|floats| 4 * *floats as u64).sum::<u64>() + window
-            }
-            _ => 0,
-        }
-    }
-}
 
 /// What of a cache cannot be cut back to any shorter sequence.
 #[derive(Clone, Copy, Debug, Default)]
@@ -174,6 +58,8 @@ impl LayerCache {
 pub struct KvCache {
     pub layers: Vec<LayerCache>,
     pub positions: usize,
+    /// Positions for which layers that keep all of them have rows so far.
+    room: usize,
     keeps: Vec<Keeps>,
     extent: Extent,
     format: KvFormat,
@@ -198,15 +84,21 @@ impl KvCache {
         }
     }
 
-    /// A cache that reaches as far as `extent`.
+    /// A cache that reaches as far as `extent`, with room for `room` positions at first: [`KvCache::grow`].
     ///
     /// # Errors
-    /// As [`KvCache::check`], and no memory for it.
-    pub fn new(gpu: &Gpu, keeps: &[Keeps], extent: Extent, format: KvFormat) -> Result<Self> {
+    /// As [`KvCache::check`], no memory for it, or a layer that the device cannot bind once it has grown.
+    pub fn new(gpu: &Gpu, keeps: &[Keeps], extent: Extent, room: usize, format: KvFormat) -> Result<Self> {
         KvCache::check(keeps, format)?;
+        let room = room.clamp(1, extent.positions);
         let mut layers = Vec::with_capacity(keeps.len());
         for keeps in keeps {
-            let [first, second, index, fourth] = keeps.bytes(extent, format);
+            let whole = keeps.bytes(extent, format);
+            whole.iter().try_for_each(|bytes| gpu.check_size("KV cache", *bytes))?;
+            let grows = keeps.grows(extent);
+            let [first, second, ..] =
+                keeps.bytes(if grows { Extent { positions: room, ..extent } } else { extent }, format);
+            let [_, _, index, fourth] = whole;
             let (rows, wraps) = keeps.rows(extent);
             let buffer = |name: &str, bytes: u64| (bytes > 0).then(|| gpu.buffer(name, bytes)).transpose();
             layers.push(match keeps {
@@ -216,6 +108,7 @@ impl KvCache {
                     index: if width.index == 0 { None } else { Some(gpu.buffer("index cache", index)?) },
                     format,
                     ring: wraps.then_some(rows),
+                    grows_to: grows.then_some(rows),
                 }),
                 Keeps::Recurrent { .. } => LayerCache::Recurrent(RecurrentLayer {
                     conv: gpu.buffer("convolution state", first)?,
@@ -228,6 +121,7 @@ impl KvCache {
                         index: buffer("index cache", index)?,
                         format,
                         ring: None,
+                        grows_to: None,
                     },
                     window_rows: rows,
                     sums: buffer("window sums", second)?,
@@ -235,7 +129,43 @@ impl KvCache {
                 }),
             });
         }
-        Ok(KvCache { layers, positions: extent.positions, keeps: keeps.to_vec(), extent, format })
+        Ok(KvCache { layers, positions: extent.positions, room, keeps: keeps.to_vec(), extent, format })
+    }
+
+    /// Positions for which there is room without growing.
+    pub fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Makes room for so many positions, by doubling: new buffers layer by layer, into which the device copies what the old ones
+    /// hold, behind all that was submitted. What was recorded keeps the old ones alive. An indexer's keys have all their rows
+    /// from the start. Where the device has no room for old and new, it is waited for until it has let go of those before.
+    ///
+    /// # Errors
+    /// No memory, or a lost device.
+    pub fn grow(&mut self, gpu: &Gpu, positions: usize) -> Result<()> {
+        let mut room = self.room;
+        while room < positions.min(self.positions) {
+            room = room.saturating_mul(2).min(self.positions);
+        }
+        if room == self.room {
+            return Ok(());
+        }
+        for (layer, keeps) in self.layers.iter_mut().zip(&self.keeps) {
+            let (LayerCache::Kv(kv), Keeps::Kv(w) | Keeps::Window { width: w, .. }) = (layer, keeps) else { continue };
+            // A growth that failed may have left it longer than the others.
+            let rows = kv.rows(w.heads, w.k)..room;
+            if kv.grows_to.is_none() || rows.is_empty() {
+                continue;
+            }
+            let new = |view, name, dim| grown(gpu, view, name, self.format.planes(w.heads, dim), &rows);
+            let k = new(&kv.k, "K cache", w.k)?;
+            kv.v = kv.v.as_ref().map(|v| new(v, "V cache", w.v)).transpose()?;
+            kv.k = k;
+            gpu.poll()?;
+        }
+        self.room = room;
+        Ok(())
     }
 
     /// Keys and values of a layer that keeps them, as its model's shape says.
@@ -305,10 +235,10 @@ impl KvCache {
         let of_layer = |(layer, keeps): (&LayerCache, &Keeps)| -> Vec<View> {
             let (rows, ring) = keeps.rows(self.extent);
             let positions = if ring { reached.saturating_sub(rows).min(tokens)..tokens } else { 0..tokens };
-            let slices = |view: &View, planes| ring_slices(view, rows, planes, &positions);
             let index = |dim| [self.format.of_index().row_bytes(1, dim), 0];
             match (layer, keeps) {
                 (LayerCache::Kv(kv), Keeps::Kv(w) | Keeps::Window { width: w, .. }) => {
+                    let slices = |view: &View, planes| ring_slices(view, kv.rows(w.heads, w.k), planes, &positions);
                     let v = kv.v.iter().flat_map(|v| slices(v, self.format.planes(w.heads, w.v)));
                     let index = kv.index.iter().flat_map(|keys| slices(keys, index(w.index)));
                     slices(&kv.k, self.format.planes(w.heads, w.k)).into_iter().chain(v).chain(index).collect()
@@ -319,7 +249,7 @@ impl KvCache {
                         let bytes = c.entries(tokens) as u64 * row;
                         (bytes > 0).then(|| view.slice(from as u64 * row, bytes))
                     };
-                    let mut views = slices(&held.kv.k, [row, 0]);
+                    let mut views = ring_slices(&held.kv.k, rows, [row, 0], &positions);
                     views.extend(entries(&held.kv.k, rows, row));
                     let keys = |keys: &View| entries(keys, 0, self.format.row_bytes(1, c.index));
                     views.extend(held.kv.index.as_ref().and_then(keys));
@@ -349,20 +279,47 @@ impl KvCache {
         self.format
     }
 
-    /// Bytes that the cache takes.
+    /// Bytes that the cache takes so far.
     pub fn total_bytes(&self) -> u64 {
         self.layers.iter().flat_map(LayerCache::views).map(|view| view.size).sum()
     }
 
-    /// Bytes that [`KvCache::new`] would take.
+    /// Bytes that a cache takes once it has grown as far as it reaches.
     pub fn bytes(keeps: &[Keeps], extent: Extent, format: KvFormat) -> u64 {
         keeps.iter().flat_map(|k| k.bytes(extent, format)).fold(0, u64::saturating_add)
+    }
+
+    /// Bytes beside these while it grows: what one layer had before, at most half.
+    pub fn growth_bytes(keeps: &[Keeps], extent: Extent, room: usize, format: KvFormat) -> u64 {
+        let growing = keeps.iter().filter(|keeps| room < extent.positions && keeps.grows(extent));
+        growing
+            .map(|keeps| keeps.bytes(extent, format)[..2].iter().fold(0u64, |sum, b| sum.saturating_add(b / 2)))
+            .max()
+            .unwrap_or(0)
     }
 
     /// Bytes that [`KvCache::states`] has at most.
     pub fn state_bytes(keeps: &[Keeps], extent: Extent, format: KvFormat) -> u64 {
         keeps.iter().map(|k| k.state_bytes(extent, format)).fold(0, u64::saturating_add)
     }
+}
+
+/// A buffer with `rows.end` rows in place of `view`'s `rows.start`, which is copied. A row has so many bytes in each plane.
+fn grown(gpu: &Gpu, view: &View, name: &str, planes: [u64; 2], rows: &Range<usize>) -> Result<View> {
+    let [from, to] = [rows.start, rows.end].map(|rows| rows as u64);
+    let bytes = to * (planes[0] + planes[1]);
+    let new = match gpu.buffer(name, bytes) {
+        Err(gpu::Error::OutOfMemory(_)) => {
+            gpu.blocking_wait()?;
+            gpu.buffer(name, bytes)?
+        }
+        made => made?,
+    };
+    let plane =
+        |(start, bytes): (u64, u64)| (view.slice(from * start, from * bytes), new.slice(to * start, from * bytes));
+    let starts = [0, planes[0]].into_iter().zip(planes);
+    gpu.copy(&starts.filter(|(_, bytes)| *bytes > 0).map(plane).collect::<Vec<_>>())?;
+    Ok(new)
 }
 
 /// The rows of positions in a ring of `rows` rows, whose planes follow each other, each `planes` bytes a row: of each one part,
@@ -382,7 +339,8 @@ fn ring_slices(view: &View, rows: usize, planes: [u64; 2], positions: &Range<usi
 
 #[cfg(test)]
 mod tests {
-    use super::{Extent, Keeps, KvCache, KvFormat, KvWidth};
+    use super::{Extent, Keeps, KvCache, KvFormat};
+    use crate::memory::KvWidth;
 
     #[test]
     fn layers_with_a_window_take_the_window_and_what_is_beyond() {

@@ -180,7 +180,8 @@ impl Step<'_> {
         if let Some(wrong) = cache.refuses(a.kv_heads, a.head_dim, window, self.tokens) {
             return Err(Error::Shape { op: "attention", message: wrong });
         }
-        let held = cache.rows(a.kv_heads, a.head_dim);
+        let rows_so_far = cache.rows(a.kv_heads, a.head_dim);
+        let held = cache.grows_to.unwrap_or(rows_so_far);
         let window = window.map(|w| w.min(held));
         let most = selection.map_or(usize::MAX, |s| s.top_k);
         let positions = match entries {
@@ -235,7 +236,7 @@ impl Step<'_> {
                 window: entries.map_or(window.unwrap_or(0), |e| e.window) as u32,
                 first_token: first_token as u32,
                 top_k: selection.map_or(u32::MAX, |s| s.top_k as u32),
-                rows: held as u32,
+                rows: rows_so_far as u32,
                 ratio: entries.and_then(|e| e.ratio).map_or(u32::MAX, |ratio| ratio as u32),
                 window_rows: entries.map_or(0, |e| e.window_rows as u32),
                 pairs: entries.map_or(0, |e| e.pairs as u32),

@@ -66,11 +66,14 @@ pub struct KvLayer {
     pub format: KvFormat,
     /// Rows of a layer whose tokens see a window: position p lies in row p % rows. None: each position has a row of its own.
     pub ring: Option<usize>,
+    /// Rows that it may come to have, where it has fewer so far. Work is cut as if it had them, so that what a step computes
+    /// does not depend on how far the layer has grown.
+    pub grows_to: Option<usize>,
 }
 
 impl KvLayer {
     /// Rows of `heads` heads of `dim` values.
-    pub(super) fn rows(&self, heads: usize, dim: usize) -> usize {
+    pub(crate) fn rows(&self, heads: usize, dim: usize) -> usize {
         self.ring.unwrap_or((self.k.size / self.format.row_bytes(heads, dim).max(1)) as usize)
     }
 

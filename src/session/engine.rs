@@ -84,7 +84,12 @@ impl Session {
         let rounded = if (Ground { tier, profile, force }).rounds() { shape.rounded_per_token } else { 0 };
         Needs {
             weights: 0,
-            kv: KvCache::bytes(&shape.keeps, extent, options.kv),
+            kv: KvCache::bytes(&shape.keeps, extent, options.kv).saturating_add(KvCache::growth_bytes(
+                &shape.keeps,
+                extent,
+                options.room,
+                options.kv,
+            )),
             scratch: (shape.scratch_per_token + rounded)
                 .saturating_mul(chunk)
                 .saturating_add(shape.sliced.bytes(chunk as usize))
@@ -137,12 +142,12 @@ impl Session {
         }
         Session::needs(shape, options).check(gpu)?;
         let chunk = Self::chunk_of(context, options);
-        let cache = KvCache::new(gpu, &shape.keeps, Self::extent(context, options), options.kv)?;
+        let cache = KvCache::new(gpu, &shape.keeps, Self::extent(context, options), options.room, options.kv)?;
         let usage = wgpu::BufferUsages::UNIFORM
             | wgpu::BufferUsages::STORAGE
             | wgpu::BufferUsages::COPY_DST
             | wgpu::BufferUsages::COPY_SRC;
-        let report = match model.experts_move() {
+        let report = match model.weights_move() {
             true => RECORD_OFFSET + size_of::<Record>() as u64,
             false => size_of::<State>() as u64,
         };
@@ -153,7 +158,7 @@ impl Session {
             chunk,
             submit: options.submit_on(gpu),
             pace: Pace::new(options.limits.unwrap_or_else(|| gpu.assumed_limits())),
-            id: if model.experts_move() { model.store().join() } else { 0 },
+            id: if model.weights_move() { model.store().join() } else { 0 },
             measured: options.limits,
             force: options.force,
             run_ahead: options.run_ahead,
@@ -307,7 +312,7 @@ impl Session {
         let gpu = &self.model.gpu;
         let step = Step::new(gpu, self.tier, tokens, &self.state, &self.token_ids, &mut self.scratch)?;
         let mut step = prepare(step);
-        if self.model.experts_move() {
+        if self.model.weights_move() {
             step.set_record(self.report.slice(RECORD_OFFSET, size_of::<Record>() as u64));
         }
         self.measured.into_iter().for_each(|profile| step.set_profile(profile));
@@ -337,6 +342,20 @@ impl Session {
             Some(id) => Err(Error::TokenRange { id: *id, vocabulary }),
             None => Ok(()),
         }
+    }
+
+    /// Makes room in the cache for positions below `end`, and records the decode step anew where its buffers are others then;
+    /// other recordings are made when they are asked for.
+    pub(super) fn make_room(&mut self, end: usize) -> Result<()> {
+        if end.min(self.cache.positions) <= self.cache.room() {
+            return Ok(());
+        }
+        // They hold the old buffers.
+        self.recordings.clear();
+        let gpu = self.gpu().clone();
+        let grown = self.cache.grow(&gpu, end);
+        self.record(1, Ending::Sample)?;
+        Ok(grown?)
     }
 
     /// Fills the rope tables for positions below `end`.

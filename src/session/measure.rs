@@ -15,9 +15,10 @@ impl Session {
         self.clear();
         let context = self.context();
         let position = positions.min(context - 1);
+        self.make_room(position + 1)?;
         self.fill_rope(position + 1)?;
         let state = State { position: position as u32, context: context as u32, limit: u32::MAX, ..State::default() };
-        if self.model().experts_move() {
+        if self.model().weights_move() {
             // What the step needs is there when it runs again.
             self.blocking_run((1, Ending::Sample), position + 1, state)?;
         }

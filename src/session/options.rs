@@ -18,6 +18,8 @@ pub struct SessionOptions {
     /// Kernels take the best variant not above this; `None`: the device's best.
     pub tier: Option<Tier>,
     pub kv: KvFormat,
+    /// Positions for which keys and values have room at first; it is doubled as a conversation needs it, up to the context.
+    pub room: usize,
     /// Most tokens of a prefill step; at most 65,535 are taken.
     pub chunk: usize,
     /// Estimated GPU time that one submit may take; `None`: 20 ms on a device that an app draws with
@@ -40,6 +42,7 @@ impl Default for SessionOptions {
             context: None,
             tier: None,
             kv: KvFormat::F16,
+            room: 1024,
             chunk: 512,
             submit: None,
             limits: None,

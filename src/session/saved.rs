@@ -138,11 +138,12 @@ impl Session {
         let mut reader = Reader { from, digest: Digest::new() };
         let (header, start) = reader.header(bytes).map_err(named)?;
         self.check_saved(&header).map_err(named)?;
+        self.stop();
+        self.make_room(header.tokens)?;
         let expected = start + 4 * header.tokens as u64 + self.saved_bytes(&header) + END;
         if expected != bytes {
             return Err(named(SavedProblem::Length { found: bytes, expected }));
         }
-        self.stop();
         self.clear();
         if let Err(problem) = self.take_in(&header, &mut reader) {
             self.clear();

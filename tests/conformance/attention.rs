@@ -215,7 +215,7 @@ impl Geometry {
             }
             gpu.upload("cache", &words).unwrap()
         };
-        let kv = KvLayer { k: upload(&k), v: Some(upload(&v)), index: None, format, ring };
+        let kv = KvLayer { k: upload(&k), v: Some(upload(&v)), index: None, format, ring, grows_to: None };
         let (k, v) = (twins::kept(&k, format), twins::kept(&v, format));
         let sinks = sinks.then(|| random.floats(heads));
         let on_device = sinks.as_ref().map(|s| gpu.upload("sinks", s).unwrap());

@@ -161,7 +161,7 @@ impl Rows {
         let before = kept(&random.floats((window_rows + 3) * head_dim), f16);
         let k = upload(&rig, &before, f16);
         let cache = CompressedLayer {
-            kv: KvLayer { k: k.clone(), v: None, index: None, format: format_of(f16), ring: None },
+            kv: KvLayer { k: k.clone(), v: None, index: None, format: format_of(f16), ring: None, grows_to: None },
             window_rows,
             sums: None,
             index_sums: None,
@@ -270,7 +270,14 @@ impl Windows {
         let (row, index) =
             if entry == Entry::Row { (Some(on_device.clone()), None) } else { (None, Some(on_device.clone())) };
         let cache = CompressedLayer {
-            kv: KvLayer { k: keys.clone(), v: None, index: Some(keys.clone()), format: format_of(f16), ring: None },
+            kv: KvLayer {
+                k: keys.clone(),
+                v: None,
+                index: Some(keys.clone()),
+                format: format_of(f16),
+                ring: None,
+                grows_to: None,
+            },
             window_rows: 11,
             sums: row,
             index_sums: index,
@@ -342,7 +349,14 @@ impl Attended {
         let c = attention(&rig, random, [heads, head_dim, rope_dim], window, ratio);
         let sinks: Vec<f32> = rig.gpu().blocking_read(&c.sinks).unwrap();
         let cache = CompressedLayer {
-            kv: KvLayer { k: upload(&rig, &held, f16), v: None, index: None, format: format_of(f16), ring: None },
+            kv: KvLayer {
+                k: upload(&rig, &held, f16),
+                v: None,
+                index: None,
+                format: format_of(f16),
+                ring: None,
+                grows_to: None,
+            },
             window_rows,
             sums: None,
             index_sums: None,

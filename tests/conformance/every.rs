@@ -146,7 +146,8 @@ const OPERATORS: &[(&str, Record)] = &[
         rig.watch(&keys);
         let pairs = RopePairs::Adjacent;
         let ix = Indexer { heads: 3, head_dim: 16, rope_dim: 8, pairs, top_k: 4, norm, eps: 1e-6 };
-        let kv = KvLayer { k: keys.clone(), v: None, index: Some(keys), format: KvFormat::F32, ring: None };
+        let kv =
+            KvLayer { k: keys.clone(), v: None, index: Some(keys), format: KvFormat::F32, ring: None, grows_to: None };
         rig.run(|step| step.index(&q, &a, [0, 16], &ix, &rope, &kv).map(drop))
     }),
     ("hyper_connection", |rig, random, tokens| {
@@ -271,7 +272,7 @@ fn cache(rig: &mut Rig, words: &[u32]) -> KvLayer {
         }
         view
     };
-    KvLayer { k: upload(rig), v: Some(upload(rig)), index: None, format: KvFormat::F16, ring: None }
+    KvLayer { k: upload(rig), v: Some(upload(rig)), index: None, format: KvFormat::F16, ring: None, grows_to: None }
 }
 
 /// Four heads on a latent of 32 and 16 rotated lanes, from column 4 of 56 on, with a watched cache of 32 positions.
@@ -286,7 +287,7 @@ fn latent(rig: &mut Rig, random: &mut Random, tokens: usize) -> (Tensor, Tensor,
     let l = LatentAttention { heads: 4, rank: 32, rope_dim: 16, scale: 0.15, norm, k_b, v_b };
     let k = gpu.upload("cache", &vec![0x3c00_3800u32; 32 * 24]).unwrap();
     rig.watch(&k);
-    (q, a, rope, l, KvLayer { k, v: None, index: None, format: KvFormat::F16, ring: None })
+    (q, a, rope, l, KvLayer { k, v: None, index: None, format: KvFormat::F16, ring: None, grows_to: None })
 }
 
 /// Streams of `hidden` columns.
@@ -317,7 +318,7 @@ fn compressed(rig: &Rig, random: &mut Random) -> (CompressedAttention, Compresso
     let attention =
         CompressedAttention { heads, head_dim, rope_dim, scale: 0.2, window, ratio, sinks, norm: of_rows() };
     let compressor = Compressor { ratio: 4, overlap: true, head_dim, rope_dim, place, norm: of_rows() };
-    let kv = KvLayer { k, v: None, index: None, format: KvFormat::F32, ring: None };
+    let kv = KvLayer { k, v: None, index: None, format: KvFormat::F32, ring: None, grows_to: None };
     (attention, compressor, CompressedLayer { kv, window_rows: 32, sums: Some(sums), index_sums: None }, rope)
 }
 
@@ -425,7 +426,14 @@ const REFUSED: &[(&str, Record)] = &[
         let view = gpu.upload("all", &[0f32; 512]).unwrap();
         let (pairs, norm) = (RopePairs::Adjacent, [view.clone(), view.clone()]);
         let ix = Indexer { heads: 3, head_dim: 16, rope_dim: 8, pairs, top_k: 4, norm, eps: 1e-6 };
-        let kv = KvLayer { k: view.clone(), v: None, index: Some(view.clone()), format: KvFormat::F32, ring: None };
+        let kv = KvLayer {
+            k: view.clone(),
+            v: None,
+            index: Some(view.clone()),
+            format: KvFormat::F32,
+            ring: None,
+            grows_to: None,
+        };
         rig.run(|step| step.index(&q, &a, [0, 22], &ix, &view, &kv).map(drop))
     }),
     ("attention/no values", |rig, random, tokens| {

@@ -145,7 +145,11 @@ impl Geometry {
             // Behind a ring, which is known to be no longer.
             words.extend([cache::UNWRITTEN; 64].iter().take(if self.ring.is_some() { 64 } else { 0 }));
             let upload = || gpu.upload("cache", &words).unwrap();
-            (KvLayer { k: upload(), v: Some(upload()), index: None, format, ring: self.ring }, held, words.len())
+            (
+                KvLayer { k: upload(), v: Some(upload()), index: None, format, ring: self.ring, grows_to: None },
+                held,
+                words.len(),
+            )
         };
         let (kv, held, words) = empty(self.format);
         let rope_view = gpu.upload("rope", &rope).unwrap();

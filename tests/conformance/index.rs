@@ -117,6 +117,7 @@ impl Geometry {
             index: Some(keys.clone()),
             format: if f16 { KvFormat::F16 } else { KvFormat::F32 },
             ring: None,
+            grows_to: None,
         };
         rig.run(|step| step.index(&qs, &rows, at, &indexer, &rope, &kv).map(drop))?;
 

@@ -135,7 +135,14 @@ impl Geometry {
         let spare = if position % 3 == 1 { 9000 } else { 100 };
         let held = cache::Rows { rows: positions + spare, heads: 1, dim: key_dim, format: kept };
         let cached = held.words(&before, |p| p);
-        let kv = KvLayer { k: gpu.upload("cache", &cached).unwrap(), v: None, index: None, format: kept, ring: None };
+        let kv = KvLayer {
+            k: gpu.upload("cache", &cached).unwrap(),
+            v: None,
+            index: None,
+            format: kept,
+            ring: None,
+            grows_to: None,
+        };
         let scale = 1.0 / ((nope + rope_dim) as f32).sqrt();
         let stack = |w: &Weights| in_order(w, gpu, heads, shards);
         let l = LatentAttention { heads, rank, rope_dim, scale, norm, k_b: stack(&k_b), v_b: stack(&v_b) };

@@ -2,11 +2,13 @@
 //!
 //! A test is a case in a setup: a tier of kernel variants, and a row of the tuning table, since the tiles of a GPU run
 //! on a software device too. `cargo test --test conformance -- linear/q4_k` runs a part; HALOGEN_ADAPTER picks the
-//! device by number or name; HALOGEN_FULL=1 runs every case in every setup.
+//! device by number or name; HALOGEN_FULL=1 runs every case in every setup; HALOGEN_DAWN, a folder of node's modules
+//! (scripts/dawn-check.sh), has Dawn execute the kernels.
 
 mod attention;
 mod cache;
 mod compressed;
+mod dawn;
 mod delta_net;
 mod every;
 mod experts;
@@ -22,6 +24,7 @@ mod rig;
 mod rows;
 mod sampling;
 
+use dawn::Dawn;
 use halogen::gpu::{DeviceClass, Gpu, Selector, Tier, adapters};
 use halogen::ops::Arithmetic;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -49,6 +52,8 @@ const PRODUCTS: [Kind; 6] = [
 fn main() {
     let arguments = Arguments::from_args();
     let gpu = open();
+    let dawn = std::env::var("HALOGEN_DAWN").ok().map(|modules| Dawn::start(&modules).map(Arc::new));
+    let dawn = dawn.transpose().expect("Dawn");
     let full = std::env::var_os("HALOGEN_FULL").is_some();
     let mut cases = Vec::new();
     for add in [
@@ -78,7 +83,7 @@ fn main() {
             let chosen = setups.iter().enumerate().filter(|(j, _)| full || j % 2 == half);
             // What no product of the case has a kernel for would run that of f32 again.
             let chosen = chosen.filter(|(_, (.., force))| force.is_none_or(|arithmetic| case.takes(arithmetic)));
-            trials.extend(chosen.map(|(_, setup)| trial(&case, *setup, &gpu)));
+            trials.extend(chosen.map(|(_, setup)| trial(&case, *setup, &gpu, &dawn)));
         }
     }
     libtest_mimic::run(&arguments, trials).exit()
@@ -96,7 +101,12 @@ fn open() -> Result<Gpu, String> {
     pollster::block_on(Gpu::new(selector)).map_err(|e| e.to_string())
 }
 
-fn trial(case: &Arc<Case>, (name, tier, class, force): Kind, gpu: &Result<Gpu, String>) -> Trial {
+fn trial(
+    case: &Arc<Case>,
+    (name, tier, class, force): Kind,
+    gpu: &Result<Gpu, String>,
+    dawn: &Option<Arc<Dawn>>,
+) -> Trial {
     let name = format!("{}/{name}", case.name);
     let gpu = gpu.clone().and_then(|gpu| match gpu.require(tier) {
         Ok(()) => Ok(gpu),
@@ -105,7 +115,7 @@ fn trial(case: &Arc<Case>, (name, tier, class, force): Kind, gpu: &Result<Gpu, S
     match gpu {
         Ok(gpu) => {
             let case = case.clone();
-            let setup = Setup { gpu, tier, class, force };
+            let setup = Setup { gpu, tier, class, force, dawn: dawn.clone() };
             Trial::test(name, move || (case.run)(&setup).map_err(Failed::from))
         }
         Err(why) => Trial::test(name, || Ok(())).with_kind(why).with_ignored_flag(true),

@@ -1,10 +1,12 @@
 //! What all cases share: random inputs, weights in any format, poisoned outputs, and the comparison.
 
+use crate::dawn::Dawn;
 pub use halogen::bench::random::Random;
 use halogen::formats::Format;
 use halogen::gpu::{DeviceClass, Gpu, Tier, View};
 use halogen::ops::{self, Arithmetic, Matrix, Norm, Product, Scratch, Shard, Stack, Step, Tensor, Tuning, twins};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use wgpu::BufferUsages as Usage;
 
 /// What is wrong, in words.
@@ -42,6 +44,8 @@ pub struct Setup {
     pub class: DeviceClass,
     /// The arithmetic of products that have it.
     pub force: Option<Arithmetic>,
+    /// Executes in place of wgpu.
+    pub dawn: Option<Arc<Dawn>>,
 }
 
 impl Setup {
@@ -175,7 +179,7 @@ impl<'s> Rig<'s> {
     /// Records operators once and runs them `times` times.
     pub fn run_times(&mut self, times: usize, record: impl FnOnce(&mut Step) -> ops::Result<()>) -> Outcome {
         self.before = self.snapshot();
-        let Setup { gpu, tier, class, force } = self.setup;
+        let Setup { gpu, tier, class, force, dawn } = self.setup;
         let mut step = Step::new(gpu, *tier, self.tokens, &self.state, &self.history, &mut self.scratch)
             .map_err(|e| e.to_string())?;
         step.tune(|tuning| *tuning = *Tuning::of(*class));
@@ -184,6 +188,9 @@ impl<'s> Rig<'s> {
         let recording = step.finish().map_err(|e| e.to_string())?;
         self.used = recording.dispatches.iter().map(|d| Arithmetic::of(&d.kernel.spec)).collect();
         self.dispatches = recording.dispatches.len();
+        if let Some(dawn) = dawn {
+            return dawn.run(gpu, &recording, times);
+        }
         let all = 0..self.dispatches;
         let parts = vec![(&recording, all); times];
         gpu.submit_all(&parts, &[]).map_err(|e| e.to_string())?;
@@ -317,7 +324,8 @@ impl Weights {
             })
             .collect();
         let table = gpu.upload("experts", &table).unwrap();
-        Stack { format: self.format, experts, rows, columns: self.columns, shards, table, stamps: None }
+        let stride = (self.format.device_row_bytes(self.columns) * rows) as u64;
+        Stack { format: self.format, experts, rows, columns: self.columns, shards, stride, table, stamps: None }
     }
 }
 
@@ -328,7 +336,8 @@ pub fn in_order(weights: &Weights, gpu: &Gpu, heads: usize, shards: usize) -> St
         .map(|(first, count)| Shard { view: weights.shard(gpu, first * rows, count * rows), first, count })
         .collect();
     let table = gpu.upload("experts", &vec![[0u32; 2]; heads]).unwrap();
-    Stack { format: weights.format, experts: heads, rows, columns, shards, table, stamps: None }
+    let stride = (weights.format.device_row_bytes(columns) * rows) as u64;
+    Stack { format: weights.format, experts: heads, rows, columns, shards, stride, table, stamps: None }
 }
 
 /// `parts` runs of `0..n`, uneven: (first, count).

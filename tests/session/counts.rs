@@ -216,7 +216,7 @@ fn a_session_that_rounds_inputs_to_integers_takes_the_memory_that_it_says() {
 
 fn takes_what_it_says(model: &Arc<Model>, options: &SessionOptions) {
     for (context, chunk) in [(64, 64), (1000, 512), (4096, 64)] {
-        let options = SessionOptions { context: Some(context), chunk, ..options.clone() };
+        let options = SessionOptions { context: Some(context), room: context, chunk, ..options.clone() };
         let mut session = session(model, options.clone());
         let made = session.bytes();
         let said = Session::needs(model.shape(), &options).total();

@@ -220,7 +220,7 @@ pub fn cache(gpu: &Gpu, k: &[f32], v: Option<&[f32]>, index: Option<&[f32]>) -> 
         gpu.upload("cache", &halves)
     };
     let (v, index) = (v.map(upload).transpose()?, index.map(upload).transpose()?);
-    Ok(KvLayer { k: upload(k)?, v, index, format: KvFormat::F16, ring: None })
+    Ok(KvLayer { k: upload(k)?, v, index, format: KvFormat::F16, ring: None, grows_to: None })
 }
 
 /// What such a cache holds.

@@ -89,7 +89,8 @@ pub fn emit(spec: &KernelSpec, language: Language) -> Result<Vec<u8>> {
         }
         Language::Hlsl => {
             let options = hlsl::Options {
-                shader_model: hlsl::ShaderModel::V6_0,
+                // The first with the packed integer dot product; 16-bit types came before it.
+                shader_model: hlsl::ShaderModel::V6_4,
                 fake_missing_bindings: true,
                 restrict_indexing: false,
                 zero_initialize_workgroup_memory: false,
