@@ -20,6 +20,7 @@ mod leak;
 mod linear;
 mod lookup;
 mod published;
+mod refused;
 mod rig;
 mod rows;
 mod sampling;
@@ -71,6 +72,7 @@ fn main() {
         leak::cases,
         sampling::cases,
         every::cases,
+        refused::cases,
         published::cases,
     ] {
         add(&mut cases);
