@@ -6,6 +6,7 @@ use crate::gguf::{Gguf, TensorInfo};
 use crate::gpu::View;
 use crate::ops::Shard;
 use futures::channel::mpsc;
+use futures::stream::BoxStream;
 use futures::{SinkExt, StreamExt};
 use std::ops::Range;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ pub(super) struct Rows {
 }
 
 /// Consecutive rows of a tensor, and where they go.
+#[derive(Clone)]
 pub(super) struct RowCopy {
     pub tensor: Arc<TensorInfo>,
     pub format: Format,
@@ -54,6 +56,11 @@ impl RowCopy {
     /// Bytes in the file.
     pub fn bytes(&self) -> usize {
         self.rows * self.format.row_bytes(self.columns)
+    }
+
+    /// Bytes on the device.
+    pub fn laid_bytes(&self) -> usize {
+        self.rows * self.format.device_row_bytes(self.columns)
     }
 
     /// The rows in the device's layout.
@@ -150,7 +157,7 @@ impl Weights<'_> {
 }
 
 /// Copies by index, re-laid.
-pub(super) type Reads = mpsc::Receiver<(usize, Result<Vec<u8>>)>;
+pub(super) type Reads = BoxStream<'static, (usize, Result<Vec<u8>>)>;
 
 /// Starts reading all copies; they arrive in any order.
 pub(super) fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>) -> Reads {
@@ -170,7 +177,7 @@ pub(super) fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>) -> Reads {
             }
         });
     }
-    receiver
+    Box::pin(receiver)
 }
 
 #[cfg(test)]
