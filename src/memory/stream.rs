@@ -2,10 +2,10 @@
 
 use super::Result;
 use super::budget::{ALIGNMENT, DenseMemory};
-use super::filling::{Reads, RowCopy};
+use super::filling::{Reads, RowCopy, next_read};
 use super::held::Source;
 use crate::gpu::{Gpu, View};
-use futures::{FutureExt, StreamExt};
+use futures::{StreamExt, stream};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::Poll;
@@ -85,10 +85,15 @@ impl Stream {
     }
 
     /// Begins to read the layer that passes through after another, or first.
-    pub fn prepare(&mut self, source: &Source, after: u32) {
+    pub fn prepare(&mut self, gpu: &Gpu, source: &Source, after: u32) {
         let next = self.layers.range(after + 1..).next().or_else(|| self.layers.iter().next());
         if let Some((&layer, l)) = next.filter(|(layer, _)| self.lacks(**layer) && self.arrival.is_none()) {
-            self.arrival = Some((layer, source.read(&l.copies)));
+            let mut reads = source.read(&l.copies);
+            // A stream does nothing until somebody looks.
+            if let Poll::Ready(Some(first)) = next_read(&mut reads, gpu, false) {
+                reads = Box::pin(stream::iter([first]).chain(reads));
+            }
+            self.arrival = Some((layer, reads));
         }
     }
 
@@ -115,11 +120,7 @@ impl Stream {
         };
         let mut taken = 0;
         while most.is_none_or(|most| taken <= most) {
-            let next = match most {
-                None => Some(pollster::block_on(reads.next())),
-                Some(_) => reads.next().now_or_never(),
-            };
-            let Some(next) = next else { break };
+            let Poll::Ready(next) = next_read(&mut reads, gpu, most.is_none()) else { break };
             let Some((index, laid)) = next else {
                 self.slots[slot].holds = Some(layer);
                 return Ok(Poll::Ready(()));
