@@ -351,7 +351,7 @@ fn variant(name: &str, changes: &[(&str, Option<halogen::gguf::Value>)]) -> Stri
     let read = |tensor| {
         let tensor: &halogen::gguf::TensorInfo = tensor;
         let mut bytes = vec![0; tensor.bytes as usize];
-        gguf.read(tensor, 0, &mut bytes).map(|()| bytes).expect("a tensor's bytes")
+        gguf.blocking_read(tensor, 0, &mut bytes).map(|()| bytes).expect("a tensor's bytes")
     };
     let bytes: Vec<Vec<u8>> = gguf.tensors().iter().map(read).collect();
     let mut writer = Writer::new(&metadata).expect("metadata");
@@ -422,6 +422,28 @@ fn experts_that_do_not_fit_come_and_go() {
     assert!(least["stats"]["experts"]["streamed"].as_f64() > Some(1e6), "{least}");
     fails(halogen(&[&args[..], &["--gpu-memory", "4MB"]].concat()), &["that can do", "4000000", "two slots"]);
     fails(halogen(&[&args[..], &["--gpu-memory", "3MB"]].concat()), &["does not fit", "3000000"]);
+}
+
+#[test]
+fn placement_is_asked_for_as_llama_cpp_does() {
+    let args = ["run", "demo", "What is error E0382?", "--temp", "0", "-c", "128", "-n", "8"];
+    let whole = halogen(&args);
+    for (options, note) in [
+        (&["-ncmoe", "2"][..], "the first 2 layers live in host memory; they are computed on the GPU"),
+        (&["-cmoe", "-ub", "16"], "all layers live in host memory"),
+        (&["-ot", "exps=CPU", "-ngl", "99"], "all layers live in host memory"),
+        (&["-ngl", "3", "--experts", "disk"], "all 6 layers are computed on the GPU"),
+    ] {
+        let said = halogen(&[&args[..], options].concat());
+        assert_eq!(said.stdout, whole.stdout, "{options:?}");
+        let notes = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(notes.contains(note), "{options:?}: {notes}");
+        assert_eq!(notes.contains("of experts were there"), options[0] != "-ngl", "{options:?}: {notes}");
+    }
+    let refused = halogen(&[&args[..], &["-ot", "attn=CPU"]].concat());
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("attn=CPU"));
+    fails(halogen(&[&args[..], &["-cmoe", "--experts", "disk"]].concat()), &["--experts disk"]);
 }
 
 #[test]

@@ -1,21 +1,19 @@
-//! Weights from the file into their buffers: several positioned reads in flight, rows re-laid, one copy to the GPU.
+//! Weights from the file into their buffers: several positioned reads on their way, rows re-laid, one copy to the GPU.
 
 use super::{Error, Result, Weights};
+use crate::boxed::BoxStream;
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};
-use crate::gpu::View;
+use crate::gpu::{Gpu, View};
 use crate::ops::Shard;
-use futures::channel::mpsc;
-use futures::{SinkExt, StreamExt};
+use futures::StreamExt;
+use futures::stream;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::task::{Context, Poll};
 
-/// Reads in flight, each with its own thread to re-lay what came.
-pub const READERS: usize = 4;
-/// Bytes below which one thread more costs more than it gives.
-const WORTH_A_THREAD: usize = 4 << 20;
+/// Reads on their way at once: enough that a reader which sees a few of them at a time is never idle.
+pub(super) const READS: usize = 16;
 /// Bytes read, re-laid and handed to the queue at once.
 const CHUNK: usize = 4 << 20;
 /// Bytes queued before they are waited for, which bounds the staging memory of the driver.
@@ -39,6 +37,7 @@ pub(super) struct Rows {
 }
 
 /// Consecutive rows of a tensor, and where they go.
+#[derive(Clone)]
 pub(super) struct RowCopy {
     pub tensor: Arc<TensorInfo>,
     pub format: Format,
@@ -56,14 +55,21 @@ impl RowCopy {
         self.rows * self.format.row_bytes(self.columns)
     }
 
-    /// The rows in the device's layout.
-    fn read(&self, gguf: &Gguf) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; self.bytes()];
-        let offset = self.first_row * self.format.row_bytes(self.columns);
-        gguf.read(&self.tensor, offset as u64, &mut bytes)?;
-        let mut laid = vec![0; self.rows * self.format.device_row_bytes(self.columns)];
-        self.format.relay(self.columns, &bytes, &mut laid);
-        Ok(laid)
+    /// Bytes on the device.
+    pub fn laid_bytes(&self) -> usize {
+        self.rows * self.format.device_row_bytes(self.columns)
+    }
+
+    /// Starts to read the rows; they arrive in the device's layout.
+    fn read(&self, gguf: &Gguf) -> impl Future<Output = Result<Vec<u8>>> + use<> {
+        let RowCopy { format, columns, rows, .. } = *self;
+        let offset = self.first_row * format.row_bytes(columns);
+        let reading = gguf.read(&self.tensor, offset as u64, self.bytes(), move |bytes| {
+            let mut laid = vec![0; rows * format.device_row_bytes(columns)];
+            format.relay(columns, &bytes, &mut laid);
+            laid
+        });
+        async { Ok(reading.await?) }
     }
 }
 
@@ -119,13 +125,14 @@ pub(super) fn copies(
 }
 
 impl Weights<'_> {
-    /// Reads and uploads all that was placed, on a few threads that end with it; gives the bytes read. `progress` is told
+    /// Reads and uploads all that was placed; gives the bytes read. `progress` is told
     /// after each chunk, `false` cancels.
     ///
     /// # Errors
     /// The first of a read or an upload, or the cancelling; what is in flight then is dropped.
     pub async fn fill(self, mut progress: impl FnMut(Progress) -> bool) -> Result<u64> {
-        let Weights { gguf, gpu, mut done, copies, .. } = self;
+        let Weights { gguf, gpu, mut done, copies, host, .. } = self;
+        drop(host);
         let (copies, mut queued) = (Arc::new(copies), 0);
         let total = done + copies.iter().map(|copy| copy.bytes() as u64).sum::<u64>();
         let mut arriving = read(gguf, &copies);
@@ -149,28 +156,26 @@ impl Weights<'_> {
     }
 }
 
-/// Copies by index, re-laid.
-pub(super) type Reads = mpsc::Receiver<(usize, Result<Vec<u8>>)>;
+/// Copies by index, re-laid, in any order.
+pub(super) type Reads = BoxStream<'static, (usize, Result<Vec<u8>>)>;
 
-/// Starts reading all copies; they arrive in any order.
+/// Reads all copies, as the stream is polled; dropping it cancels what has not come.
 pub(super) fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>) -> Reads {
-    let (sender, receiver) = mpsc::channel(0);
-    let next = Arc::new(AtomicUsize::new(0));
-    let bytes: usize = copies.iter().map(RowCopy::bytes).sum();
-    for _ in 0..(bytes / WORTH_A_THREAD).clamp(1, READERS) {
-        let (gguf, copies, next, mut sender) = (gguf.clone(), copies.clone(), next.clone(), sender.clone());
-        thread::spawn(move || {
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(copy) = copies.get(index) else { break };
-                // The other side is gone after an error or where the load was dropped.
-                if pollster::block_on(sender.send((index, copy.read(&gguf)))).is_err() {
-                    break;
-                }
-            }
-        });
+    let (gguf, copies) = (gguf.clone(), copies.clone());
+    let each = (0..copies.len()).map(move |index| {
+        let reading = copies[index].read(&gguf);
+        async move { (index, reading.await) }
+    });
+    Box::pin(stream::iter(each).buffer_unordered(READS))
+}
+
+/// The next read that has come, or is waited for. Who does not wait is woken for it by the device's alarm.
+#[allow(clippy::disallowed_methods, reason = "for functions named `blocking_*`")]
+pub(super) fn next_read(reads: &mut Reads, gpu: &Gpu, wait: bool) -> Poll<Option<(usize, Result<Vec<u8>>)>> {
+    match wait {
+        true => Poll::Ready(pollster::block_on(reads.next())),
+        false => reads.poll_next_unpin(&mut Context::from_waker(&gpu.waker())),
     }
-    receiver
 }
 
 #[cfg(test)]
