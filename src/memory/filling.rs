@@ -37,6 +37,7 @@ pub(super) struct Rows {
 }
 
 /// Consecutive rows of a tensor, and where they go.
+#[derive(Clone)]
 pub(super) struct RowCopy {
     pub tensor: Arc<TensorInfo>,
     pub format: Format,
@@ -52,6 +53,11 @@ impl RowCopy {
     /// Bytes in the file.
     pub fn bytes(&self) -> usize {
         self.rows * self.format.row_bytes(self.columns)
+    }
+
+    /// Bytes on the device.
+    pub fn laid_bytes(&self) -> usize {
+        self.rows * self.format.device_row_bytes(self.columns)
     }
 
     /// Starts to read the rows; they arrive in the device's layout.
