@@ -4,7 +4,7 @@ use eframe::egui;
 use halogen::session::Budget;
 use halogen::tokenizer::{Control, Decoder};
 use halogen::{Gguf, Gpu, Model, Sampling, Session, SessionOptions};
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::Duration;
 
 static MODEL: &[u8] = include_bytes!("../../../assets/rust-docs-moe-q4_k_m.gguf");
@@ -16,8 +16,29 @@ pub struct Turn {
 
 /// The session is made on a thread: reading weights and compiling kernels take a moment.
 enum Engine {
-    Loading(Receiver<Result<Session, halogen::Error>>),
+    Loading(Receiver<News>, String),
     Ready(Box<Session>),
+}
+
+enum News {
+    Progress(String),
+    Done(Result<Session, halogen::Error>),
+}
+
+/// Loads the model and compiles its kernels. Nobody listens where the window is closed already.
+fn load(gpu: &Gpu, news: &Sender<News>) -> Result<Session, halogen::Error> {
+    let say = |what, done, total| drop(news.send(News::Progress(format!("{what}: {done} of {total}"))));
+    let gguf = Gguf::from_static("demo", MODEL)?;
+    let model = pollster::block_on(Model::load(gpu, &gguf, |p| {
+        say("loading the model, bytes", p.bytes, p.total);
+        true
+    }))?;
+    let mut warm_up = model.warm_up(&SessionOptions::default())?;
+    while !warm_up.advance(Duration::from_millis(50))? {
+        let (done, total) = warm_up.progress();
+        say("compiling kernels", done as u64, total as u64);
+    }
+    warm_up.finish()
 }
 
 pub struct Chat {
@@ -33,24 +54,17 @@ pub struct Chat {
 impl Chat {
     pub fn new(gpu: Gpu) -> Chat {
         let (sender, receiver) = channel();
-        std::thread::spawn(move || {
-            let session = || {
-                let gguf = Gguf::from_static("demo", MODEL)?;
-                let model = pollster::block_on(Model::load(&gpu, &gguf, |_| true))?;
-                Session::new(&model, &SessionOptions::default())
-            };
-            // Nobody listens where the window is closed already.
-            let _ = sender.send(session());
-        });
-        let (turns, prompt) = (Vec::new(), String::from("The borrow checker"));
+        std::thread::spawn(move || drop(sender.send(News::Done(load(&gpu, &sender)))));
+        let (turns, prompt) = (Vec::new(), String::from("What is error E0382?"));
         let (sampling, budget_ms) = (Sampling::default(), 4.0);
-        Chat { engine: Engine::Loading(receiver), turns, text: None, prompt, error: None, sampling, budget_ms }
+        let engine = Engine::Loading(receiver, String::from("loading the model"));
+        Chat { engine, turns, text: None, prompt, error: None, sampling, budget_ms }
     }
 
     fn session(&mut self) -> Option<&mut Session> {
         match &mut self.engine {
             Engine::Ready(session) => Some(session),
-            Engine::Loading(_) => None,
+            Engine::Loading(..) => None,
         }
     }
 
@@ -69,11 +83,12 @@ impl Chat {
 
     /// Once a frame, after the frame before was submitted.
     pub fn advance(&mut self) {
-        if let Engine::Loading(receiver) = &self.engine {
-            match receiver.try_recv() {
-                Ok(Ok(session)) => self.engine = Engine::Ready(Box::new(session)),
-                Ok(Err(error)) => self.error = Some(error.to_string()),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
+        while let Engine::Loading(news, progress) = &mut self.engine {
+            match news.try_recv() {
+                Ok(News::Progress(text)) => *progress = text,
+                Ok(News::Done(Ok(session))) => self.engine = Engine::Ready(Box::new(session)),
+                Ok(News::Done(Err(error))) => self.error = Some(error.to_string()),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
             }
         }
         let budget = Budget::gpu_time(Duration::from_secs_f32(self.budget_ms / 1e3));
@@ -97,6 +112,11 @@ impl Chat {
         self.text = Some(model.tokenizer().stream(Control::Skip));
         self.turns.push(Turn { user: true, text: prompt });
         self.turns.push(Turn { user: false, text: String::new() });
+    }
+
+    /// What a driver does that gives up, for tests.
+    pub fn lose_the_device(&mut self) {
+        self.session().into_iter().for_each(|session| session.model().gpu().device().destroy());
     }
 
     pub fn stop(&mut self) {
@@ -139,8 +159,8 @@ impl Chat {
                 }
                 if let Some(error) = &self.error {
                     ui.colored_label(ui.visuals().error_fg_color, error);
-                } else if !ready {
-                    ui.label("loading the model");
+                } else if let Engine::Loading(_, progress) = &self.engine {
+                    ui.label(progress);
                 }
             });
         });

@@ -1,6 +1,6 @@
 //! A chat in an egui window. The model runs on the window's own device, within a budget of GPU time a frame.
 //!
-//!     egui-chat [--record OUT.json [--png OUT.png] [--frames N] [--end stop|leave]]
+//!     egui-chat [--record OUT.json [--png OUT.png] [--frames N] [--end stop|leave|lose]]
 //!
 //! `--record` runs without a user: N frames idle and N answering (120), a picture, a record, the end.
 
@@ -12,7 +12,7 @@ use chat::Chat;
 use eframe::{egui, egui_wgpu, wgpu};
 use frames::Frames;
 use halogen::Gpu;
-use script::Script;
+use script::{End, Script};
 use std::sync::Arc;
 
 struct App {
@@ -57,7 +57,7 @@ fn device() -> egui_wgpu::WgpuConfiguration {
 }
 
 fn script() -> Option<Script> {
-    let (mut record, mut png, mut count, mut leave) = (None, None, 120, false);
+    let (mut record, mut png, mut count, mut end) = (None, None, 120, End::Stop);
     let mut args = std::env::args().skip(1);
     while let Some(name) = args.next() {
         let value = args.next().unwrap_or_else(|| panic!("{name} wants a value"));
@@ -65,11 +65,18 @@ fn script() -> Option<Script> {
             "--record" => record = Some(value.into()),
             "--png" => png = Some(value.into()),
             "--frames" => count = value.parse().expect("--frames wants a number"),
-            "--end" => leave = value == "leave",
+            "--end" => {
+                end = match value.as_str() {
+                    "stop" => End::Stop,
+                    "leave" => End::Leave,
+                    "lose" => End::Lose,
+                    _ => panic!("--end wants stop, leave or lose"),
+                }
+            }
             _ => panic!("unknown option {name}"),
         }
     }
-    record.map(|record| Script::new(record, png, count, leave))
+    record.map(|record| Script::new(record, png, count, end))
 }
 
 fn main() -> eframe::Result {
@@ -81,7 +88,14 @@ fn main() -> eframe::Result {
         options,
         Box::new(|context| {
             let state = context.wgpu_render_state.as_ref().ok_or("eframe draws with wgpu")?;
-            let gpu = Gpu::from_wgpu(&state.adapter, state.device.clone(), state.queue.clone())?;
+            let (mut device, mut queue) = (state.device.clone(), state.queue.clone());
+            if script.as_ref().is_some_and(Script::loses_the_device) {
+                // The window lives on: egui-wgpu 0.37 panics where its own is lost.
+                let mut descriptor = wgpu::DeviceDescriptor::default();
+                Gpu::extend(&state.adapter, &mut descriptor);
+                (device, queue) = pollster::block_on(state.adapter.request_device(&descriptor))?;
+            }
+            let gpu = Gpu::from_wgpu(&state.adapter, device, queue)?;
             Ok(Box::new(App { chat: Chat::new(gpu), frames: Frames::default(), script }))
         }),
     )

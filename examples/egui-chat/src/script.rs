@@ -1,5 +1,5 @@
 //! `--record`: the app without a user, for tests and pictures. It idles for some frames, answers for as many, takes a picture,
-//! stops the answer unless it is to leave in the middle of it, and closes.
+//! stops the answer, leaves in the middle of it or loses the device, and closes.
 
 use crate::chat::Chat;
 use crate::frames::Frames;
@@ -10,17 +10,25 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// The embedded model knows the documentation of Rust.
-const PROMPT: &str = "A vector is";
+const PROMPT: &str = "What is error E0382?";
 
 /// Bytes that a picture is to show, unless they take so many times the frames that were asked for.
 const ENOUGH: usize = 60;
 const MOST: usize = 20;
 
+/// What ends an answer.
+#[derive(Clone, Copy, PartialEq)]
+pub enum End {
+    Stop,
+    Leave,
+    Lose,
+}
+
 pub struct Script {
     record: PathBuf,
     png: Option<PathBuf>,
     count: usize,
-    leave: bool,
+    end: End,
     frame: usize,
     /// For a picture.
     asked: bool,
@@ -29,8 +37,12 @@ pub struct Script {
 }
 
 impl Script {
-    pub fn new(record: PathBuf, png: Option<PathBuf>, count: usize, leave: bool) -> Script {
-        Script { record, png, count, leave, frame: 0, asked: false, stopped_at: None, pictures: channel() }
+    pub fn new(record: PathBuf, png: Option<PathBuf>, count: usize, end: End) -> Script {
+        Script { record, png, count, end, frame: 0, asked: false, stopped_at: None, pictures: channel() }
+    }
+
+    pub fn loses_the_device(&self) -> bool {
+        self.end == End::Lose
     }
 
     /// What happens in a frame, from that on in which the model is loaded.
@@ -58,10 +70,12 @@ impl Script {
             if let Some(path) = &self.png {
                 save(path, &image).expect("the picture can be written");
             }
-            if self.leave {
-                return self.finish(context, chat, frames, None);
+            match self.end {
+                End::Stop => chat.stop(),
+                End::Leave => return self.finish(context, chat, frames, None),
+                // The error that the answer ends with ends the script.
+                End::Lose => return chat.lose_the_device(),
             }
-            chat.stop();
             self.stopped_at = Some(self.frame);
         }
     }

@@ -45,6 +45,14 @@ fn an_answer_streams_into_the_window_and_stops() {
 }
 
 #[test]
+fn a_device_that_is_lost_in_the_middle_of_an_answer_is_an_error_in_the_window() {
+    let Some((report, _)) = record("loses", "lose") else { return };
+    assert!(report["error"].as_str().is_some_and(|error| error.contains("lost")), "{report:#}");
+    let answers = report["answers"].as_array().expect("answers").iter().filter_map(|answer| answer.as_str());
+    assert!(answers.map(str::len).sum::<usize>() > 10, "{report:#}");
+}
+
+#[test]
 fn a_window_closes_in_the_middle_of_an_answer() {
     let Some((report, _)) = record("leaves", "leave") else { return };
     assert!(report["error"].is_null() && report["stopped_within_frames"].is_null(), "{report:#}");

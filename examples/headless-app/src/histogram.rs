@@ -11,6 +11,12 @@ fn bins(times: &[f64]) -> [usize; BINS] {
     bins
 }
 
+pub fn percentile(times: &[f64], percent: usize) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[(sorted.len() - 1) * percent / 100]
+}
+
 fn label(bin: usize) -> String {
     if bin + 1 == BINS { format!("{bin}+") } else { bin.to_string() }
 }

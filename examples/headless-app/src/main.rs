@@ -3,14 +3,15 @@
 //!
 //!     headless-app [BUDGET_MS | fill] [FRAMES] [OUT.svg]
 mod histogram;
+mod painter;
 
 use halogen::session::Budget;
 use halogen::{Gguf, Gpu, Model, Sampling, Session, SessionOptions};
+use histogram::percentile;
 use std::time::{Duration, Instant};
 
 static MODEL: &[u8] = include_bytes!("../../../assets/rust-docs-moe-q4_k_m.gguf");
 const PERIOD: Duration = Duration::from_nanos(1_000_000_000 / 60);
-const FORMAT: wgpu::TextureFormat = wgpu::TextureFormat::Rgba8Unorm;
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -27,13 +28,13 @@ fn main() {
     let gguf = Gguf::from_static("demo", MODEL).expect("the embedded model");
     let model = pollster::block_on(Model::load(&gpu, &gguf, |_| true)).expect("a model");
     let mut session = Session::new(&model, &SessionOptions::default()).expect("a session");
-    let prompt = model.prompt("The borrow checker").expect("a prompt");
+    let prompt = model.prompt("What is error E0382?").expect("a prompt");
     // The first answer: some drivers finish compiling as a kernel first runs.
     let mut first = session.generate(&prompt, &Sampling::default(), &[], 8).expect("an answer");
     while first.blocking_next().expect("the device").is_some() {}
     drop(first);
 
-    let draw = painter(&device, &queue);
+    let draw = painter::painter(&device, &queue);
     let frames = |mut between: Box<dyn FnMut() + '_>| -> Vec<f64> {
         let mut tick = Instant::now();
         let frame = |_| {
@@ -77,61 +78,5 @@ fn main() {
     print!("{}", histogram::text(&without, &with));
     if let Some(path) = args.next() {
         std::fs::write(&path, histogram::svg(&info.name, &without, &with)).expect("OUT.svg can be written");
-    }
-}
-
-fn percentile(times: &[f64], percent: usize) -> f64 {
-    let mut sorted = times.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[(sorted.len() - 1) * percent / 100]
-}
-
-/// Draws one frame off screen.
-fn painter(device: &wgpu::Device, queue: &wgpu::Queue) -> impl Fn() -> wgpu::SubmissionIndex {
-    let size = wgpu::Extent3d { width: 256, height: 256, depth_or_array_layers: 1 };
-    let target = device.create_texture(&wgpu::TextureDescriptor {
-        label: None,
-        size,
-        mip_level_count: 1,
-        sample_count: 1,
-        dimension: wgpu::TextureDimension::D2,
-        format: FORMAT,
-        usage: wgpu::TextureUsages::RENDER_ATTACHMENT,
-        view_formats: &[],
-    });
-    let view = target.create_view(&Default::default());
-    let module = device.create_shader_module(wgpu::include_wgsl!("frame.wgsl"));
-    let pipeline = device.create_render_pipeline(&wgpu::RenderPipelineDescriptor {
-        label: None,
-        layout: None,
-        vertex: wgpu::VertexState {
-            module: &module,
-            entry_point: None,
-            compilation_options: Default::default(),
-            buffers: &[],
-        },
-        primitive: Default::default(),
-        depth_stencil: None,
-        multisample: Default::default(),
-        fragment: Some(wgpu::FragmentState {
-            module: &module,
-            entry_point: None,
-            compilation_options: Default::default(),
-            targets: &[Some(FORMAT.into())],
-        }),
-        multiview_mask: None,
-        cache: None,
-    });
-    let (device, queue) = (device.clone(), queue.clone());
-    move || {
-        let mut encoder = device.create_command_encoder(&Default::default());
-        let ops = wgpu::Operations { load: wgpu::LoadOp::Clear(wgpu::Color::BLACK), store: wgpu::StoreOp::Store };
-        let colour = wgpu::RenderPassColorAttachment { view: &view, depth_slice: None, resolve_target: None, ops };
-        let descriptor = wgpu::RenderPassDescriptor { color_attachments: &[Some(colour)], ..Default::default() };
-        let mut pass = encoder.begin_render_pass(&descriptor);
-        pass.set_pipeline(&pipeline);
-        pass.draw(0..3, 0..1);
-        drop(pass);
-        queue.submit([encoder.finish()])
     }
 }
