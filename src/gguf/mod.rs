@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 pub use error::{Error, KeyProblem, ShardProblem, TensorProblem};
 pub use metadata::Metadata;
-pub use source::{FileSource, ReadAt};
+pub use source::{FileSource, ReadAt, forget};
 pub use value::{Array, Strings, Value};
 pub use write::{Writer, header};
 

@@ -35,6 +35,16 @@ impl FileSource {
     }
 }
 
+/// Has the page cache let go of bytes of a file, where the system can be told (Linux): what is written already, and nobody else
+/// has mapped.
+pub fn forget(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::fs::fadvise(file, offset, std::num::NonZeroU64::new(len), rustix::fs::Advice::DontNeed)?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, offset, len);
+    Ok(())
+}
+
 impl ReadAt for FileSource {
     fn len(&self) -> u64 {
         self.len

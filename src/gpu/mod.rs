@@ -11,6 +11,7 @@ mod kernel;
 mod pace;
 mod profile;
 mod recording;
+mod staging;
 mod submit;
 mod timing;
 mod waiting;
@@ -27,6 +28,7 @@ pub use pace::{GpuUse, Pace};
 pub use profile::DeviceProfile;
 pub(crate) use recording::params;
 pub use recording::{Call, Dispatch, Grid, Params, Recorder, Recording};
+pub use staging::Staging;
 pub use submit::{Readback, Stamp};
 pub use timing::{DispatchTime, Timing};
 

@@ -3,14 +3,15 @@
 use super::{Error, Result, Weights};
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};
-use crate::gpu::View;
+use crate::gpu::{Staging, View};
 use crate::ops::Shard;
 use futures::channel::mpsc;
 use futures::{SinkExt, StreamExt};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// Reads in flight, each with its own thread to re-lay what came.
 pub const READERS: usize = 4;
@@ -18,8 +19,8 @@ pub const READERS: usize = 4;
 const WORTH_A_THREAD: usize = 4 << 20;
 /// Bytes read, re-laid and handed to the queue at once.
 const CHUNK: usize = 4 << 20;
-/// Bytes queued before they are waited for, which bounds the staging memory of the driver.
-const QUEUED: u64 = 64 << 20;
+/// Chunks on their way from the host to the device at once.
+const STAGED: usize = 16;
 
 /// How far a load has come.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +29,15 @@ pub struct Progress {
     pub bytes: u64,
     /// Bytes that will be read.
     pub total: u64,
+}
+
+/// What was read, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Filled {
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Of all readers together, what laying out rows took.
+    pub layout: Duration,
 }
 
 /// Consecutive rows of a tensor.
@@ -56,13 +66,15 @@ impl RowCopy {
         self.rows * self.format.row_bytes(self.columns)
     }
 
-    /// The rows in the device's layout.
-    fn read(&self, gguf: &Gguf) -> Result<Vec<u8>> {
+    /// The rows in the device's layout; adds to `layout` the nanoseconds that this took.
+    fn read(&self, gguf: &Gguf, layout: &AtomicU64) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.bytes()];
         let offset = self.first_row * self.format.row_bytes(self.columns);
         gguf.read(&self.tensor, offset as u64, &mut bytes)?;
         let mut laid = vec![0; self.rows * self.format.device_row_bytes(self.columns)];
+        let start = Instant::now();
         self.format.relay(self.columns, &bytes, &mut laid);
+        layout.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
         Ok(laid)
     }
 }
@@ -119,25 +131,20 @@ pub(super) fn copies(
 }
 
 impl Weights<'_> {
-    /// Reads and uploads all that was placed, on a few threads that end with it; gives the bytes read. `progress` is told
+    /// Reads and uploads all that was placed, on a few threads that end with it; gives the bytes read and more. `progress` is told
     /// after each chunk, `false` cancels.
     ///
     /// # Errors
     /// The first of a read or an upload, or the cancelling; what is in flight then is dropped.
-    pub async fn fill(self, mut progress: impl FnMut(Progress) -> bool) -> Result<u64> {
+    pub async fn fill(self, mut progress: impl FnMut(Progress) -> bool) -> Result<Filled> {
         let Weights { gguf, gpu, mut done, copies, .. } = self;
-        let (copies, mut queued) = (Arc::new(copies), 0);
+        let (copies, mut staging) = (Arc::new(copies), Staging::new(gpu, STAGED, CHUNK));
         let total = done + copies.iter().map(|copy| copy.bytes() as u64).sum::<u64>();
-        let mut arriving = read(gguf, &copies);
+        let layout = Arc::new(AtomicU64::new(0));
+        let mut arriving = read(gguf, &copies, &layout);
         while let Some((index, laid)) = arriving.next().await {
-            let (copy, laid): (&RowCopy, Vec<u8>) = (&copies[index], laid?);
-            gpu.write(&copy.view, copy.to, &laid)?;
-            queued += laid.len() as u64;
-            if queued >= QUEUED {
-                gpu.flush()?;
-                gpu.finished().await?;
-                queued = 0;
-            }
+            let copy = &copies[index];
+            staging.write(&copy.view, copy.to, &laid?).await?;
             done += copy.bytes() as u64;
             if !progress(Progress { bytes: done, total }) {
                 return Err(Error::Cancelled);
@@ -145,7 +152,7 @@ impl Weights<'_> {
         }
         gpu.flush()?;
         gpu.finished().await?;
-        Ok(done)
+        Ok(Filled { bytes: done, layout: Duration::from_nanos(layout.load(Ordering::Relaxed)) })
     }
 }
 
@@ -153,18 +160,19 @@ impl Weights<'_> {
 pub(super) type Reads = mpsc::Receiver<(usize, Result<Vec<u8>>)>;
 
 /// Starts reading all copies; they arrive in any order.
-pub(super) fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>) -> Reads {
+pub(super) fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>, layout: &Arc<AtomicU64>) -> Reads {
     let (sender, receiver) = mpsc::channel(0);
     let next = Arc::new(AtomicUsize::new(0));
     let bytes: usize = copies.iter().map(RowCopy::bytes).sum();
     for _ in 0..(bytes / WORTH_A_THREAD).clamp(1, READERS) {
         let (gguf, copies, next, mut sender) = (gguf.clone(), copies.clone(), next.clone(), sender.clone());
+        let layout = layout.clone();
         thread::spawn(move || {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(copy) = copies.get(index) else { break };
                 // The other side is gone after an error or where the load was dropped.
-                if pollster::block_on(sender.send((index, copy.read(&gguf)))).is_err() {
+                if pollster::block_on(sender.send((index, copy.read(&gguf, &layout)))).is_err() {
                     break;
                 }
             }

@@ -8,7 +8,7 @@ mod loader;
 mod plan;
 mod store;
 
-pub use filling::{Progress, READERS};
+pub use filling::{Filled, Progress, READERS};
 pub use fit::{Bound, CHUNK, Demand, ExpertLayer, Fit, Machine, Place, Plan, Routing, System, plan};
 pub use keeps::{Compressed, Extent, Keeps, KvWidth};
 pub use kv::{KvCache, LayerCache, Rewind, Rings};

@@ -303,7 +303,7 @@ impl ExpertStore {
             }
         }
         let jobs = Arc::new(jobs);
-        Arrival { placed, arriving: read(&self.gguf, &jobs), jobs, start: Instant::now() }
+        Arrival { placed, arriving: read(&self.gguf, &jobs, &Arc::default()), jobs, start: Instant::now() }
     }
 
     /// Writes what has been read into its slots.

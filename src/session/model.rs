@@ -4,7 +4,7 @@ use super::digest::fingerprint;
 use super::{Error, Result};
 use crate::gguf::Gguf;
 use crate::gpu::Gpu;
-use crate::memory::{ExpertMemory, ExpertStore, Progress, StoreStats, Weights};
+use crate::memory::{ExpertMemory, ExpertStore, Filled, Progress, StoreStats, Weights};
 use crate::models::{self, Architecture};
 use crate::tokenizer::{self, Chat, ChatTemplate, Special, Tokenizer};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,6 +16,10 @@ pub struct LoadStats {
     /// Bytes read from the file.
     pub bytes: u64,
     pub time: Duration,
+    /// Of it, from the first weight until the device has all of them.
+    pub fill: Duration,
+    /// Of all threads together, what laying out rows took.
+    pub layout: Duration,
 }
 
 /// A model whose weights lie on a device.
@@ -73,8 +77,9 @@ impl Model {
         }
         let (architecture, shape) = models::load(&mut weights)?;
         let store = weights.take_store().map(Mutex::new);
-        let bytes = weights.fill(progress).await?;
-        let load = LoadStats { bytes, time: start.elapsed() };
+        let filling = Instant::now();
+        let Filled { bytes, layout } = weights.fill(progress).await?;
+        let load = LoadStats { bytes, time: start.elapsed(), fill: filling.elapsed(), layout };
         let gpu = gpu.clone();
         Ok(Arc::new(Model { gpu, name, fingerprint, architecture, shape, tokenizer, template, load, store }))
     }
