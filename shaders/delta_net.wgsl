@@ -8,10 +8,13 @@
 // registers from the first token to the last, so S is read and written once, and no sum crosses invocations but the norm's.
 // A column lies in one piece. Lost: rows in one piece, 1,798 vector instructions at 128 x 128 instead of 1,556.
 // Decode is the same with one token.   Bound: bytes of S in decode; in prefill the chain of tokens, 4 KEY_DIM operations each.
-// RADV's gfx1151 code at 128 x 128: loops over the column unroll, 192 VGPRs, no spill. The rival in prefill, the chunked form
-// of section 3.3 (16 steps for 512 tokens, but a triangular inverse and S read and written a chunk), is not measured yet.
+// RADV's gfx1151 code at 128 x 128: loops over the column unroll, 252 VGPRs, no spill.
+// Steps of some tokens and more go in chunks (delta_chunks, delta_states, delta_norm), which win there: on lavapipe by 1.27 at
+// 512 tokens, on gfx1151 by prediction 1.4 to 2, since a token here reads 66 quads of workgroup memory an invocation and all
+// heads are 64 waves for 80 SIMDs (docs/performance.md).
 #import lib/state
 #import lib/sigmoid
+#import lib/conv_past
 
 struct Params {
     tokens: u32,         // of the step
@@ -136,20 +139,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = 0u; i < QUADS; i++) {
         delta[held + i] = column[i];
     }
-    if params.end < params.tokens {
-        return;
-    }
-    // The last TAPS - 1 inputs; where the step has fewer, older ones move up.
-    for (var channel = head * VALUE_DIM + tid; channel < channels; channel += params.heads * VALUE_DIM) {
-        for (var i = 0u; i + 1u < TAPS; i++) {
-            var input = 0.0;
-            let next = i + params.tokens;
-            if next + 1u >= TAPS {
-                input = x[(next + 1u - TAPS) * params.stride + channel];
-            } else if state.position + next + 1u >= TAPS {
-                input = past[next * channels + channel];
-            }
-            past[i * channels + channel] = input;
-        }
+    if params.end == params.tokens {
+        move_past(head * VALUE_DIM + tid, params.heads * VALUE_DIM, channels);
     }
 }

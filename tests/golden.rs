@@ -3,7 +3,7 @@
 use halogen::formats::Format;
 use halogen::gguf::Gguf;
 use halogen::gpu::{Dispatch, Gpu, Selector, Tier, View};
-use halogen::memory::{ExpertMemory, KvFormat, expert_bytes};
+use halogen::memory::{ExpertMemory, KvFormat, Placement, expert_bytes};
 use halogen::models::{self, Keys};
 use halogen::ops::Arithmetic;
 use halogen::presets::{self, Kind, Untold};
@@ -350,9 +350,16 @@ fn check_budgets(gpu: &Gpu, file: &Path) -> Result<(), Failed> {
     let least =
         (1..=100).find(|share| ExpertMemory::within(&gguf, all * share / 100).is_ok()).ok_or("no share is enough")?;
     let mut resident: Vec<Vec<f32>> = Vec::new();
+    let mut budgets = Vec::new();
     for share in [100, 50.max(least), least] {
-        let expert_memory = ExpertMemory::within(&gguf, all * share / 100)?;
-        let model = pollster::block_on(Model::load_with(gpu, &gguf, &LoadOptions { expert_memory }, |_| true))?;
+        let placement = Placement { experts: ExpertMemory::within(&gguf, all * share / 100)?, dense: None };
+        budgets.push((share, placement));
+    }
+    // And with layers that pass through, slots of experts that all layers share.
+    let smallest = (1..=100).find_map(|share| Placement::within(&gguf, gguf.data_bytes() * share / 100).ok());
+    budgets.push((0, smallest.ok_or("no budget is enough")?));
+    for (share, placement) in budgets {
+        let model = pollster::block_on(Model::load_with(gpu, &gguf, &LoadOptions { placement }, |_| true))?;
         let mut session = Session::new(&model, &SessionOptions { kv: KvFormat::F32, ..SessionOptions::default() })?;
         for (i, chunk) in [512, 7, 1].into_iter().enumerate() {
             let logits = session.blocking_logits(&tokens, chunk)?;

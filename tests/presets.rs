@@ -39,8 +39,8 @@ const LAYERS: &[(&str, usize, &str)] = &[
     ("qwen3.5-397b-a17b", 2, r#"{ "full_attention_interval": 2 }"#),
     ("step-3.5-flash", 2, r#"{ "leading_dense_block_count": 1 }"#),
 ];
-/// No compression, every fourth position, every 128th; no token chooses its experts by its id.
-const V4: &str = r#"{ "attention.compress_ratios": [0, 4, 128], "hash_layer_count": 0 }"#;
+/// No compression, every fourth position, every 128th; tokens choose experts by their ids in the first layer.
+const V4: &str = r#"{ "attention.compress_ratios": [0, 4, 128], "hash_layer_count": 1 }"#;
 /// Of gemma4: a window, then all positions.
 const TWO_KINDS: &str = r#"{
     "attention.sliding_window_pattern": { "cycle": [true, false] }, "attention.head_count_kv": { "cycle": [8, 2] } }"#;

@@ -24,8 +24,9 @@ var<private> opened: u32;
 
 // Whether a shard of the stack is bound, of which `first` is the first that is.
 fn open_shard(shard: u32, first: u32) -> bool {
-    opened = shard - first;
-    return opened < SHARDS;
+    let at = shard - first;
+    opened = at;
+    return at < SHARDS; // not `opened`: what a variable of an invocation holds is not uniform by WGSL's rules
 }
 
 fn weight_quad(i: u32) -> vec4<u32> {

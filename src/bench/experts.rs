@@ -5,7 +5,7 @@ use super::roofline::escape;
 use super::{Error, Random, Result, Row, Summary};
 use crate::gguf::{Error as ReadError, Gguf, TensorInfo};
 use crate::gpu::Gpu;
-use crate::memory::{ExpertMemory, READERS, StoreStats, expert_bytes, expert_stacks};
+use crate::memory::{ExpertMemory, Placement, READERS, StoreStats, expert_bytes, expert_stacks};
 use crate::session::{LoadOptions, Model, Sampling, Session, SessionOptions, Stats};
 use serde::Serialize;
 use std::fmt::Write;
@@ -98,8 +98,9 @@ fn runs(
     tokens: usize,
     repetitions: usize,
 ) -> Result<Vec<Run>> {
-    let expert_memory = ExpertMemory::within(gguf, bytes).map_err(crate::session::Error::from)?;
-    let model = pollster::block_on(Model::load_with(gpu, gguf, &LoadOptions { expert_memory }, |_| true))?;
+    let experts = ExpertMemory::within(gguf, bytes).map_err(crate::session::Error::from)?;
+    let placement = Placement { experts, dense: None };
+    let model = pollster::block_on(Model::load_with(gpu, gguf, &LoadOptions { placement }, |_| true))?;
     let mut session = Session::new(&model, &SessionOptions { context: Some(PROMPT + tokens + 1), ..options.clone() })?;
     let mut random = Random::new(1);
     let vocabulary = model.shape().vocabulary;

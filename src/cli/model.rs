@@ -5,7 +5,7 @@ use super::{human, output};
 use anyhow::{Result, bail};
 use halogen::gguf::Gguf;
 use halogen::gpu::Gpu;
-use halogen::memory::{ExpertMemory, Needs, Progress};
+use halogen::memory::{DenseMemory, ExpertMemory, Needs, Progress};
 use halogen::session::{LoadOptions, Model};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::fmt::Write;
@@ -43,12 +43,19 @@ fn open_demo() -> Result<Gguf> {
 /// Where a model's weights lie: beside what a session on it needs, within `--gpu-memory` or what the device has.
 pub fn place(gpu: &Gpu, gguf: &Gguf, session: Needs, device: &DeviceArgs) -> Result<LoadOptions> {
     let needs = Needs { weights: gguf.data_bytes(), ..session };
-    let expert_memory = needs.experts_within(gguf, gpu, device.gpu_memory)?;
-    if let Some(ExpertMemory { bytes, all }) = expert_memory {
+    let placement = needs.placed(gguf, gpu, device.gpu_memory)?;
+    if let Some(ExpertMemory { bytes, all, .. }) = placement.experts {
         let (some, all) = (human::bytes(bytes), human::bytes(all));
         output::note(format_args!("note: {some} of {all} of experts fit at once; others are read as they are needed"));
     }
-    Ok(LoadOptions { expert_memory })
+    if let Some(DenseMemory { layers, streamed, bytes, .. }) = placement.dense {
+        let bytes = human::bytes(bytes);
+        output::note(format_args!(
+            "note: {streamed} of {layers} layers do not fit: their {bytes} are read again for every step, at most 1 token in the \
+             time that takes"
+        ));
+    }
+    Ok(LoadOptions { placement })
 }
 
 /// Loads a model's weights, with a progress bar on stderr where that is a terminal. `interrupted` cancels.

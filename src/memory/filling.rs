@@ -141,7 +141,7 @@ impl Weights<'_> {
         let (copies, mut staging) = (Arc::new(copies), Staging::new(gpu, STAGED, CHUNK));
         let total = done + copies.iter().map(|copy| copy.bytes() as u64).sum::<u64>();
         let layout = Arc::new(AtomicU64::new(0));
-        let mut arriving = read(gguf, &copies, &layout);
+        let mut arriving = read_timed(gguf, &copies, &layout);
         while let Some((index, laid)) = arriving.next().await {
             let copy = &copies[index];
             staging.write(&copy.view, copy.to, &laid?).await?;
@@ -160,7 +160,12 @@ impl Weights<'_> {
 pub(super) type Reads = mpsc::Receiver<(usize, Result<Vec<u8>>)>;
 
 /// Starts reading all copies; they arrive in any order.
-pub(super) fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>, layout: &Arc<AtomicU64>) -> Reads {
+pub(super) fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>) -> Reads {
+    read_timed(gguf, copies, &Arc::default())
+}
+
+/// As [`read`]; adds to `layout` the nanoseconds that laying out rows takes.
+fn read_timed(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>, layout: &Arc<AtomicU64>) -> Reads {
     let (sender, receiver) = mpsc::channel(0);
     let next = Arc::new(AtomicUsize::new(0));
     let bytes: usize = copies.iter().map(RowCopy::bytes).sum();

@@ -1,12 +1,13 @@
 //! Which tensor goes where: buffers are made as a model asks for its tensors, and the copies into them listed.
 
+use super::budget::{ExpertMemory, Placement};
 use super::filling::{RowCopy, Rows, copies, cut};
-use super::store::{ExpertMemory, ExpertStore, Slotted};
+use super::store::{ExpertStore, Slots, Slotted};
 use super::{Error, Result};
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::gpu::{Gpu, View};
-use crate::ops::{ExpertGateUp, GateUp, Joint, Matrix, NOWHERE, Part, Shard, Stack};
+use crate::ops::{ExpertGateUp, GateUp, Joint, Matrix, NOWHERE, Part, Shard, Stack, shards_at_once};
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,7 +24,9 @@ pub struct Weights<'a> {
     /// Names of the tensors that were asked for.
     asked: HashSet<&'a str>,
     /// Where not all experts are to be resident.
-    experts: Option<(ExpertMemory, ExpertStore)>,
+    experts: Option<ExpertMemory>,
+    /// Of what is not.
+    store: ExpertStore,
 }
 
 /// Rows of a tensor, in runs: all of them, or the same part of every group, where a file interleaves two matrices.
@@ -61,17 +64,27 @@ fn expert_rows(tensors: &[Arc<TensorInfo>], experts: usize, rows: usize) -> Vec<
 
 impl<'a> Weights<'a> {
     pub fn new(gguf: &'a Gguf, gpu: &'a Gpu) -> Self {
-        Weights { gguf, gpu, done: 0, copies: Vec::new(), asked: HashSet::new(), experts: None }
+        Weights {
+            gguf,
+            gpu,
+            done: 0,
+            copies: Vec::new(),
+            asked: HashSet::new(),
+            experts: None,
+            store: ExpertStore::new(gpu, gguf),
+        }
     }
 
-    /// From here on experts get no more than this memory, and come and go.
-    pub fn limit_experts(&mut self, memory: ExpertMemory) {
-        self.experts = Some((memory, ExpertStore::new(self.gpu, self.gguf)));
+    /// From here on experts get no more than their memory, and come and go, and some dense layers pass through.
+    pub fn limit(&mut self, placement: &Placement) {
+        self.experts = placement.experts;
+        placement.dense.into_iter().for_each(|memory| self.store.set_stream(memory));
     }
 
-    /// The store of those experts that were not all placed.
+    /// The store of what was not placed.
     pub fn take_store(&mut self) -> Option<ExpertStore> {
-        self.experts.take().map(|(_, store)| store).filter(|store| !store.is_empty())
+        let empty = ExpertStore::new(self.gpu, self.gguf);
+        Some(std::mem::replace(&mut self.store, empty)).filter(|store| !store.is_empty())
     }
 
     fn file(&self) -> String {
@@ -246,7 +259,7 @@ impl<'a> Weights<'a> {
         let (g, u) = (self.tensor(gate, &[columns, ff])?, self.tensor(up, &[columns, ff])?);
         let format = self.format(&g)?;
         let bytes = (format.device_row_bytes(columns) * 2 * ff) as u64;
-        if format == self.format(&u)? && bytes <= self.limit() {
+        if format == self.format(&u)? && bytes <= self.most() {
             let parts = [g, u].map(|tensor| Rows { tensor, first: 0, count: ff });
             return Ok(GateUp::Joined(self.place_matrix(gate, columns, &parts)?));
         }
@@ -301,7 +314,7 @@ impl<'a> Weights<'a> {
         let [gates, ups] = [&gates, &ups].map(|tensors| expert_rows(tensors, experts, ff));
         let format = self.format(&gates[0].tensor)?;
         let bytes = (format.device_row_bytes(columns) * 2 * ff) as u64;
-        if format != self.format(&ups[0].tensor)? || bytes > self.limit() {
+        if format != self.format(&ups[0].tensor)? || bytes > self.most() {
             let gate = self.place_stack(gate, columns, &gates, ff)?;
             return Ok(ExpertGateUp::Split { gate, up: self.place_stack(up, columns, &ups, ff)? });
         }
@@ -330,14 +343,26 @@ impl<'a> Weights<'a> {
     fn place_stack(&mut self, name: &str, columns: usize, parts: &[Rows], rows: usize) -> Result<Stack> {
         let format = self.format(&parts[0].tensor)?;
         let experts = parts.iter().map(|part| part.count).sum::<usize>() / rows;
-        let slots = self.experts.as_ref().map_or(experts, |(memory, _)| memory.slots(experts));
-        let shards = self.shards(name, (format.device_row_bytes(columns) * rows) as u64, slots)?;
-        if let Some((_, store)) = self.experts.as_mut().filter(|_| slots < experts) {
-            let table = self.gpu.upload("expert table", &vec![[NOWHERE, 0]; experts])?;
-            let stamps = store.add(name, experts, Slotted::new(format, columns, rows, parts, &shards, &table))?;
-            return Ok(Stack { format, experts, rows, columns, shards, table, stamps: Some(stamps) });
-        }
-        self.resident(shards, columns, parts, rows)
+        let expert_bytes = (format.device_row_bytes(columns) * rows) as u64;
+        let slots = match self.experts {
+            Some(ExpertMemory { shared: Some(slot), .. }) => {
+                let count = self.experts.map_or(experts, |memory| memory.slots(experts));
+                // No more shards than any kernel binds: what is recorded must not depend on the budget.
+                let most = shards_at_once(self.gpu.caps().storage_buffers, Format::IQ1S, 6);
+                self.store.shared_slots(name, expert_bytes, count, slot, most)?
+            }
+            Some(memory) if memory.slots(experts) < experts => {
+                Slots { shards: self.shards(name, expert_bytes, memory.slots(experts))?, stride: expert_bytes }
+            }
+            _ => {
+                let shards = self.shards(name, expert_bytes, experts)?;
+                return self.resident(name, shards, columns, parts, rows);
+            }
+        };
+        let table = self.gpu.upload("expert table", &vec![[NOWHERE, 0]; experts])?;
+        let stamps = self.store.add(name, experts, Slotted::new(format, columns, rows, parts, &slots, &table))?;
+        let Slots { shards, stride } = slots;
+        Ok(Stack { format, experts, rows, columns, shards, stride, table, stamps: Some(stamps) })
     }
 
     /// A stack [heads, rows, columns] of which each token reads all.
@@ -362,46 +387,66 @@ impl<'a> Weights<'a> {
     ) -> Result<Stack> {
         let bytes = (self.format(&tensor)?.device_row_bytes(columns) * rows) as u64;
         let shards = self.shards(name, bytes, heads)?;
-        self.resident(shards, columns, &[Rows { tensor, first: 0, count: heads * rows }], rows)
+        self.resident(name, shards, columns, &[Rows { tensor, first: 0, count: heads * rows }], rows)
     }
 
     /// A stack that lies in shards as in the file.
-    fn resident(&mut self, shards: Vec<Shard>, columns: usize, parts: &[Rows], rows: usize) -> Result<Stack> {
+    fn resident(
+        &mut self,
+        name: &str,
+        shards: Vec<Shard>,
+        columns: usize,
+        parts: &[Rows],
+        rows: usize,
+    ) -> Result<Stack> {
         let format = self.format(&parts[0].tensor)?;
-        self.copies.extend(copies(parts, &shards, 0, rows, format, columns));
+        self.copy(name, copies(parts, &shards, 0, rows, format, columns));
         let experts = shards.iter().map(|shard| shard.count).sum();
         let mut table = Vec::with_capacity(experts);
         for (index, shard) in shards.iter().enumerate() {
             table.extend((0..shard.count).map(|slot| [index as u32, slot as u32]));
         }
         let table = self.gpu.upload("expert table", &table)?;
-        Ok(Stack { format, experts, rows, columns, shards, table, stamps: None })
+        let stride = (format.device_row_bytes(columns) * rows) as u64;
+        Ok(Stack { format, experts, rows, columns, shards, stride, table, stamps: None })
     }
 
     /// Bytes that one shard may have.
-    fn limit(&self) -> u64 {
+    fn most(&self) -> u64 {
         self.gpu.caps().max_shard
+    }
+
+    /// Copies into the shards of a matrix: at load, or whenever its layer passes through.
+    fn copy(&mut self, name: &str, copies: Vec<RowCopy>) {
+        match self.store.stream_of(name) {
+            Some((stream, layer)) => stream.add(layer, copies),
+            None => self.copies.extend(copies),
+        }
     }
 
     /// Places rows one after another in shards.
     fn place(&mut self, name: &str, format: Format, columns: usize, parts: &[Rows]) -> Result<Vec<Shard>> {
         let rows = parts.iter().map(|part| part.count).sum();
         let shards = self.shards(name, format.device_row_bytes(columns) as u64, rows)?;
-        self.copies.extend(copies(parts, &shards, 0, 1, format, columns));
+        self.copy(name, copies(parts, &shards, 0, 1, format, columns));
         Ok(shards)
     }
 
     /// Buffers for `units` of so many bytes each, as few as the limits allow. A shard counts in units.
-    fn shards(&self, name: &str, unit_bytes: u64, units: usize) -> Result<Vec<Shard>> {
-        let limit = self.limit();
+    fn shards(&mut self, name: &str, unit_bytes: u64, units: usize) -> Result<Vec<Shard>> {
+        let limit = self.most();
         if unit_bytes > limit {
             return Err(Error::Unit { file: self.file(), name: name.into(), bytes: unit_bytes, limit });
         }
-        let shard = |units: Range<usize>| -> Result<Shard> {
-            let view = self.gpu.buffer(name, unit_bytes * units.len() as u64)?;
+        let mut shard = |units: Range<usize>| -> Result<Shard> {
+            let bytes = unit_bytes * units.len() as u64;
+            let view = match self.store.stream_of(name) {
+                Some((stream, layer)) => stream.place(self.gpu, layer, bytes)?,
+                None => self.gpu.buffer(name, bytes)?,
+            };
             Ok(Shard { view, first: units.start, count: units.len() })
         };
-        cut(units, unit_bytes, limit).map(shard).collect()
+        cut(units, unit_bytes, limit).map(&mut shard).collect()
     }
 
     /// Fails if the file has tensors that no one asked for: the model is another than the one that was loaded.

@@ -1,5 +1,6 @@
 //! What lies where: weights from the file into buffers, the KV cache, and the sum of it all before anything is allocated.
 
+mod budget;
 mod filling;
 mod fit;
 mod keeps;
@@ -7,14 +8,16 @@ mod kv;
 mod loader;
 mod plan;
 mod store;
+mod stream;
 
+pub use budget::{DenseMemory, ExpertMemory, Placement, expert_bytes, expert_stacks};
 pub use filling::{Filled, Progress, READERS};
 pub use fit::{Bound, CHUNK, Demand, ExpertLayer, Fit, Machine, Place, Plan, Routing, System, plan};
 pub use keeps::{Compressed, Extent, Keeps, KvWidth};
 pub use kv::{KvCache, LayerCache, Rewind, Rings};
 pub use loader::{Take, Weights};
 pub use plan::{Needs, available_bytes};
-pub use store::{ExpertMemory, ExpertStore, StoreStats, expert_bytes, expert_stacks};
+pub use store::{ExpertStore, StoreStats};
 
 pub use crate::ops::KvFormat;
 
@@ -43,6 +46,14 @@ pub enum Error {
     Unnumbered { file: String, name: String },
     #[error("{file}: {bytes} bytes for experts hold fewer than the {used} of one token; at least {least} are needed")]
     FewExperts { file: String, bytes: u64, least: u64, used: u64 },
+    #[error("{file}: {bytes} bytes for dense layers; two slots for the largest need {least}")]
+    FewLayers { file: String, bytes: u64, least: u64 },
+    #[error(
+        "{file}: {bytes} bytes are fewer than the {least} that can do: {session} for cache and scratch, {stays} of weights that \
+         always stay, two slots of {layer} for dense layers, {experts} for the experts of a token; a larger --gpu-memory or a \
+         smaller -c would help"
+    )]
+    BelowLeast { file: String, bytes: u64, least: u64, session: u64, stays: u64, layer: u64, experts: u64 },
     #[error("a q8_0 cache is in blocks of {block} values, heads have {dim} here; -ctk f16 -ctv f16 would help")]
     KvBlocks { dim: usize, block: usize },
     #[error("compressed keys are not kept in q8_0; -ctk f16 -ctv f16 would help")]

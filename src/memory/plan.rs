@@ -1,6 +1,6 @@
 //! Whether a model fits, before anything is allocated.
 
-use super::{Error, ExpertMemory, Result, System, expert_bytes};
+use super::{Error, Placement, Result, System};
 use crate::gguf::Gguf;
 use crate::gpu::{Gpu, Heap};
 
@@ -45,26 +45,31 @@ impl Needs {
         Error::DoesNotFit { weights, kv, scratch, checkpoints, total, available, context, adapter }
     }
 
-    /// What the routed experts may take where not all of them fit beside the rest: into `budget` bytes if there is one, else
-    /// into what the device has, less a margin. `None` where all fit.
+    /// Where the weights lie: all on the device if they fit there with the rest, else in part, within `budget` bytes if there is
+    /// one, else within what the device has, less a margin.
     ///
     /// # Errors
-    /// The rest alone does not fit, or no more than a part of one token's experts beside it.
-    pub fn experts_within(&self, gguf: &Gguf, gpu: &Gpu, budget: Option<u64>) -> Result<Option<ExpertMemory>> {
+    /// The rest alone does not fit, or not the least part of the weights beside it.
+    pub fn placed(&self, gguf: &Gguf, gpu: &Gpu, budget: Option<u64>) -> Result<Placement> {
         let Some(all) = budget.or_else(|| available_bytes(gpu.info().device_type, gpu.heaps())) else {
-            return Ok(None);
+            return Ok(Placement::default());
         };
         let needs = self.on(gpu.info().device_type);
         if needs.total() <= all {
-            return Ok(None);
+            return Ok(Placement::default());
         }
-        let experts = expert_bytes(gguf);
-        let rest = needs.total().saturating_sub(experts);
+        let rest = needs.total() - needs.weights;
         let usable = if budget.is_some() { all } else { all - all / MARGIN };
-        if experts == 0 || rest >= usable {
+        if rest >= usable {
             return Err(needs.does_not_fit(gpu, all));
         }
-        ExpertMemory::within(gguf, usable - rest)
+        Placement::within(gguf, usable - rest).map_err(|error| match error {
+            Error::BelowLeast { file, bytes, least, stays, layer, experts, .. } => {
+                let (bytes, least) = (bytes + rest, least.saturating_add(rest));
+                Error::BelowLeast { file, bytes, least, session: rest, stays, layer, experts }
+            }
+            error => error,
+        })
     }
 }
 

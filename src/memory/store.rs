@@ -1,26 +1,22 @@
-//! The expert store. Where not all experts fit, each layer has slots for some, and a table that the kernels read says which
-//! expert lies in which. A step that misses one halts; the host brings what the layer needs and goes on from there.
+//! The store of weights that come and go. Where not all experts fit, there are slots for some, of each layer or for all layers, and
+//! tables that the kernels read say which expert lies in which. A step that misses one halts; the host brings what the layer needs
+//! and goes on from there. Dense layers that do not fit pass through it, too.
 
-use super::filling::{Reads, RowCopy, Rows, copies, read};
+use super::budget::{ALIGNMENT, DenseMemory, layer_of};
+use super::filling::{Reads, RowCopy, Rows, copies, cut, read};
+use super::stream::Stream;
 use super::{Error, Result};
 use crate::formats::Format;
-use crate::gguf::{Gguf, TensorInfo};
+use crate::gguf::Gguf;
 use crate::gpu::{Gpu, View};
 use crate::ops::{NOWHERE, Shard};
 use futures::{FutureExt, StreamExt};
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
-
-/// How much of the experts may lie on the device.
-#[derive(Clone, Copy, Debug)]
-pub struct ExpertMemory {
-    /// Bytes of the slots of all layers.
-    pub bytes: u64,
-    /// Bytes of all experts.
-    pub all: u64,
-}
 
 /// What the store has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
@@ -29,8 +25,10 @@ pub struct StoreStats {
     pub hits: u64,
     /// Experts that were in none.
     pub misses: u64,
-    /// Bytes read from the file for them.
+    /// Bytes read for them.
     pub bytes: u64,
+    /// Bytes read of dense layers that pass through.
+    pub streamed: u64,
     /// Time that steps stood still for it.
     #[serde(rename = "stall_seconds", serialize_with = "seconds")]
     pub stall: Duration,
@@ -49,9 +47,18 @@ impl std::ops::Sub for StoreStats {
             hits: self.hits - before.hits,
             misses: self.misses - before.misses,
             bytes: self.bytes - before.bytes,
+            streamed: self.streamed - before.streamed,
             stall: self.stall - before.stall,
         }
     }
+}
+
+/// Where the slots of a stack lie.
+#[derive(Clone)]
+pub(super) struct Slots {
+    pub shards: Vec<Shard>,
+    /// Bytes from one slot to the next.
+    pub stride: u64,
 }
 
 /// The experts of one stack, and its slots.
@@ -63,16 +70,31 @@ pub(super) struct Slotted {
     /// Where each expert lies in the file.
     sources: Vec<Vec<Rows>>,
     shards: Vec<Shard>,
+    /// Bytes from one slot to the next.
+    stride: u64,
     table: View,
 }
 
-/// One layer's slots, the same in each of its stacks.
+/// What a layer has of experts. Its slots are the same in each of its stacks.
 struct Layer {
-    /// The expert in each slot.
-    slots: Vec<Option<u32>>,
+    /// Which of the store's slots are its own, or all layers'.
+    pool: usize,
     stacks: Vec<Slotted>,
     /// u32 [experts]
     stamps: View,
+    /// The stamps as they were told last.
+    known: Vec<u32>,
+}
+
+/// A layer's expert.
+type Resident = (u32, u32);
+
+/// Slots that all layers share: whole ones in each shard.
+struct Shared {
+    shards: Vec<Shard>,
+    slot: u64,
+    /// Where in a slot the next stack of a layer goes.
+    at: BTreeMap<u32, u64>,
 }
 
 /// Experts that come and go.
@@ -80,6 +102,10 @@ pub struct ExpertStore {
     gpu: Gpu,
     gguf: Gguf,
     layers: BTreeMap<u32, Layer>,
+    /// What lies in each slot: of a layer's own, or of all layers' together.
+    pools: Vec<Vec<Option<Resident>>>,
+    shared: Option<Shared>,
+    stream: Option<Stream>,
     /// The latest clock of any step.
     pub clock: u32,
     stats: StoreStats,
@@ -99,55 +125,9 @@ struct Arrival {
     start: Instant,
 }
 
-/// The stacks of routed experts of a file.
-pub fn expert_stacks(gguf: &Gguf) -> impl Iterator<Item = &TensorInfo> {
-    gguf.tensors().iter().filter(|tensor| tensor.name.ends_with("_exps.weight"))
-}
-
-/// Bytes that the routed experts of a file take on a device.
-pub fn expert_bytes(gguf: &Gguf) -> u64 {
-    let bytes = |tensor: &TensorInfo| {
-        let format = Format::from_ggml(tensor.ggml_type)?;
-        let rows: u64 = tensor.dims[1..].iter().product();
-        Some(format.device_row_bytes(tensor.dims[0] as usize) as u64 * rows)
-    };
-    expert_stacks(gguf).filter_map(bytes).sum()
-}
-
-impl ExpertMemory {
-    /// `bytes` for the experts of a file; `None` where all of them fit.
-    ///
-    /// # Errors
-    /// Less than the experts of one token.
-    pub fn within(gguf: &Gguf, bytes: u64) -> Result<Option<ExpertMemory>> {
-        let all = expert_bytes(gguf);
-        if bytes >= all {
-            return Ok(None);
-        }
-        let memory = ExpertMemory { bytes, all };
-        let used = gguf.metadata().u64(&format!("{}.expert_used_count", gguf.architecture()?))?.unwrap_or(0);
-        let experts = expert_stacks(gguf).filter_map(|tensor| tensor.dims.get(2)).max().copied().unwrap_or(1);
-        // A shared expert may lie in a slot of its own.
-        let shared = u64::from(gguf.tensors().iter().any(|tensor| tensor.name.ends_with("_shexp.weight")));
-        let (used, experts) = (used + shared, experts + shared);
-        if (memory.slots(experts as usize) as u64) < used {
-            // The last byte of a share is lost to rounding.
-            let least = (u128::from(all) * u128::from(used)).div_ceil(u128::from(experts)) as u64;
-            return Err(Error::FewExperts { file: gguf.name().into(), bytes, least, used });
-        }
-        Ok(Some(memory))
-    }
-
-    /// Slots of a layer that has so many experts: its share of the memory.
-    pub fn slots(&self, experts: usize) -> usize {
-        let share = experts as u128 * u128::from(self.bytes) / u128::from(self.all.max(1));
-        (share as usize).clamp(1, experts)
-    }
-}
-
 impl Slotted {
     /// A stack whose experts have `rows` rows each, `parts` one after another.
-    pub fn new(format: Format, columns: usize, rows: usize, parts: &[Rows], shards: &[Shard], table: &View) -> Self {
+    pub fn new(format: Format, columns: usize, rows: usize, parts: &[Rows], slots: &Slots, table: &View) -> Self {
         let mut sources = Vec::new();
         let (mut expert, mut filled) = (Vec::new(), 0);
         for part in parts {
@@ -162,7 +142,23 @@ impl Slotted {
                 }
             }
         }
-        Slotted { format, columns, rows, sources, shards: shards.to_vec(), table: table.clone() }
+        let Slots { shards, stride } = slots.clone();
+        Slotted { format, columns, rows, sources, shards, stride, table: table.clone() }
+    }
+
+    /// The copies of an expert into a slot.
+    fn copies(&self, expert: u32, slot: usize) -> Vec<RowCopy> {
+        let [shard, at] = self.place(slot).map(|n| n as usize);
+        let bytes = (self.format.device_row_bytes(self.columns) * self.rows) as u64;
+        let view = self.shards[shard].view.slice(at as u64 * self.stride, bytes);
+        copies(
+            &self.sources[expert as usize],
+            &[Shard { view, first: 0, count: 1 }],
+            0,
+            self.rows,
+            self.format,
+            self.columns,
+        )
     }
 
     fn slots(&self) -> usize {
@@ -182,6 +178,9 @@ impl ExpertStore {
             gpu: gpu.clone(),
             gguf: gguf.clone(),
             layers: BTreeMap::new(),
+            pools: Vec::new(),
+            shared: None,
+            stream: None,
             clock: 0,
             stats: StoreStats::default(),
             sessions: 0,
@@ -192,20 +191,89 @@ impl ExpertStore {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.layers.is_empty()
+        self.layers.is_empty() && !self.streams()
+    }
+
+    /// From here on some dense layers pass through.
+    pub(super) fn set_stream(&mut self, memory: DenseMemory) {
+        self.stream = Some(Stream::new(memory));
+    }
+
+    /// Whether dense layers pass through.
+    pub fn streams(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| !stream.is_empty())
+    }
+
+    /// Where the matrices of a tensor's layer go, if it passes through.
+    pub(super) fn stream_of(&mut self, name: &str) -> Option<(&mut Stream, u32)> {
+        let layer = layer_of(name)?;
+        self.stream.as_mut().filter(|stream| stream.memory.streams(layer)).map(|stream| (stream, layer))
+    }
+
+    /// Whether a dense layer is to be brought before the device computes it.
+    pub fn lacks(&self, layer: u32) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.lacks(layer))
+    }
+
+    /// Brings a dense layer into its slot, as [`ExpertStore::bring`] does experts; and begins to read the one that comes next.
+    ///
+    /// # Errors
+    /// A read that fails.
+    pub fn bring_layer(&mut self, layer: u32, most: Option<u64>) -> Result<Poll<()>> {
+        let stream = self.stream.as_mut().expect("a layer that is lacked passes through");
+        let start = Instant::now();
+        let brought = stream.bring(&self.gpu, &self.gguf, layer, most, &mut self.stats.streamed)?;
+        if brought.is_ready() {
+            stream.prepare(&self.gguf, layer);
+        }
+        self.stats.stall += start.elapsed();
+        Ok(brought)
+    }
+
+    /// Slots of `expert_bytes` for a stack of a layer, within those of all layers: so many of `slot` bytes.
+    pub(super) fn shared_slots(
+        &mut self,
+        name: &str,
+        expert_bytes: u64,
+        slots: usize,
+        slot: u64,
+        most_shards: usize,
+    ) -> Result<Slots> {
+        if self.shared.is_none() {
+            let shard = |units: Range<usize>| -> Result<Shard> {
+                let view = self.gpu.buffer("slots of experts", slot * units.len() as u64)?;
+                Ok(Shard { view, first: units.start, count: units.len() })
+            };
+            let shards =
+                cut(slots, slot, self.gpu.caps().max_shard).take(most_shards).map(shard).collect::<Result<_>>()?;
+            self.shared = Some(Shared { shards, slot, at: BTreeMap::new() });
+        }
+        let layer = self.numbered(name)?;
+        let shared = self.shared.as_mut().expect("just made");
+        let at = shared.at.entry(layer).or_default();
+        let within = |s: &Shard| Shard { view: s.view.slice(*at, s.view.size - *at), ..s.clone() };
+        let slots = Slots { shards: shared.shards.iter().map(within).collect(), stride: shared.slot };
+        *at = (*at + expert_bytes).next_multiple_of(ALIGNMENT);
+        Ok(slots)
+    }
+
+    fn numbered(&self, name: &str) -> Result<u32> {
+        layer_of(name).ok_or_else(|| Error::Unnumbered { file: self.gguf.name().into(), name: name.into() })
     }
 
     /// Adds a stack by its tensor's name, `blk.LAYER.…`; gives the stamps of the layer.
     pub(super) fn add(&mut self, name: &str, experts: usize, stack: Slotted) -> Result<View> {
-        let layer = name.split('.').nth(1).and_then(|n| n.parse().ok());
-        let unnumbered = || Error::Unnumbered { file: self.gguf.name().into(), name: name.into() };
-        let layer = layer.ok_or_else(unnumbered)?;
+        let layer = self.numbered(name)?;
         if !self.layers.contains_key(&layer) {
             let stamps = self.gpu.upload("expert stamps", &vec![0u32; experts])?;
-            self.layers.insert(layer, Layer { slots: vec![None; stack.slots()], stacks: Vec::new(), stamps });
+            if self.shared.is_none() || self.pools.is_empty() {
+                self.pools.push(vec![None; stack.slots()]);
+            }
+            let pool = self.pools.len() - 1;
+            self.layers.insert(layer, Layer { pool, stacks: Vec::new(), stamps, known: vec![0; experts] });
         }
         let layer = self.layers.get_mut(&layer).expect("inserted");
-        debug_assert_eq!(stack.slots(), layer.slots.len(), "stacks of a layer have the same slots");
+        debug_assert_eq!(stack.slots(), self.pools[layer.pool].len(), "stacks of a layer have the same slots");
         layer.stacks.push(stack);
         Ok(layer.stamps.clone())
     }
@@ -222,8 +290,9 @@ impl ExpertStore {
 
     /// The experts that a step of a layer needs, in passes of no more than there are slots: those that are there first.
     pub fn passes(&self, layer: u32, needed: &[u32]) -> Vec<Vec<u32>> {
-        let slots = &self.layers[&layer].slots;
-        let (mut order, absent): (Vec<u32>, Vec<u32>) = needed.iter().partition(|e| slots.contains(&Some(**e)));
+        let slots = &self.pools[self.layers[&layer].pool];
+        let (mut order, absent): (Vec<u32>, Vec<u32>) =
+            needed.iter().partition(|e| slots.contains(&Some((layer, **e))));
         order.extend(absent);
         order.chunks(slots.len()).map(<[u32]>::to_vec).collect()
     }
@@ -264,7 +333,7 @@ impl ExpertStore {
         self.partly_shown = Some(layer);
         let mut arrival = match self.arrival.take() {
             Some(arrival) => arrival,
-            None => self.set_out(layer, experts, stamps),
+            None => self.set_out(layer, experts, stamps)?,
         };
         match self.take_in(&mut arrival, most) {
             Ok(Poll::Ready(())) => {}
@@ -277,8 +346,8 @@ impl ExpertStore {
                 return Err(error);
             }
         }
-        let l = self.layers.get_mut(&layer).expect("a layer with slots");
-        arrival.placed.iter().for_each(|(expert, slot)| l.slots[*slot] = Some(*expert));
+        let slots = &mut self.pools[self.layers[&layer].pool];
+        arrival.placed.iter().for_each(|(expert, slot)| slots[*slot] = Some((layer, *expert)));
         self.show(layer, |expert| experts.contains(&expert))?;
         self.stats.hits += (experts.len() - arrival.placed.len()) as u64;
         self.stats.misses += arrival.placed.len() as u64;
@@ -286,24 +355,29 @@ impl ExpertStore {
         Ok(Poll::Ready(()))
     }
 
-    /// Makes room for what is missing of a layer's experts, and starts reading it.
-    fn set_out(&mut self, layer: u32, experts: &[u32], stamps: &[u32]) -> Arrival {
+    /// Makes room for what is missing of a layer's experts, and starts reading it. What makes room is what will be needed last: of
+    /// slots that layers share, experts of this layer that it does not need now, then those of the layers before it; of a layer,
+    /// those that were needed longest ago.
+    fn set_out(&mut self, layer: u32, experts: &[u32], stamps: &[u32]) -> Result<Arrival> {
         let l = self.layers.get_mut(&layer).expect("a layer with slots");
-        let missing = experts.iter().copied().filter(|e| !l.slots.contains(&Some(*e)));
-        let wanted = |slot: &usize| l.slots[*slot].is_some_and(|e| experts.contains(&e));
-        let mut free: Vec<usize> = (0..l.slots.len()).filter(|slot| !wanted(slot)).collect();
-        free.sort_by_key(|slot| l.slots[*slot].map(|e| stamps[e as usize]));
-        let placed: Vec<(u32, usize)> = missing.zip(free).collect();
-        let mut jobs = Vec::new();
+        let known = l.known.len();
+        l.known.copy_from_slice(&stamps[..known]);
+        let (l, slots) = (&self.layers[&layer], &mut self.pools[self.layers[&layer].pool]);
+        let missing: Vec<u32> = experts.iter().copied().filter(|e| !slots.contains(&Some((layer, *e)))).collect();
+        let wanted = |slot: &usize| slots[*slot].is_some_and(|(of, e)| of == layer && experts.contains(&e));
+        let mut free: Vec<usize> = (0..slots.len()).filter(|slot| !wanted(slot)).collect();
+        // Layers from this one on come next; then, in the next step, those before it and at last this one.
+        let soon = |of: u32| (of <= layer, of);
+        free.sort_by_key(|slot| slots[*slot].map(|(of, e)| (Reverse(soon(of)), self.layers[&of].known[e as usize])));
+        let placed: Vec<(u32, usize)> = missing.into_iter().zip(free).collect();
+        let (mut jobs, mut robbed) = (Vec::new(), BTreeSet::new());
         for (expert, slot) in &placed {
-            l.slots[*slot] = None;
-            for s in &l.stacks {
-                let source = &s.sources[*expert as usize];
-                jobs.extend(copies(source, &s.shards, slot * s.rows, s.rows, s.format, s.columns));
-            }
+            robbed.extend(slots[*slot].take().map(|(of, _)| of).filter(|of| *of != layer));
+            jobs.extend(l.stacks.iter().flat_map(|stack| stack.copies(*expert, *slot)));
         }
+        robbed.into_iter().try_for_each(|of| self.show(of, |_| true))?;
         let jobs = Arc::new(jobs);
-        Arrival { placed, arriving: read(&self.gguf, &jobs, &Arc::default()), jobs, start: Instant::now() }
+        Ok(Arrival { placed, arriving: read(&self.gguf, &jobs), jobs, start: Instant::now() })
     }
 
     /// Writes what has been read into its slots.
@@ -327,7 +401,7 @@ impl ExpertStore {
 
     /// Takes all experts out of their slots.
     pub fn evict(&mut self) -> Result<()> {
-        self.layers.values_mut().for_each(|layer| layer.slots.fill(None));
+        self.pools.iter_mut().for_each(|slots| slots.fill(None));
         self.layers.keys().try_for_each(|layer| self.show(*layer, |_| true))
     }
 
@@ -336,8 +410,8 @@ impl ExpertStore {
         let l = &self.layers[&layer];
         for stack in &l.stacks {
             let mut table = vec![[NOWHERE, 0]; stack.sources.len()];
-            for (slot, expert) in l.slots.iter().enumerate() {
-                if let Some(expert) = expert.filter(|e| shown(*e)) {
+            for (slot, resident) in self.pools[l.pool].iter().enumerate() {
+                if let Some((_, expert)) = resident.filter(|(of, e)| *of == layer && shown(*e)) {
                     table[expert as usize] = stack.place(slot);
                 }
             }

@@ -40,8 +40,8 @@ impl Sizes {
         let (t, h) = (&self.t, &self.heads);
         let [conv, delta] = h.state();
         let attention = Keeps::Kv(KvWidth::both(t.kv_heads, t.head_dim));
-        // x and its norm; of delta nets the projection, the convolution's output, the rule's.
-        let floats = 2 * t.hidden + 2 * h.channels() + 2 * h.inner() + 2 * h.value_heads;
+        // x and its norm; of delta nets the projection, the convolution's output, the rule's and its chunks.
+        let floats = 2 * t.hidden + 2 * h.channels() + 2 * h.inner() + (2 + DeltaHeads::CHUNK_FLOATS) * h.value_heads;
         let floats = floats + GatedAttention::floats_per_token(t) + ff;
         Shape {
             keeps: self

@@ -116,6 +116,10 @@ impl Step<'_> {
         })?;
         let qkv = self.short_conv(x, net, state)?;
         let out = self.tensor("delta", h.inner())?;
+        if self.tokens >= self.tuning.delta_chunked {
+            self.delta_rule_in_chunks(x, &qkv, &out, net, state)?;
+            return Ok(out);
+        }
         for first in (0..self.tokens).step_by(MOST_TOKENS) {
             self.delta_rule(x, &qkv, &out, net, state, first)?;
         }

@@ -3,6 +3,7 @@
 mod arithmetic;
 mod attention;
 mod compressed;
+mod delta_chunks;
 mod delta_net;
 mod embed;
 mod experts;
@@ -106,7 +107,7 @@ impl Scratch {
 pub struct Step<'a> {
     pub(crate) recorder: Recorder<'a>,
     pub(crate) scratch: &'a mut Scratch,
-    pub(crate) tuning: &'static Tuning,
+    pub(crate) tuning: Tuning,
     pub(crate) ground: Ground,
     tokens: usize,
     token_ids: View,
@@ -133,7 +134,7 @@ impl<'a> Step<'a> {
         Ok(Step {
             recorder: Recorder::new(gpu, state.clone()),
             scratch,
-            tuning: Tuning::of(gpu.caps().class),
+            tuning: *Tuning::of(gpu.caps().class),
             ground: Ground { tier, profile: None, force: None },
             tokens,
             token_ids: token_ids.clone(),
@@ -146,8 +147,8 @@ impl<'a> Step<'a> {
     }
 
     /// Other sizes than those of the device's kind, for operators recorded from here on: for tests and measurements.
-    pub fn set_tuning(&mut self, tuning: &'static Tuning) {
-        self.tuning = tuning;
+    pub fn tune(&mut self, change: impl FnOnce(&mut Tuning)) {
+        change(&mut self.tuning);
     }
 
     /// What the device was measured to reach, by which the arithmetic of products recorded from here on is chosen.

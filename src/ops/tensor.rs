@@ -103,6 +103,8 @@ pub struct Stack {
     pub rows: usize,
     pub columns: usize,
     pub shards: Vec<Shard>,
+    /// Bytes from one slot to the next.
+    pub stride: u64,
     /// Where each expert lies: u32 [experts, 2], shard (or [`super::NOWHERE`]) and slot.
     pub table: View,
     /// Of experts that come and go, u32 [experts]: the clock of the last step that needed each.
@@ -125,11 +127,11 @@ impl Stack {
 
     /// Words from one expert to the next.
     pub fn expert_words(&self) -> u32 {
-        self.row_words() * self.rows as u32
+        (self.stride / 4) as u32
     }
 
     /// Bytes of one expert on the device.
     pub fn expert_bytes(&self) -> u64 {
-        u64::from(self.expert_words()) * 4
+        u64::from(self.row_words()) * 4 * self.rows as u64
     }
 }

@@ -67,15 +67,15 @@ impl Step<'_> {
     fn tiled_in(&self, arithmetic: Arithmetic, product: Product, tokens: usize, shape: [usize; 2]) -> Tiled {
         let caps = self.recorder.gpu().caps();
         if (product, arithmetic) == (Product::Batch, Arithmetic::F32) {
-            let batch = Tiled::batch(self.tuning, tokens);
+            let batch = Tiled::batch(&self.tuning, tokens);
             let spec = batch.spec.flag("SUBGROUP", self.ground.tier >= Tier::Subgroup);
             return Tiled { spec: spec.flag("RAGGED", !shape[1].is_multiple_of(16)), ..batch };
         }
         match (arithmetic, caps.matrix) {
-            (Arithmetic::Matrix, Some(side)) => Tiled::matrices(self.tuning, side, caps.subgroup.1),
-            (Arithmetic::Matrix, None) => Tiled::registers(self.tuning),
+            (Arithmetic::Matrix, Some(side)) => Tiled::matrices(&self.tuning, side, caps.subgroup.1),
+            (Arithmetic::Matrix, None) => Tiled::registers(&self.tuning),
             (arithmetic, _) => {
-                let plain = Tiled::registers(self.tuning);
+                let plain = Tiled::registers(&self.tuning);
                 Tiled { spec: arithmetic.flagged(plain.spec), arithmetic, ..plain }
             }
         }

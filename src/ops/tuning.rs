@@ -3,7 +3,7 @@
 use crate::gpu::DeviceClass;
 
 /// Sizes that kernels are compiled with.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Tuning {
     /// Invocations of a mat-vec workgroup, and rows that it computes.
     pub matvec: (u32, u32),
@@ -21,6 +21,8 @@ pub struct Tuning {
     pub splits: (u32, u32),
     pub matmul: MatmulTile,
     pub matrix: MatrixTile,
+    /// Tokens of a step from which the delta rule goes in chunks of 32, by three dispatches in place of one.
+    pub delta_chunked: usize,
     /// Invocations of workgroups that sort, group or sample.
     pub wide: u32,
 }
@@ -67,6 +69,7 @@ impl Tuning {
                 splits: (64, 64),
                 matmul: MatmulTile { bm: 64, bn: 64, tm: 4, tn: 4, runs: 2 },
                 matrix: MatrixTile { strips: 4, fragments: 8, runs: 1, subgroups: 2 },
+                delta_chunked: 33,
                 wide: 256,
             },
             // By measurement on lavapipe 22.3.6, two cores: a 4096 x 4096 q4_k mat-vec 10.3 ms (rows 4: 12.0, WG 64: 15.3);
@@ -83,6 +86,7 @@ impl Tuning {
                 splits: (4, 1024),
                 matmul: MatmulTile { bm: 64, bn: 16, tm: 8, tn: 8, runs: 2 },
                 matrix: MatrixTile { strips: 4, fragments: 4, runs: 2, subgroups: 1 },
+                delta_chunked: 33,
                 wide: 64,
             },
         }

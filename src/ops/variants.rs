@@ -250,6 +250,10 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         let dims = |spec: KernelSpec| spec.size("KEY_DIM", dim).size("VALUE_DIM", dim).size("TAPS", 4);
         all.extend(each(vec![dims(new("short_conv").size("WG", t.row))], &["SUBGROUP"]));
         all.extend(each(vec![dims(new("delta_net")).size("TILE", 8.min(dim))], &["TILED"]));
+        let chunked = ["delta_chunks", "delta_states"].map(|s| new(s).size("KEY_DIM", dim).size("VALUE_DIM", dim));
+        all.extend(each(chunked.to_vec(), &["TILED"]));
+        let norm = new("delta_norm").size("WG", t.row).size("VALUE_DIM", dim).size("TAPS", 4);
+        all.extend(each(vec![norm], &["SUBGROUP"]));
     }
     for (tokens, rows) in [(1, 24), (2, 24), (1, 4), (2, 4)] {
         let mix = new("hyper_mix").size("WG", t.row.min(32)).size("ROWS", rows).size("TOKENS", tokens);

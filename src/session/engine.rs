@@ -147,7 +147,7 @@ impl Session {
             | wgpu::BufferUsages::STORAGE
             | wgpu::BufferUsages::COPY_DST
             | wgpu::BufferUsages::COPY_SRC;
-        let report = match model.experts_move() {
+        let report = match model.weights_move() {
             true => RECORD_OFFSET + size_of::<Record>() as u64,
             false => size_of::<State>() as u64,
         };
@@ -158,7 +158,7 @@ impl Session {
             chunk,
             submit: options.submit_on(gpu),
             pace: Pace::new(options.limits.unwrap_or_else(|| gpu.assumed_limits())),
-            id: if model.experts_move() { model.store().join() } else { 0 },
+            id: if model.weights_move() { model.store().join() } else { 0 },
             measured: options.limits,
             force: options.force,
             run_ahead: options.run_ahead,
@@ -312,7 +312,7 @@ impl Session {
         let gpu = &self.model.gpu;
         let step = Step::new(gpu, self.tier, tokens, &self.state, &self.token_ids, &mut self.scratch)?;
         let mut step = prepare(step);
-        if self.model.experts_move() {
+        if self.model.weights_move() {
             step.set_record(self.report.slice(RECORD_OFFSET, size_of::<Record>() as u64));
         }
         self.measured.into_iter().for_each(|profile| step.set_profile(profile));

@@ -6,6 +6,7 @@ use super::{Budget, Error, Result, Session};
 use crate::gpu::{self, Dispatch, Mark, Readback, Recording, View};
 use crate::ops::Record;
 use std::collections::VecDeque;
+use std::task::Poll;
 
 /// A step on its way: given to the device in parts, then waited for.
 pub(super) struct Flight {
@@ -21,6 +22,9 @@ pub(super) struct Flight {
     until: usize,
     /// Once all of it is given.
     report: Option<Readback>,
+    /// Where dense layers pass through: of each part behind which one makes room for another, and that of one that halted.
+    passing: VecDeque<Readback>,
+    halted: Option<Vec<u8>>,
     /// Those, once they are on their way.
     states: Option<Vec<Readback>>,
     missing: Option<Missing>,
@@ -57,12 +61,12 @@ pub(super) enum Landed {
 impl Flight {
     /// Whether all of it is given.
     pub fn is_given(&self) -> bool {
-        self.report.is_some()
+        self.report.is_some() || self.halted.is_some()
     }
 
     /// Whether it has ended.
     pub fn is_ready(&self) -> bool {
-        self.report.as_ref().is_some_and(Readback::is_ready)
+        self.halted.is_some() || self.report.as_ref().is_some_and(Readback::is_ready)
     }
 
     /// The states of a step that has ended.
@@ -72,7 +76,7 @@ impl Flight {
 
     /// What was given did nothing, since a step before it had missed an expert.
     pub fn restart(&mut self) {
-        (self.at, self.report, self.states) = (Mark::default(), None, None);
+        (self.at, self.report, self.halted, self.states) = (Mark::default(), None, None, None);
     }
 }
 
@@ -149,7 +153,8 @@ impl Session {
         self.history.reach(positions);
         let until = self.recordings[&key].recording.dispatches.len();
         let (at, report, states, missing) = (Mark::default(), None, None, None);
-        Ok(Flight { key, positions, state, keep, at, until, report, states, missing, submits: 0 })
+        let (passing, halted) = (VecDeque::new(), None);
+        Ok(Flight { key, positions, state, keep, at, until, report, passing, halted, states, missing, submits: 0 })
     }
 
     /// Copies of the states after `positions` tokens, after what was submitted before.
@@ -167,14 +172,14 @@ impl Session {
     /// Gives the device as much of a step as the budget allows. `wait`: for experts that are read.
     pub(super) fn give(&mut self, flight: &mut Flight, budget: Budget, wait: bool) -> Result<Given> {
         while !flight.is_given() {
-            if self.model().experts_move() && !self.has_experts(flight, budget, wait)? {
+            if self.model().weights_move() && !self.has_experts(flight, budget, wait)? {
                 return Ok(Given::Waits);
             }
             if let Some(state) = flight.state.take() {
                 self.write_state(&state)?;
             }
             self.fill_rope(flight.positions)?;
-            if !self.give_parts(flight, budget)? {
+            if !self.give_parts(flight, budget, wait)? {
                 return Ok(Given::Partly);
             }
         }
@@ -189,19 +194,31 @@ impl Session {
     }
 
     /// Submits parts of a step as far as it may be given; false where the budget ends before.
-    fn give_parts(&mut self, flight: &mut Flight, budget: Budget) -> Result<bool> {
+    fn give_parts(&mut self, flight: &mut Flight, budget: Budget, wait: bool) -> Result<bool> {
+        let most = (!wait).then(|| self.pace.bytes_within(budget.seconds()));
         let (budget, bound) = (budget.seconds(), self.submit.as_secs_f64());
         let gpu = &self.model().gpu.clone();
-        let recording = &self.recordings[&flight.key].recording;
-        while flight.at < flight.until.into() {
-            let range = flight.at..flight.until.into();
+        while flight.at < flight.until.into() && flight.halted.is_none() {
+            let until = match self.layer_in(flight, most)? {
+                Poll::Ready(until) => until,
+                Poll::Pending => return Ok(false),
+            };
+            if flight.halted.is_some() {
+                break;
+            }
+            let recording = &self.recordings[&flight.key].recording;
+            let range = flight.at..until.into();
             let Some(part) = self.pace.next(recording, range, flight.positions, budget, bound) else {
                 return Ok(false);
             };
             let last = part.to.dispatch == recording.dispatches.len();
-            let read: &[&View] = if last { &[&self.report] } else { &[] };
+            let makes_room = part.to == until.into() && until < flight.until;
+            let read: &[&View] = if last || makes_room { &[&self.report] } else { &[] };
             let mut read = self.pace.submit(gpu, recording, flight.at, part, budget, read)?;
-            flight.report = read.pop();
+            match makes_room {
+                true => flight.passing.extend(read.pop()),
+                false => flight.report = read.pop(),
+            }
             flight.at = part.to;
             flight.submits += 1;
         }
@@ -211,6 +228,37 @@ impl Session {
             self.release()?;
         }
         Ok(true)
+    }
+
+    /// Where dense layers pass through: brings the one that comes next, and says up to which dispatch the step can be given then. A
+    /// layer takes the place of the last but one, once that is seen to have been computed; a step that has halted there is not
+    /// given further. As much as `most` bytes at once, or waits.
+    fn layer_in(&self, flight: &mut Flight, most: Option<u64>) -> Result<Poll<usize>> {
+        if !self.model().weights_move() {
+            return Ok(Poll::Ready(flight.until));
+        }
+        let mut store = self.model().store();
+        let dispatches = &self.recordings[&flight.key].recording.dispatches;
+        let layer = dispatches[flight.at.dispatch].layer;
+        if store.lacks(layer) {
+            while flight.passing.len() > 1 {
+                if most.is_some() && !flight.passing[0].is_ready() {
+                    return Ok(Poll::Pending);
+                }
+                let report = flight.passing.pop_front().expect("more than one").blocking_take(self.gpu())?;
+                if bytemuck::pod_read_unaligned::<State>(&report[..size_of::<State>()]).halt != 0 {
+                    flight.passing.clear();
+                    flight.halted = Some(report);
+                    return Ok(Poll::Ready(flight.until));
+                }
+            }
+            if store.bring_layer(layer, most)?.is_pending() {
+                return Ok(Poll::Pending);
+            }
+        }
+        let rest = flight.at.dispatch..flight.until;
+        let next = rest.clone().find(|i| dispatches[*i].layer != layer && store.lacks(dispatches[*i].layer));
+        Ok(Poll::Ready(next.unwrap_or(rest.end)))
     }
 
     /// Whether a step can be given on: that no other session holds the store, and that what it missed is there.
@@ -243,13 +291,17 @@ impl Session {
 
     /// Lets other sessions use the store of experts that come and go.
     pub(super) fn release(&self) -> Result<()> {
-        if self.model().experts_move() { Ok(self.model().store().release(self.id)?) } else { Ok(()) }
+        if self.model().weights_move() { Ok(self.model().store().release(self.id)?) } else { Ok(()) }
     }
 
     /// What a step says that has ended, or is waited for. One that missed experts is to be given again.
     pub(super) fn land(&mut self, flight: &mut Flight, wait: bool) -> Result<Landed> {
-        let report = flight.report.take().expect("a step lands once it is given");
-        let report = if wait { report.blocking_take(self.gpu())? } else { report.take()? };
+        let report = match (flight.halted.take(), flight.report.take()) {
+            (Some(report), _) => report,
+            (None, Some(report)) if wait => report.blocking_take(self.gpu())?,
+            (None, report) => report.expect("a step lands once it is given").take()?,
+        };
+        flight.passing.clear();
         let state: State = bytemuck::pod_read_unaligned(&report[..size_of::<State>()]);
         let Some(record) = report.get(RECORD_OFFSET as usize..) else { return Ok(Landed::Done(state)) };
         let record: Record = bytemuck::pod_read_unaligned(&record[..size_of::<Record>()]);
@@ -259,6 +311,7 @@ impl Session {
             return Ok(Landed::Done(state));
         }
         flight.until = flight.at.dispatch;
+        flight.at = flight.until.into();
         flight.missing = Some(Missing { layer: state.halt_layer, record: Box::new(record), passes: None });
         Ok(Landed::Again)
     }

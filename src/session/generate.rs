@@ -224,8 +224,12 @@ impl Answer {
             }
             _ => LEAST_AHEAD,
         };
-        // What is queued behind a miss is queued in vain.
-        if session.model().experts_move() { ahead.min(self.calm) } else { ahead }
+        // What is queued behind a miss is queued in vain; and layers that pass through do so for one step after the other.
+        match (session.model().layers_stream(), session.model().weights_move()) {
+            (true, _) => 0,
+            (_, true) => ahead.min(self.calm),
+            _ => ahead,
+        }
     }
 
     /// The step that comes next, if one is to be queued.
@@ -233,7 +237,7 @@ impl Answer {
         let total = self.prompt.len();
         if self.planned < total {
             // A chunk writes the state, which would clear a miss of the chunk before it.
-            if session.model().experts_move() && !self.queued.is_empty() {
+            if session.model().weights_move() && !self.queued.is_empty() {
                 return Ok(None);
             }
             let flight = session.prefill(self.planned, total, &self.state)?;

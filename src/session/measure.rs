@@ -18,7 +18,7 @@ impl Session {
         self.make_room(position + 1)?;
         self.fill_rope(position + 1)?;
         let state = State { position: position as u32, context: context as u32, limit: u32::MAX, ..State::default() };
-        if self.model().experts_move() {
+        if self.model().weights_move() {
             // What the step needs is there when it runs again.
             self.blocking_run((1, Ending::Sample), position + 1, state)?;
         }

@@ -4,7 +4,7 @@ use super::digest::fingerprint;
 use super::{Error, Result};
 use crate::gguf::Gguf;
 use crate::gpu::Gpu;
-use crate::memory::{ExpertMemory, ExpertStore, Filled, Progress, StoreStats, Weights};
+use crate::memory::{ExpertStore, Filled, Placement, Progress, StoreStats, Weights};
 use crate::models::{self, Architecture};
 use crate::tokenizer::{self, Chat, ChatTemplate, Special, Tokenizer};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -33,15 +33,15 @@ pub struct Model {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     load: LoadStats,
-    /// Where not all experts are resident. One for all sessions.
+    /// Where not all weights are resident. One for all sessions.
     store: Option<Mutex<ExpertStore>>,
 }
 
 /// How a model is loaded.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LoadOptions {
-    /// What the routed experts of all layers may take; `None`: as much as they have.
-    pub expert_memory: Option<ExpertMemory>,
+    /// Which weights are not to be resident; by default all are.
+    pub placement: Placement,
 }
 
 impl Model {
@@ -72,9 +72,7 @@ impl Model {
         let tokenizer = Tokenizer::from_metadata(gguf.metadata()).map_err(named)?;
         let template = ChatTemplate::from_metadata(gguf.metadata()).map_err(named)?;
         let mut weights = Weights::new(gguf, gpu);
-        if let Some(memory) = options.expert_memory {
-            weights.limit_experts(memory);
-        }
+        weights.limit(&options.placement);
         let (architecture, shape) = models::load(&mut weights)?;
         let store = weights.take_store().map(Mutex::new);
         let filling = Instant::now();
@@ -123,14 +121,19 @@ impl Model {
         self.load
     }
 
-    /// Whether experts come and go, since not all fit.
-    pub fn experts_move(&self) -> bool {
+    /// Whether weights come and go, since not all fit: experts, or dense layers.
+    pub fn weights_move(&self) -> bool {
         self.store.is_some()
     }
 
-    /// What the expert store did so far, for all sessions; `None` where all experts are resident.
+    /// Whether dense layers pass through for every step.
+    pub fn layers_stream(&self) -> bool {
+        self.weights_move() && self.store().streams()
+    }
+
+    /// What the store did so far, for all sessions; `None` where all weights are resident.
     pub fn store_stats(&self) -> Option<StoreStats> {
-        self.experts_move().then(|| self.store().stats())
+        self.weights_move().then(|| self.store().stats())
     }
 
     /// Takes all experts out of their slots, for tests.
@@ -139,15 +142,15 @@ impl Model {
         Ok(self.store().evict()?)
     }
 
-    /// The expert store, of a model that has one.
+    /// The store, of a model that has one.
     pub(super) fn store(&self) -> MutexGuard<'_, ExpertStore> {
-        let store = self.store.as_ref().expect("experts that come and go");
+        let store = self.store.as_ref().expect("weights that come and go");
         store.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// The clock of a step that starts now.
     pub(super) fn next_clock(&self) -> u32 {
-        if self.experts_move() { self.store().clock.wrapping_add(1) } else { 0 }
+        if self.weights_move() { self.store().clock.wrapping_add(1) } else { 0 }
     }
 
     pub fn shape(&self) -> &models::Shape {

@@ -18,15 +18,25 @@ pub fn cases(cases: &mut Vec<Case>) {
         let [key_heads, value_heads, key_dim, value_dim, taps] = sizes;
         let heads = DeltaHeads { key_heads, value_heads, key_dim, value_dim, taps, sharing };
         for (tokens, position) in [(1, 0), (1, 1), (1, 700), (2, 0), (3, 5), (7, 2), (64, 0), (129, 9)] {
-            cases.push(Case::new(name(&heads, tokens, position), move |setup| {
-                delta_net(setup, heads, tokens, position)
-            }));
+            cases.extend(both(heads, tokens, position));
         }
+    }
+    // Chunks that are full, short of a token, and followed by one; and sixteen of them.
+    let heads = DeltaHeads {
+        key_heads: 2,
+        value_heads: 4,
+        key_dim: 128,
+        value_dim: 128,
+        taps: 4,
+        sharing: KeySharing::Grouped,
+    };
+    for (tokens, position) in [(31, 0), (31, 4), (32, 0), (32, 1), (33, 0), (33, 700), (512, 3)] {
+        cases.extend(both(heads, tokens, position));
     }
     // More tokens than one dispatch takes.
     let heads =
         DeltaHeads { key_heads: 1, value_heads: 2, key_dim: 128, value_dim: 16, taps: 4, sharing: KeySharing::Grouped };
-    cases.push(Case::new(name(&heads, 1100, 3), move |setup| delta_net(setup, heads, 1100, 3)));
+    cases.extend([(1100, 3), (2090, 0)].into_iter().flat_map(|(tokens, position)| both(heads, tokens, position)));
     for (tokens, columns, share) in [(1, 4, 4), (1, 4096, 1), (7, 96, 8), (129, 512, 512), (33, 12, 1)] {
         let name = format!("gate/columns={columns}/share={share}/tokens={tokens}");
         cases.push(Case::new(name, move |setup| gate(setup, tokens, columns, share)));
@@ -36,8 +46,16 @@ pub fn cases(cases: &mut Vec<Case>) {
 /// The delta net of a published model.
 pub fn of_model(cases: &mut Vec<Case>, heads: DeltaHeads) {
     for (tokens, position) in [(1, 700), (9, 5)] {
-        cases.push(Case::new(name(&heads, tokens, position), move |setup| delta_net(setup, heads, tokens, position)));
+        cases.extend(both(heads, tokens, position));
     }
+}
+
+/// Token by token in one kernel, and in chunks.
+fn both(heads: DeltaHeads, tokens: usize, position: usize) -> [Case; 2] {
+    [("scan", usize::MAX), ("chunks", 1)].map(|(form, delta_chunked)| {
+        let name = format!("{}/{form}", name(&heads, tokens, position));
+        Case::new(name, move |setup| delta_net(setup, heads, tokens, position, delta_chunked))
+    })
 }
 
 fn name(h: &DeltaHeads, tokens: usize, position: usize) -> String {
@@ -47,7 +65,7 @@ fn name(h: &DeltaHeads, tokens: usize, position: usize) -> String {
     )
 }
 
-fn delta_net(setup: &Setup, h: DeltaHeads, tokens: usize, position: usize) -> Outcome {
+fn delta_net(setup: &Setup, h: DeltaHeads, tokens: usize, position: usize, delta_chunked: usize) -> Outcome {
     let random = &mut Random::new((h.channels() + tokens + position) as u64);
     let (channels, inner) = (h.channels(), h.inner());
     // a, then a gap, then z, then b.
@@ -61,7 +79,8 @@ fn delta_net(setup: &Setup, h: DeltaHeads, tokens: usize, position: usize) -> Ou
         row[b_at] *= 100.0;
     }
     let weights = random.floats(h.taps * channels);
-    let decay: Vec<[f32; 2]> = (0..h.value_heads).map(|i| [-0.02 * (8 * i) as f32, random.float()]).collect();
+    // Heads that forget nothing, little, much, and all but the last token.
+    let decay: Vec<[f32; 2]> = (0..h.value_heads).map(|i| [-[0.0, 0.01, 0.5, 40.0][i % 4], random.float()]).collect();
     let mut rig = Rig::new(setup, tokens, State::at(position), &[]);
     let gpu = rig.gpu();
     let (norm, norm_weight) = norm(gpu, random, h.value_dim);
@@ -84,7 +103,13 @@ fn delta_net(setup: &Setup, h: DeltaHeads, tokens: usize, position: usize) -> Ou
     rig.poison("delta q k v", tokens * channels);
     rig.poison("delta", tokens * inner);
     let xs = tensor(gpu, &x, columns);
-    rig.run(|step| step.delta_net(&xs, &net, &state).map(drop))?;
+    rig.run(|step| {
+        step.tune(|tuning| tuning.delta_chunked = delta_chunked);
+        step.delta_net(&xs, &net, &state).map(drop)
+    })?;
+    if delta_chunked == 1 && tokens <= 512 && rig.dispatches != 4 {
+        return Err(format!("{} dispatches in chunks", rig.dispatches));
+    }
 
     let part = |at: usize, len: usize| -> Vec<f32> {
         x.chunks_exact(columns).flat_map(|r| r[at..at + len].to_vec()).collect()

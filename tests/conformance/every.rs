@@ -107,6 +107,18 @@ const OPERATORS: &[(&str, Record)] = &[
         let x = tensor(rig.gpu(), &random.floats(tokens * 200), 200);
         rig.run(|step| step.delta_net(&x, &net, &state).map(drop))
     }),
+    ("delta_net in chunks", |rig, random, tokens| {
+        let (net, state) = delta_net(rig, random);
+        rig.poison("delta chunks", DELTA_HEADS.value_heads * DeltaHeads::CHUNK_FLOATS * 32);
+        rig.poison("delta", tokens * DELTA_HEADS.inner());
+        rig.watch(&state.conv);
+        rig.watch(&state.delta);
+        let x = tensor(rig.gpu(), &random.floats(tokens * 200), 200);
+        rig.run(|step| {
+            step.tune(|tuning| tuning.delta_chunked = 1);
+            step.delta_net(&x, &net, &state).map(drop)
+        })
+    }),
     ("gate", |rig, random, tokens| {
         let (y, g) =
             (tensor(rig.gpu(), &random.floats(tokens * 64), 64), tensor(rig.gpu(), &random.floats(tokens * 16), 16));

@@ -95,7 +95,7 @@ fn expect(what: &str, holds: bool) -> Outcome {
 fn stack(gpu: &halogen::Gpu, table: &[[u32; 2]], stamps: &View, experts: usize) -> Stack {
     let shards = vec![Shard { view: stamps.clone(), first: 0, count: experts }];
     let table = gpu.upload("table", table).unwrap();
-    Stack { format: Format::F32, experts, rows: 1, columns: 4, shards, table, stamps: Some(stamps.clone()) }
+    Stack { format: Format::F32, experts, rows: 1, columns: 4, shards, stride: 16, table, stamps: Some(stamps.clone()) }
 }
 
 fn routing(gpu: &halogen::Gpu, routed: &[u32], experts: usize, ranks: usize) -> Routing {

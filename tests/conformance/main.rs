@@ -1,9 +1,10 @@
 //! Every kernel against its twin (`halogen::ops::twins`), through the operators that record it.
 //!
 //! A test is a case in a setup: a tier of kernel variants, and a row of the tuning table, since the tiles of a GPU run
-//! on a software device too. `cargo test --test conformance -- linear/q4_k` runs a part; HALOGEN_ADAPTER picks the
-//! device by number or name; HALOGEN_FULL=1 runs every case in every setup; HALOGEN_DAWN, a folder of node's modules
-//! (scripts/dawn-check.sh), has Dawn execute the kernels.
+//! on a software device too. Every adapter of the machine runs all of them, with its number behind their names where there
+//! are several; HALOGEN_ADAPTER picks one by number or name. `cargo test --test conformance -- linear/q4_k` runs a part;
+//! HALOGEN_FULL=1 runs every case in every setup; HALOGEN_DAWN, a folder of node's modules (scripts/dawn-check.sh), has
+//! Dawn execute the kernels.
 
 mod attention;
 mod cache;
@@ -51,7 +52,7 @@ const PRODUCTS: [Kind; 6] = [
 
 fn main() {
     let arguments = Arguments::from_args();
-    let gpu = open();
+    let devices = open();
     let dawn = std::env::var("HALOGEN_DAWN").ok().map(|modules| Dawn::start(&modules).map(Arc::new));
     let dawn = dawn.transpose().expect("Dawn");
     let full = std::env::var_os("HALOGEN_FULL").is_some();
@@ -83,32 +84,39 @@ fn main() {
             let chosen = setups.iter().enumerate().filter(|(j, _)| full || j % 2 == half);
             // What no product of the case has a kernel for would run that of f32 again.
             let chosen = chosen.filter(|(_, (.., force))| force.is_none_or(|arithmetic| case.takes(arithmetic)));
-            trials.extend(chosen.map(|(_, setup)| trial(&case, *setup, &gpu, &dawn)));
+            for (_, setup) in chosen {
+                trials.extend(devices.iter().map(|device| trial(&case, *setup, device, &dawn)));
+            }
         }
     }
     libtest_mimic::run(&arguments, trials).exit()
 }
 
-/// The device of all cases, or why there is none.
-fn open() -> Result<Gpu, String> {
-    let selector = match std::env::var("HALOGEN_ADAPTER") {
-        Ok(wanted) => Selector::from(wanted.as_str()),
-        Err(_) => {
-            let reports = pollster::block_on(adapters());
-            Selector::Index(reports.iter().position(|r| r.unusable.is_none()).ok_or("no usable adapter")?)
-        }
-    };
-    pollster::block_on(Gpu::new(selector)).map_err(|e| e.to_string())
+/// A device that cases run on, or why it cannot be had.
+struct Device {
+    /// What follows the names of its tests, where there are several.
+    suffix: String,
+    gpu: Result<Gpu, String>,
 }
 
-fn trial(
-    case: &Arc<Case>,
-    (name, tier, class, force): Kind,
-    gpu: &Result<Gpu, String>,
-    dawn: &Option<Arc<Dawn>>,
-) -> Trial {
-    let name = format!("{}/{name}", case.name);
-    let gpu = gpu.clone().and_then(|gpu| match gpu.require(tier) {
+/// The device that HALOGEN_ADAPTER picks, else every usable one.
+fn open() -> Vec<Device> {
+    let gpu = |selector| pollster::block_on(Gpu::new(selector)).map_err(|e| e.to_string());
+    if let Ok(wanted) = std::env::var("HALOGEN_ADAPTER") {
+        return vec![Device { suffix: String::new(), gpu: gpu(Selector::from(wanted.as_str())) }];
+    }
+    let reports = pollster::block_on(adapters());
+    let usable: Vec<usize> = (0..reports.len()).filter(|i| reports[*i].unusable.is_none()).collect();
+    match usable[..] {
+        [] => vec![Device { suffix: String::new(), gpu: Err("no usable adapter".into()) }],
+        [only] => vec![Device { suffix: String::new(), gpu: gpu(Selector::Index(only)) }],
+        _ => usable.into_iter().map(|i| Device { suffix: format!("@{i}"), gpu: gpu(Selector::Index(i)) }).collect(),
+    }
+}
+
+fn trial(case: &Arc<Case>, (name, tier, class, force): Kind, device: &Device, dawn: &Option<Arc<Dawn>>) -> Trial {
+    let name = format!("{}/{name}{}", case.name, device.suffix);
+    let gpu = device.gpu.clone().and_then(|gpu| match gpu.require(tier) {
         Ok(()) => Ok(gpu),
         Err(e) => Err(e.to_string()),
     });

@@ -121,6 +121,8 @@ pub struct Rig<'s> {
     pub before: Words,
     /// Arithmetics of the last run's kernels.
     used: BTreeSet<Arithmetic>,
+    /// Of the last run.
+    pub dispatches: usize,
 }
 
 /// Contents of several buffers.
@@ -144,6 +146,7 @@ impl<'s> Rig<'s> {
             watched: vec![],
             before: vec![],
             used: BTreeSet::new(),
+            dispatches: 0,
         }
     }
 
@@ -179,15 +182,16 @@ impl<'s> Rig<'s> {
         let Setup { gpu, tier, class, force, dawn } = self.setup;
         let mut step = Step::new(gpu, *tier, self.tokens, &self.state, &self.history, &mut self.scratch)
             .map_err(|e| e.to_string())?;
-        step.set_tuning(Tuning::of(*class));
+        step.tune(|tuning| *tuning = *Tuning::of(*class));
         force.iter().for_each(|arithmetic| step.force(*arithmetic));
         record(&mut step).map_err(|e| e.to_string())?;
         let recording = step.finish().map_err(|e| e.to_string())?;
         self.used = recording.dispatches.iter().map(|d| Arithmetic::of(&d.kernel.spec)).collect();
+        self.dispatches = recording.dispatches.len();
         if let Some(dawn) = dawn {
             return dawn.run(gpu, &recording, times);
         }
-        let all = 0..recording.dispatches.len();
+        let all = 0..self.dispatches;
         let parts = vec![(&recording, all); times];
         gpu.submit_all(&parts, &[]).map_err(|e| e.to_string())?;
         Ok(())
@@ -320,7 +324,8 @@ impl Weights {
             })
             .collect();
         let table = gpu.upload("experts", &table).unwrap();
-        Stack { format: self.format, experts, rows, columns: self.columns, shards, table, stamps: None }
+        let stride = (self.format.device_row_bytes(self.columns) * rows) as u64;
+        Stack { format: self.format, experts, rows, columns: self.columns, shards, stride, table, stamps: None }
     }
 }
 
@@ -331,7 +336,8 @@ pub fn in_order(weights: &Weights, gpu: &Gpu, heads: usize, shards: usize) -> St
         .map(|(first, count)| Shard { view: weights.shard(gpu, first * rows, count * rows), first, count })
         .collect();
     let table = gpu.upload("experts", &vec![[0u32; 2]; heads]).unwrap();
-    Stack { format: weights.format, experts: heads, rows, columns, shards, table, stamps: None }
+    let stride = (weights.format.device_row_bytes(columns) * rows) as u64;
+    Stack { format: weights.format, experts: heads, rows, columns, shards, stride, table, stamps: None }
 }
 
 /// `parts` runs of `0..n`, uneven: (first, count).

@@ -37,7 +37,7 @@ fn prefill_in_one_chunk_in_sevens_and_by_token_agree() {
 
 #[test]
 fn the_smallest_submits_give_the_same_bits() {
-    let made = ["llama", "qwen3moe", "qwen3next"].map(|name| (made(name), some_tokens(20)));
+    let made = ["llama", "qwen3moe", "qwen3next"].map(|name| (made(name), some_tokens(40)));
     for (model, tokens) in std::iter::once((demo(), prompt())).chain(made) {
         let mut whole = session(&model, f32_cache());
         let mut cut = session(&model, SessionOptions { submit: Some(Duration::from_micros(1)), ..f32_cache() });

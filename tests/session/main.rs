@@ -8,6 +8,8 @@ mod counts;
 mod device;
 mod growth;
 mod halting;
+mod mixed;
+mod passing;
 mod rounded;
 mod saved;
 mod store;

@@ -2,7 +2,7 @@
 
 use super::*;
 use halogen::formats::Format;
-use halogen::memory::{ExpertMemory, expert_bytes};
+use halogen::memory::{ExpertMemory, Placement, expert_bytes};
 use halogen::session::{LoadOptions, Sampling};
 use halogen::{Gguf, Gpu};
 
@@ -11,8 +11,12 @@ pub(super) fn limited(gguf: &Gguf, bytes: u64) -> Arc<Model> {
 }
 
 pub(super) fn limited_on(gpu: &Gpu, gguf: &Gguf, bytes: u64) -> Arc<Model> {
-    let expert_memory = ExpertMemory::within(gguf, bytes).expect("enough");
-    pollster::block_on(Model::load_with(gpu, gguf, &LoadOptions { expert_memory }, |_| true)).expect("a model")
+    let experts = ExpertMemory::within(gguf, bytes).expect("enough");
+    placed_on(gpu, gguf, Placement { experts, dense: None })
+}
+
+pub(super) fn placed_on(gpu: &Gpu, gguf: &Gguf, placement: Placement) -> Arc<Model> {
+    pollster::block_on(Model::load_with(gpu, gguf, &LoadOptions { placement }, |_| true)).expect("a model")
 }
 
 pub(super) fn embedded() -> Gguf {
@@ -28,7 +32,7 @@ fn logits_do_not_depend_on_the_budget() {
     let mut resident = session(&demo(), f32_cache());
     for (share, slots) in [(100, 8), (50, 4), (37, 2), (25, 2)] {
         let model = limited(&gguf, all * share / 100);
-        assert_eq!(model.experts_move(), slots < 8);
+        assert_eq!(model.weights_move(), slots < 8);
         let mut moving = session(&model, f32_cache());
         for chunk in [512, 7, 1] {
             let expected = resident.blocking_logits(&tokens, chunk).expect("logits");

@@ -7,14 +7,17 @@ use halogen::session::{Session, SessionOptions};
 const COMMON: &str = r#""block_count": 6, "context_length": 128, "embedding_length": 256, "feed_forward_length": 512,
     "attention.head_count": 4, "attention.head_count_kv": 2, "attention.key_length": 64, "attention.value_length": 64,
     "attention.sliding_window": 16, "rope.freq_base": 10000.0, "attention.layer_norm_rms_epsilon": 1e-6"#;
-const EXPERTS: &str = r#", "expert_count": 8, "expert_used_count": 2, "expert_feed_forward_length": 256"#;
+pub const EXPERTS: &str = r#", "expert_count": 8, "expert_used_count": 2, "expert_feed_forward_length": 256"#;
 /// Of a latent of 64 and 32 turned values in the cache, heads of 32 + 32 and 64.
-const LATENT: &str = r#", "attention.head_count_kv": 1, "attention.key_length": 96, "attention.value_length": 64,
+pub const LATENT: &str = r#", "attention.head_count_kv": 1, "attention.key_length": 96, "attention.value_length": 64,
     "attention.key_length_mla": 64, "attention.value_length_mla": 64, "attention.q_lora_rank": 64,
     "attention.kv_lora_rank": 64, "expert_gating_func": 2, "expert_group_count": 1, "expert_group_used_count": 1"#;
-const GLM: &str = r#", "leading_dense_block_count": 1, "expert_shared_count": 1, "rope.dimension_count": 32"#;
+pub const GLM: &str = r#", "leading_dense_block_count": 1, "expert_shared_count": 1, "rope.dimension_count": 32"#;
+/// Delta nets, but for every other layer, and an expert that all share.
+pub const DELTA: &str = r#", "full_attention_interval": 2, "ssm.state_size": 64, "ssm.inner_size": 256, "ssm.group_count": 2,
+    "ssm.time_step_rank": 4, "ssm.conv_kernel": 4, "expert_shared_feed_forward_length": 256, "rope.dimension_count": 32"#;
 
-fn preset(architecture: &str, more: &str) -> ModelPreset {
+pub fn preset(architecture: &str, more: &str) -> ModelPreset {
     let text = format!(
         r#"{{ "name": "tiny {architecture}", "source": "none", "architecture": "{architecture}", "vocabulary": 96,
             "keys": {{ {COMMON}{more} }}, "published": {{ "total": "1B" }} }}"#
@@ -43,7 +46,7 @@ fn check(name: &str, logits: &[f32]) {
 fn every_architecture_runs_on_made_up_weights() {
     let glm = EXPERTS.to_string() + GLM;
     let llama4 = EXPERTS.to_string() + r#", "interleave_moe_layer_step": 2"#;
-    let deepseek = glm.clone() + LATENT;
+    let (deepseek, next) = (glm.clone() + LATENT, EXPERTS.to_string() + DELTA);
     let architectures = [
         ("deepseek2", deepseek.as_str()),
         ("gemma3", ""),
@@ -55,6 +58,7 @@ fn every_architecture_runs_on_made_up_weights() {
         ("qwen2", ""),
         ("qwen3", ""),
         ("qwen3moe", EXPERTS),
+        ("qwen3next", &next),
     ];
     for (architecture, more) in architectures {
         check(architecture, &logits(&preset(architecture, more), Mixture::Q4KM, 1));

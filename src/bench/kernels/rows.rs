@@ -241,9 +241,10 @@ fn make_sample(gpu: &Gpu, copies: usize, vocabulary: usize) -> Result<Made> {
     Ok(Made { state: options, ids: vec![1], ..Made::new(copies, 1, 0, record, check) })
 }
 
-/// A gated delta net's convolution and rule, with states from before.
+/// A gated delta net's convolution and rule, with states from before; in prefill in chunks, and token by token.
 pub fn delta(s: &Sizes, _: &Chosen) -> Vec<Case> {
-    both(s.delta, s, |h, tokens| {
+    let Some(h) = s.delta else { return vec![] };
+    let case = |tokens: usize, chunked: bool| {
         let states: usize = h.state().iter().sum();
         let columns = h.channels() + h.inner() + 2 * h.value_heads;
         let work = Work {
@@ -251,12 +252,14 @@ pub fn delta(s: &Sizes, _: &Chosen) -> Vec<Case> {
             bytes: 4 * (2 * states + tokens * (columns + h.inner())) as u64,
             flops: (tokens * (7 * h.inner() * h.key_dim + 2 * h.channels() * h.taps)) as u64,
         };
-        let name = format!("{}/{}x{}x{}{}", h.value_heads, h.key_heads, h.key_dim, h.value_dim, by(tokens));
-        Case::new(name, work, move |gpu, copies| make_delta(gpu, copies, h, tokens))
-    })
+        let form = if tokens > 1 && !chunked { ", a scan" } else { "" };
+        let name = format!("{}/{}x{}x{}{}{form}", h.value_heads, h.key_heads, h.key_dim, h.value_dim, by(tokens));
+        Case::new(name, work, move |gpu, copies| make_delta(gpu, copies, h, tokens, chunked))
+    };
+    vec![case(1, false), case(s.prefill, true), case(s.prefill, false)]
 }
 
-fn make_delta(gpu: &Gpu, copies: usize, h: DeltaHeads, tokens: usize) -> Result<Made> {
+fn make_delta(gpu: &Gpu, copies: usize, h: DeltaHeads, tokens: usize, chunked: bool) -> Result<Made> {
     let (channels, inner) = (h.channels(), h.inner());
     let at = [channels, channels + inner, channels + inner + h.value_heads];
     let columns = at[2] + h.value_heads;
@@ -294,7 +297,11 @@ fn make_delta(gpu: &Gpu, copies: usize, h: DeltaHeads, tokens: usize) -> Result<
         }
         found.hold("out", &pairs)
     };
-    let record = move |step: &mut Step, copy: usize| step.delta_net(&xs[copy], &net, &layers[copy]).map(drop);
+    let delta_chunked = if chunked { 1 } else { usize::MAX };
+    let record = move |step: &mut Step, copy: usize| {
+        step.tune(|tuning| tuning.delta_chunked = delta_chunked);
+        step.delta_net(&xs[copy], &net, &layers[copy]).map(drop)
+    };
     // As many positions as the convolution sees have passed.
     let made = Made::new(copies, tokens, 700, record, check);
     Ok(made.fresh(&views.0, &past_then).fresh(&views.1, &before_then))

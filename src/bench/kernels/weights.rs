@@ -85,11 +85,12 @@ impl Pool {
     /// Expert e's rows are `e * rows` and on.
     pub fn stack(&self, gpu: &Gpu, copy: usize, experts: usize, rows: usize) -> Result<Stack> {
         let shards = self.shards(gpu, copy, experts, rows)?;
+        let stride = (self.format.device_row_bytes(self.columns) * rows) as u64;
         let mut table = vec![[0u32; 2]; experts];
         for (index, shard) in shards.iter().enumerate() {
             (0..shard.count).for_each(|slot| table[shard.first + slot] = [index as u32, slot as u32]);
         }
         let table = gpu.upload("experts", &table)?;
-        Ok(Stack { format: self.format, experts, rows, columns: self.columns, shards, table, stamps: None })
+        Ok(Stack { format: self.format, experts, rows, columns: self.columns, shards, stride, table, stamps: None })
     }
 }

@@ -10,7 +10,7 @@ use anyhow::Result;
 use halogen::bench::{KernelTime, ModelBench, ModelReport, ModelRow};
 use halogen::gguf::Gguf;
 use halogen::gpu::{DeviceProfile, Gpu};
-use halogen::memory::{KvCache, Needs};
+use halogen::memory::{KvCache, Needs, Placement};
 use halogen::models;
 use halogen::session::{Session, SessionOptions};
 use serde_json::json;
@@ -122,8 +122,8 @@ pub fn run(args: Args) -> Result<()> {
         let needs = Session::needs(&shape, &SessionOptions { context, kv, ..SessionOptions::default() });
         let needs = Needs { weights: gguf.data_bytes(), ..needs };
         // Experts that come and go would be made, not read: they do only where a budget is asked for.
-        let placed = needs.experts_within(gguf, &gpu, args.device.gpu_memory);
-        Ok(matches!(placed, Ok(None)) || (args.device.gpu_memory.is_some() && placed.is_ok()))
+        let placed = needs.placed(gguf, &gpu, args.device.gpu_memory);
+        Ok(placed.as_ref().is_ok_and(Placement::is_resident) || (args.device.gpu_memory.is_some() && placed.is_ok()))
     };
     let (gguf, cut) = args.like.open_fitting(args.model.as_deref(), fits)?;
     let shape = models::shape(&gguf)?;

@@ -85,7 +85,7 @@ impl Report<'_> {
         }
         writeln!(
             out,
-            "  smallest  {:>9}  two dense layers, cache, scratch, one token's experts of a layer",
+            "  smallest  {:>9}  what is in no layer, two dense layers, cache, scratch, one token's experts of a layer",
             human::bytes(plan.least)
         )?;
         writeln!(out, "  {bold}{}{reset}", self.verdict())?;
@@ -112,7 +112,10 @@ impl Report<'_> {
                 plan.cached_share * 100.0
             ),
             Fit::Streamed => {
-                format!("does not fit{after}: weights would cross for every token, which halogen does not do yet")
+                let passing = plan.places.iter().filter(|p| p.what == "streamed weights").map(|p| p.bytes).sum();
+                let (passing, experts) = (human::bytes(passing), !self.asked.demand.experts.is_empty());
+                let what = if experts { "dense layers and experts" } else { "dense layers" };
+                format!("fits in part{after}: {passing} of {what} cross for every step")
             }
             Fit::No => format!("does not run: the device must hold {}", human::bytes(plan.least)),
         }

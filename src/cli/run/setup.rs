@@ -121,8 +121,7 @@ fn session_options(args: &Args, gguf: &Gguf, gpu: &Gpu) -> Result<SessionOptions
     }
     let all = shape.context.min(8192);
     let needs = |context: usize| Needs { weights: gguf.data_bytes(), ..Session::needs(&shape, &with(context)) };
-    let context =
-        largest_context(all, |context| needs(context).experts_within(gguf, gpu, args.device.gpu_memory).is_ok());
+    let context = largest_context(all, |context| needs(context).placed(gguf, gpu, args.device.gpu_memory).is_ok());
     if context < all {
         output::note(format_args!("note: a context of {context} instead of {all} tokens; no more fits"));
     }

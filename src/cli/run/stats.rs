@@ -111,10 +111,15 @@ impl fmt::Display for Stats {
         let rate = human::rate(self.load_bytes as f64 / self.load_seconds.max(1e-9));
         write!(f, " · loaded in {}, {rate}", human::seconds(self.load_seconds))?;
         write!(f, " · {} of weights a token", human::bytes(self.weight_bytes_per_token))?;
-        if let Some(StoreStats { hits, misses, bytes, stall }) = self.experts {
-            let (rate, time) =
-                (100.0 * hits as f64 / (hits + misses).max(1) as f64, human::seconds(stall.as_secs_f64()));
-            write!(f, " · {} % of experts were there, {} read in {time}", human::short(rate), human::bytes(bytes))?;
+        if let Some(StoreStats { hits, misses, bytes, streamed, stall }) = self.experts {
+            if hits + misses > 0 {
+                let rate = 100.0 * hits as f64 / (hits + misses) as f64;
+                write!(f, " · {} % of experts were there", human::short(rate))?;
+            }
+            if streamed > 0 {
+                write!(f, " · {} of layers passed through", human::bytes(streamed))?;
+            }
+            write!(f, " · {} read in {}", human::bytes(bytes + streamed), human::seconds(stall.as_secs_f64()))?;
         }
         let percent = |fraction: f64| (fraction * 100.0).round();
         match (self.dominant, self.fraction_of_bandwidth, self.fraction_of_bound) {

@@ -1,0 +1,205 @@
+//! What of a model's weights lies on the device where not all of it fits: routed experts in slots, dense layers passing through.
+
+use super::{Error, Result};
+use crate::formats::Format;
+use crate::gguf::{Gguf, TensorInfo};
+
+/// Alignment of a binding within a buffer that WebGPU asks for.
+pub(super) const ALIGNMENT: u64 = 256;
+
+/// How much of the experts may lie on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpertMemory {
+    /// Bytes of the slots of all layers.
+    pub bytes: u64,
+    /// Bytes of all experts.
+    pub all: u64,
+    /// Bytes of a slot where all layers share them, since there is not a set of them for each.
+    pub shared: Option<u64>,
+}
+
+/// Dense layers of which some pass through two slots for every step.
+#[derive(Clone, Copy, Debug)]
+pub struct DenseMemory {
+    /// Layers, and how many of them pass through.
+    pub layers: u32,
+    pub streamed: u32,
+    /// Bytes of a slot.
+    pub slot: u64,
+    /// Bytes that a step brings.
+    pub bytes: u64,
+}
+
+/// What of a model lies where; nothing: all of it on the device.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Placement {
+    pub experts: Option<ExpertMemory>,
+    pub dense: Option<DenseMemory>,
+}
+
+/// The stacks of routed experts of a file.
+pub fn expert_stacks(gguf: &Gguf) -> impl Iterator<Item = &TensorInfo> {
+    gguf.tensors().iter().filter(|tensor| is_stack(tensor))
+}
+
+fn is_stack(tensor: &TensorInfo) -> bool {
+    tensor.name.ends_with("_exps.weight")
+}
+
+/// Bytes that the routed experts of a file take on a device.
+pub fn expert_bytes(gguf: &Gguf) -> u64 {
+    expert_stacks(gguf).filter_map(device_bytes).sum()
+}
+
+/// Bytes that a tensor takes on a device; `None` of a type that no matrix has.
+fn device_bytes(tensor: &TensorInfo) -> Option<u64> {
+    let format = Format::from_ggml(tensor.ggml_type)?;
+    let rows: u64 = tensor.dims[1..].iter().product();
+    Some(format.device_row_bytes(tensor.dims[0] as usize) as u64 * rows)
+}
+
+/// N of `blk.N.…`.
+pub(super) fn layer_of(name: &str) -> Option<u32> {
+    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
+}
+
+/// Sums by layer.
+fn by_layer<'t>(tensors: impl Iterator<Item = &'t TensorInfo>, bytes: impl Fn(&TensorInfo) -> Option<u64>) -> Vec<u64> {
+    let mut sums = Vec::new();
+    for tensor in tensors {
+        let Some((layer, bytes)) = layer_of(&tensor.name).map(|layer| layer as usize).zip(bytes(tensor)) else {
+            continue;
+        };
+        // A layer's number is the file's word; it has a tensor for each at least.
+        if layer < 1 << 16 {
+            sums.resize(sums.len().max(layer + 1), 0);
+            sums[layer] += bytes;
+        }
+    }
+    sums
+}
+
+impl ExpertMemory {
+    /// `bytes` for the experts of a file; `None` where all of them fit.
+    ///
+    /// # Errors
+    /// Less than one token's experts of the largest layer.
+    pub fn within(gguf: &Gguf, bytes: u64) -> Result<Option<ExpertMemory>> {
+        let all = expert_bytes(gguf);
+        if bytes >= all {
+            return Ok(None);
+        }
+        let memory = ExpertMemory { bytes, all, shared: None };
+        let (used, experts) = used_experts(gguf)?;
+        if memory.slots(experts as usize) as u64 >= used {
+            return Ok(Some(memory));
+        }
+        let slot = slot_bytes(gguf);
+        if bytes / slot.max(1) < used {
+            return Err(Error::FewExperts { file: gguf.name().into(), bytes, least: least_experts(gguf)?, used });
+        }
+        Ok(Some(ExpertMemory { shared: Some(slot), ..memory }))
+    }
+
+    /// Slots of a layer that has so many experts: its share of the memory, or those of all layers.
+    pub fn slots(&self, experts: usize) -> usize {
+        match self.shared {
+            Some(slot) => (self.bytes / slot) as usize,
+            None => {
+                let share = experts as u128 * u128::from(self.bytes) / u128::from(self.all.max(1));
+                (share as usize).clamp(1, experts)
+            }
+        }
+    }
+}
+
+/// Experts of a token, and of a layer. A shared expert may lie in a slot of its own.
+fn used_experts(gguf: &Gguf) -> Result<(u64, u64)> {
+    let used = gguf.metadata().u64(&format!("{}.expert_used_count", gguf.architecture()?))?.unwrap_or(0);
+    let experts = expert_stacks(gguf).filter_map(|tensor| tensor.dims.get(2)).max().copied().unwrap_or(1);
+    let shared = u64::from(gguf.tensors().iter().any(|tensor| tensor.name.ends_with("_shexp.weight")));
+    Ok((used + shared, experts + shared))
+}
+
+/// Bytes of a slot that holds an expert of any layer: its matrices one after another.
+fn slot_bytes(gguf: &Gguf) -> u64 {
+    let expert = |t: &TensorInfo| Some((device_bytes(t)? / t.dims.get(2)?.max(&1)).next_multiple_of(ALIGNMENT));
+    by_layer(expert_stacks(gguf), expert).into_iter().max().unwrap_or(0)
+}
+
+/// Bytes of one token's experts of the largest layer, in slots.
+fn least_experts(gguf: &Gguf) -> Result<u64> {
+    Ok(used_experts(gguf)?.0.saturating_mul(slot_bytes(gguf)))
+}
+
+impl DenseMemory {
+    /// `bytes` for the dense weights of all layers; `None` where all of them fit. As few layers as can be pass through, spread over
+    /// the model, so that those that stay are computed while the next one comes.
+    ///
+    /// # Errors
+    /// Less than the largest layer twice.
+    pub fn within(gguf: &Gguf, bytes: u64) -> Result<Option<DenseMemory>> {
+        let layers = layers(gguf);
+        if layers.iter().sum::<u64>() <= bytes {
+            return Ok(None);
+        }
+        let slot = layers.iter().max().copied().unwrap_or(0);
+        let placed = |streamed: u32| {
+            let all = DenseMemory { layers: layers.len() as u32, streamed, slot, bytes: 0 };
+            let passing = (0..all.layers).filter(|layer| all.streams(*layer)).map(|layer| layers[layer as usize]);
+            DenseMemory { bytes: passing.sum(), ..all }
+        };
+        let fits = |memory: &DenseMemory| layers.iter().sum::<u64>() - memory.bytes + 2 * slot <= bytes;
+        let memory = (1..=layers.len() as u32).map(placed).find(fits);
+        memory.map(Some).ok_or_else(|| Error::FewLayers { file: gguf.name().into(), bytes, least: 2 * slot })
+    }
+
+    /// Whether a layer passes through.
+    pub fn streams(&self, layer: u32) -> bool {
+        let before = |layer: u32| u64::from(layer) * u64::from(self.streamed) / u64::from(self.layers.max(1));
+        layer < self.layers && before(layer + 1) > before(layer)
+    }
+
+    /// Which of those that pass through a layer is.
+    pub(super) fn rank(&self, layer: u32) -> usize {
+        (0..layer).filter(|l| self.streams(*l)).count()
+    }
+}
+
+/// Bytes of each layer's dense matrices, as slots hold them.
+fn layers(gguf: &Gguf) -> Vec<u64> {
+    let matrix = |t: &&TensorInfo| t.dims.len() > 1 && !is_stack(t);
+    by_layer(gguf.tensors().iter().filter(matrix), |t| Some(device_bytes(t)?.next_multiple_of(ALIGNMENT)))
+}
+
+impl Placement {
+    /// Where the weights of a file lie within `bytes`.
+    ///
+    /// # Errors
+    /// Fewer than hold what always stays, two slots for the largest layer, and one token's experts of a layer.
+    pub fn within(gguf: &Gguf, bytes: u64) -> Result<Placement> {
+        let (experts, dense) = (expert_bytes(gguf), layers(gguf));
+        // What is in no layer, and what is no matrix.
+        let stays = gguf.data_bytes().saturating_sub(experts).saturating_sub(dense.iter().sum());
+        let room = bytes.saturating_sub(stays);
+        let least_experts = if experts == 0 { 0 } else { least_experts(gguf)?.min(experts) };
+        let all_dense: u64 = dense.iter().sum();
+        if all_dense + least_experts <= room {
+            let experts = if experts == 0 { None } else { ExpertMemory::within(gguf, room - all_dense)? };
+            return Ok(Placement { experts, dense: None });
+        }
+        let layer = dense.iter().max().copied().unwrap_or(0);
+        let least = stays.saturating_add(2 * layer).saturating_add(least_experts);
+        if least > bytes {
+            let file = gguf.name().into();
+            return Err(Error::BelowLeast { file, bytes, least, session: 0, stays, layer, experts: least_experts });
+        }
+        let experts = if experts == 0 { None } else { ExpertMemory::within(gguf, least_experts)? };
+        Ok(Placement { experts, dense: DenseMemory::within(gguf, room - least_experts)? })
+    }
+
+    /// Whether all of it is on the device.
+    pub fn is_resident(&self) -> bool {
+        self.experts.is_none() && self.dense.is_none()
+    }
+}
