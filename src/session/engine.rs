@@ -235,6 +235,18 @@ impl Session {
         self.history.clear();
     }
 
+    /// Estimated GPU time of a decode step where `positions` are cached, which its submits are cut by.
+    pub fn step_estimate(&self, positions: usize) -> Duration {
+        let of = |dispatch| self.pace.estimate(dispatch, positions);
+        let seconds = self.decode_recording().dispatches.iter().map(of).map(|e| e.launch + e.work).sum();
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+    }
+
+    /// Estimated GPU time that one submit may take.
+    pub fn submit_bound(&self) -> Duration {
+        self.submit
+    }
+
     /// Estimated GPU time of what was given to the device within finite budgets and has not been seen to end.
     pub fn given(&self) -> Duration {
         Duration::from_secs_f64(self.pace.given())
