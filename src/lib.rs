@@ -1,4 +1,4 @@
-//! `halogen = { version = "0.1", default-features = false }`
+//! `halogen = { version = "0.1", default-features = false, features = ["native-io"] }`
 //!
 //! halogen runs large language models, mixtures of experts first, on any GPU that WebGPU reaches: Vulkan, Metal, DX12.
 //! It computes on a device of its own or on the app's, prints nothing and sets no global state. Its threads end with what they
@@ -32,7 +32,13 @@
 //!
 //! How it is built, and where to add a format, an operator or a model: ARCHITECTURE.md.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_types))]
+
+#[cfg(feature = "native-io")]
+#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "measurements wait, and read files")]
 pub mod bench;
+mod boxed;
+mod clock;
 pub mod formats;
 pub mod gguf;
 pub mod gpu;

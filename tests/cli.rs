@@ -361,7 +361,7 @@ fn variant(name: &str, changes: &[(&str, Option<halogen::gguf::Value>)]) -> Stri
     let read = |tensor| {
         let tensor: &halogen::gguf::TensorInfo = tensor;
         let mut bytes = vec![0; tensor.bytes as usize];
-        gguf.read(tensor, 0, &mut bytes).map(|()| bytes).expect("a tensor's bytes")
+        gguf.blocking_read(tensor, 0, &mut bytes).map(|()| bytes).expect("a tensor's bytes")
     };
     let bytes: Vec<Vec<u8>> = gguf.tensors().iter().map(read).collect();
     let mut writer = Writer::new(&metadata).expect("metadata");

@@ -3,9 +3,9 @@
 
 use super::roofline::escape;
 use super::{Error, Random, Result, Row, Summary};
-use crate::gguf::{Error as ReadError, Gguf, TensorInfo};
+use crate::gguf::{Error as ReadError, Gguf, READERS, TensorInfo};
 use crate::gpu::Gpu;
-use crate::memory::{ExpertMemory, Placement, READERS, StoreStats, expert_bytes, expert_stacks};
+use crate::memory::{ExpertMemory, Placement, StoreStats, expert_bytes, expert_stacks};
 use crate::session::{LoadOptions, Model, Sampling, Session, SessionOptions, Stats};
 use serde::Serialize;
 use std::fmt::Write;
@@ -152,7 +152,7 @@ fn random_read_rate(gguf: &Gguf, time: Duration) -> std::result::Result<f64, Rea
             let experts = tensor.dims.get(2).copied().unwrap_or(1);
             let expert = tensor.bytes / experts;
             buffer.resize(expert as usize, 0);
-            gguf.read(tensor, random.below(experts as usize) as u64 * expert, &mut buffer)?;
+            gguf.blocking_read(tensor, random.below(experts as usize) as u64 * expert, &mut buffer)?;
             bytes.fetch_add(expert, Ordering::Relaxed);
         }
         Ok(())

@@ -1,9 +1,8 @@
 //! How fast a file's weights reach the device, beside a plain parallel read of the same file, and what memory that takes.
 
 use super::{Error, Result, Summary};
-use crate::gguf::{FileSource, Gguf, ReadAt, forget};
+use crate::gguf::{FileSource, Gguf, READERS, ReadAt, forget};
 use crate::gpu::Gpu;
-use crate::memory::READERS;
 use crate::session::{LoadStats, Model};
 use serde::Serialize;
 use std::fs::File;

@@ -9,7 +9,7 @@
 //! println!("{}: {} tensors", model.architecture()?, model.tensors().len());
 //! let norm = model.tensor("output_norm.weight").expect("every model has one");
 //! let mut bytes = vec![0; norm.bytes as usize];
-//! model.read(norm, 0, &mut bytes)?;
+//! model.blocking_read(norm, 0, &mut bytes)?;
 //! # Ok(())
 //! # }
 //! ```
@@ -18,6 +18,9 @@ mod cursor;
 mod error;
 mod header;
 mod metadata;
+#[cfg(feature = "native-io")]
+#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the native reader")]
+mod native;
 mod shard;
 mod source;
 mod types;
@@ -26,12 +29,13 @@ mod write;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 pub use error::{Error, KeyProblem, ShardProblem, TensorProblem};
 pub use metadata::Metadata;
-pub use source::{FileSource, ReadAt, forget};
+#[cfg(feature = "native-io")]
+pub use native::{FileSource, READERS, Threads, forget};
+pub use source::{AsyncReadAt, ReadAt, Reading, Then};
 pub use value::{Array, Strings, Value};
 pub use write::{Writer, header};
 
@@ -77,7 +81,7 @@ struct Inner {
 
 struct OpenFile {
     name: String,
-    source: Box<dyn ReadAt>,
+    source: Box<dyn AsyncReadAt>,
 }
 
 impl Gguf {
@@ -85,8 +89,9 @@ impl Gguf {
     ///
     /// # Errors
     /// Whatever is wrong with the header of any of the files, or a file that is missing.
-    pub fn open(path: &Path) -> Result<Gguf, Error> {
-        Gguf::from_shards(shard::open_all(path)?)
+    #[cfg(feature = "native-io")]
+    pub fn open(path: &std::path::Path) -> Result<Gguf, Error> {
+        Gguf::from_shards(native::open_all(path)?)
     }
 
     /// A model that the program embeds. `name` stands for its file name in messages.
@@ -99,8 +104,8 @@ impl Gguf {
         Gguf::from_shards(vec![Shard::in_memory(name, bytes)?])
     }
 
-    /// A model of one file whose bytes come from anywhere; `header` is how it begins, as [`header`] makes it.
-    pub fn from_source(name: &str, header: &[u8], source: Box<dyn ReadAt>) -> Result<Gguf, Error> {
+    /// A model of one file whose bytes come from anywhere, [`source()`] or an app's own; `header` is how it begins, as [`header`] makes it.
+    pub fn from_source(name: &str, header: &[u8], source: Box<dyn AsyncReadAt>) -> Result<Gguf, Error> {
         Gguf::from_shards(vec![Shard::of_source(name, header, source)?])
     }
 
@@ -122,12 +127,6 @@ impl Gguf {
             }
         }
         Ok(Gguf { inner: Arc::new(inner) })
-    }
-
-    /// How many share this model, for tests.
-    #[doc(hidden)]
-    pub fn shared(&self) -> usize {
-        Arc::strong_count(&self.inner)
     }
 
     /// The file's name, for messages; a split model's first file's.
@@ -164,26 +163,64 @@ impl Gguf {
         self.tensors().iter().map(|tensor| tensor.bytes).sum()
     }
 
-    /// Fills `buf` with a tensor's bytes from `offset`, in bytes from the tensor's start.
+    /// Starts to read `len` of a tensor's bytes from `offset`, in bytes from the tensor's start; gives what `then` makes of
+    /// them where they are read. Dropping it cancels it.
     ///
     /// # Errors
     /// The read passes the tensor's end, or fails: the file may have shrunk since it was opened.
     ///
     /// # Panics
     /// `tensor` is another model's, and lies in a shard that this one does not have.
-    pub fn read(&self, tensor: &TensorInfo, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+    pub fn read<T>(
+        &self,
+        tensor: &TensorInfo,
+        offset: u64,
+        len: usize,
+        then: T,
+    ) -> impl Future<Output = Result<Vec<u8>, Error>> + use<T>
+    where
+        T: FnOnce(Vec<u8>) -> Vec<u8> + Send + 'static,
+    {
         let file = &self.inner.files[tensor.shard];
-        let len = buf.len() as u64;
-        if offset.checked_add(len).is_none_or(|end| end > tensor.bytes) {
-            let problem = TensorProblem::OutsideTensor { offset, len, bytes: tensor.bytes };
-            return Err(Error::tensor(&file.name, &tensor.name, problem));
+        let bytes = len as u64;
+        let reading = match offset.checked_add(bytes) {
+            Some(end) if end <= tensor.bytes => {
+                Ok(file.source.read_at(tensor.offset.saturating_add(offset), len, Box::new(then)))
+            }
+            _ => {
+                let problem = TensorProblem::OutsideTensor { offset, len: bytes, bytes: tensor.bytes };
+                Err(Error::tensor(&file.name, &tensor.name, problem))
+            }
+        };
+        let (file, tensor) = (file.name.clone(), tensor.name.clone());
+        async move {
+            reading?.await.map_err(|cause| Error::Io {
+                file,
+                what: format!("tensor {}: reading {len} bytes at {offset}", error::printable(&tensor)),
+                cause,
+            })
         }
-        file.source.read_at(tensor.offset.saturating_add(offset), buf).map_err(|cause| Error::Io {
-            file: file.name.clone(),
-            what: format!("tensor {}: reading {len} bytes at {offset}", error::printable(&tensor.name)),
-            cause,
-        })
     }
+
+    /// A part of a tensor that was read, within its bytes, will not be read again soon: the page cache can let go of it.
+    pub fn forget(&self, tensor: &TensorInfo, offset: u64, len: u64) {
+        self.inner.files[tensor.shard].source.forget(tensor.offset.saturating_add(offset), len);
+    }
+
+    /// Fills `buf` with a tensor's bytes from `offset`, as [`Gguf::read`], and waits for it.
+    pub fn blocking_read(&self, tensor: &TensorInfo, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+        #[allow(clippy::disallowed_methods, reason = "it says so")]
+        buf.copy_from_slice(&pollster::block_on(self.read(tensor, offset, buf.len(), |bytes| bytes))?);
+        Ok(())
+    }
+}
+
+/// Reads that do not keep their caller: on a few threads, where there are, else at once.
+pub fn source(source: impl ReadAt + 'static) -> Box<dyn AsyncReadAt> {
+    #[cfg(feature = "native-io")]
+    return Box::new(Threads::new(source));
+    #[cfg(not(feature = "native-io"))]
+    Box::new(source::AtOnce(source))
 }
 
 impl Inner {

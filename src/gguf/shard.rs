@@ -1,44 +1,24 @@
-//! The files of one model. `gguf-split` cuts a large one into `NAME-00001-of-00003.gguf` and so on; each has a header
-//! of its own, and the first has the model's metadata.
-
-use std::fs::File;
-use std::io;
-use std::path::Path;
-
-use memmap2::Mmap;
+//! One file of a model.
 
 use super::header::Header;
-use super::source::{FileSource, ReadAt};
-use super::{Error, ShardProblem};
+use super::{AsyncReadAt, Error, ReadAt, ShardProblem, source};
 
 /// One opened file of a model.
 pub(super) struct Shard {
     /// The file's name, for messages.
     pub(super) file: String,
     pub(super) header: Header,
-    pub(super) source: Box<dyn ReadAt>,
+    pub(super) source: Box<dyn AsyncReadAt>,
 }
 
 impl Shard {
-    fn open(path: &Path) -> Result<Shard, Error> {
-        let file = file_name(path);
-        let error = |cause| Error::Io { file: file.clone(), what: format!("cannot open {}", path.display()), cause };
-        let source = File::open(path).and_then(FileSource::new).map_err(error)?;
-        // SAFETY: the map lives for this block only, and everything is copied out of it. A file that another process
-        // truncates in these milliseconds ends this one with SIGBUS; one that it overwrites yields garbage, which the
-        // parser expects of any file.
-        let map = unsafe { Mmap::map(source.file()) }.map_err(error)?;
-        let header = Header::parse(&file, &map, map.len() as u64)?;
-        Ok(Shard { file, header, source: Box::new(source) })
-    }
-
     /// A model of one file, which begins with `header`: that much of it, at least.
-    pub(super) fn of_source(file: &str, header: &[u8], source: Box<dyn ReadAt>) -> Result<Shard, Error> {
+    pub(super) fn of_source(file: &str, header: &[u8], source: Box<dyn AsyncReadAt>) -> Result<Shard, Error> {
         let header = Header::parse(file, header, source.len())?;
         Shard::whole(file, header, source)
     }
 
-    fn whole(file: &str, header: Header, source: Box<dyn ReadAt>) -> Result<Shard, Error> {
+    fn whole(file: &str, header: Header, source: Box<dyn AsyncReadAt>) -> Result<Shard, Error> {
         match header.metadata.u64("split.count")? {
             Some(count) if count > 1 => {
                 Err(Error::Shard { file: file.into(), problem: ShardProblem::InMemory { count } })
@@ -51,80 +31,6 @@ impl Shard {
     pub(super) fn in_memory(file: &str, bytes: impl AsRef<[u8]> + ReadAt + 'static) -> Result<Shard, Error> {
         // Parsed where it lies, before it is moved.
         let header = Header::parse(file, bytes.as_ref(), bytes.as_ref().len() as u64)?;
-        Shard::whole(file, header, Box::new(bytes))
+        Shard::whole(file, header, source(bytes))
     }
-
-    fn error(&self, problem: ShardProblem) -> Error {
-        Error::Shard { file: self.file.clone(), problem }
-    }
-
-    /// Checks one of the `split.` keys.
-    fn expect(&self, key: &'static str, expected: u64) -> Result<(), Error> {
-        match self.header.metadata.require_u64(key)? {
-            found if found == expected => Ok(()),
-            found => Err(self.error(ShardProblem::Disagrees { key, found, expected })),
-        }
-    }
-}
-
-/// Opens all files of the model that `path`, any one of them, belongs to. The first comes first.
-pub(super) fn open_all(path: &Path) -> Result<Vec<Shard>, Error> {
-    let opened = Shard::open(path)?;
-    let metadata = &opened.header.metadata;
-    let count = metadata.u64("split.count")?.unwrap_or(1);
-    if count <= 1 {
-        return Ok(vec![opened]);
-    }
-    let number = metadata.require_u64("split.no")?;
-    if number >= count {
-        return Err(opened.error(ShardProblem::NoSuchShard { found: number, count }));
-    }
-    let suffix = suffix(number, count);
-    let Some(stem) = opened.file.strip_suffix(&suffix).map(str::to_owned) else {
-        return Err(opened.error(ShardProblem::Name { shard: number + 1, count, suffix }));
-    };
-
-    let asked_for = opened.file.clone();
-    let mut opened = Some(opened);
-    let mut shards = Vec::new();
-    for index in 0..count {
-        let shard = match opened.take_if(|_| index == number) {
-            Some(shard) => shard,
-            None => open_sibling(path, &asked_for, &stem, index, count)?,
-        };
-        shard.expect("split.count", count)?;
-        shard.expect("split.no", index)?;
-        shards.push(shard);
-    }
-    check_tensor_count(&shards)?;
-    Ok(shards)
-}
-
-fn open_sibling(path: &Path, asked_for: &str, stem: &str, index: u64, count: u64) -> Result<Shard, Error> {
-    let sibling = path.with_file_name(format!("{stem}{}", suffix(index, count)));
-    Shard::open(&sibling).map_err(|error| match error {
-        Error::Io { cause, .. } if cause.kind() == io::ErrorKind::NotFound => {
-            let path = sibling.display().to_string();
-            Error::Shard { file: asked_for.into(), problem: ShardProblem::Missing { shard: index + 1, count, path } }
-        }
-        other => other,
-    })
-}
-
-fn check_tensor_count(shards: &[Shard]) -> Result<(), Error> {
-    let found = shards.iter().map(|shard| shard.header.tensors.len() as u64).sum();
-    let expected = shards[0].header.metadata.require_u64("split.tensors.count")?;
-    if found == expected {
-        return Ok(());
-    }
-    Err(shards[0].error(ShardProblem::TensorCount { expected, found, count: shards.len() as u64 }))
-}
-
-/// How the name of a shard ends. `index` counts from 0, names from 1.
-fn suffix(index: u64, count: u64) -> String {
-    format!("-{:05}-of-{count:05}.gguf", index + 1)
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }

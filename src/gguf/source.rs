@@ -1,10 +1,31 @@
-//! Positioned reads. Tensor bytes never come through a memory map: a file that shrinks under a map is a SIGBUS, under a
-//! read an error.
+//! Where tensor bytes come from: positioned reads that arrive when they arrive. They never come through a memory map: a file
+//! that shrinks under a map is a SIGBUS, under a read an error.
 
-use std::fs::File;
+use crate::boxed::BoxFuture;
 use std::io;
 
-/// Bytes that several threads may read at once, each from its own place.
+/// What is done with bytes where they were read: on the reader's own thread, where it has one.
+pub type Then = Box<dyn FnOnce(Vec<u8>) -> Vec<u8> + Send>;
+
+/// A read on its way; dropping it cancels it.
+pub type Reading = BoxFuture<'static, io::Result<Vec<u8>>>;
+
+/// Bytes by position that may be far away: a file, or what an app fetches. Many reads may be on their way at once.
+#[expect(clippy::len_without_is_empty, reason = "a file, not a collection")]
+pub trait AsyncReadAt: wgpu::WasmNotSendSync {
+    /// Bytes in all.
+    fn len(&self) -> u64;
+
+    /// Starts to read `len` bytes from `offset` on, and gives what `then` makes of them. Past the end this is
+    /// [`io::ErrorKind::UnexpectedEof`]. To poll it never waits.
+    fn read_at(&self, offset: u64, len: usize, then: Then) -> Reading;
+
+    /// Bytes that will not be read again soon, so that nothing needs to be kept of them.
+    fn forget(&self, _offset: u64, _len: u64) {}
+}
+
+/// Bytes by position that are there when the call returns: in memory, or on a disk for which a thread waits.
+/// [`source`](super::source()) makes an [`AsyncReadAt`] of it.
 #[expect(clippy::len_without_is_empty, reason = "a file, not a collection")]
 pub trait ReadAt: Send + Sync {
     /// Bytes in all.
@@ -12,69 +33,25 @@ pub trait ReadAt: Send + Sync {
 
     /// Fills `buf` from `offset`, in bytes. Past the end this is [`io::ErrorKind::UnexpectedEof`].
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+
+    /// See [`AsyncReadAt::forget`].
+    fn forget(&self, _offset: u64, _len: u64) {}
 }
 
-/// A file, with the length that it had when it was opened.
-pub struct FileSource {
-    file: File,
-    len: u64,
-}
+/// Reads that are made as they are asked for.
+#[cfg(not(feature = "native-io"))]
+pub(super) struct AtOnce<S>(pub S);
 
-impl FileSource {
-    /// Refuses what is no regular file: it has no length to check anything against.
-    pub fn new(file: File) -> io::Result<Self> {
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::other("not a regular file"));
-        }
-        Ok(FileSource { len: metadata.len(), file })
-    }
-
-    pub(super) fn file(&self) -> &File {
-        &self.file
-    }
-}
-
-/// Has the page cache let go of bytes of a file, where the system can be told (Linux): what is written already, and nobody else
-/// has mapped.
-pub fn forget(file: &File, offset: u64, len: u64) -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    rustix::fs::fadvise(file, offset, std::num::NonZeroU64::new(len), rustix::fs::Advice::DontNeed)?;
-    #[cfg(not(target_os = "linux"))]
-    let _ = (file, offset, len);
-    Ok(())
-}
-
-impl ReadAt for FileSource {
+#[cfg(not(feature = "native-io"))]
+impl<S: ReadAt> AsyncReadAt for AtOnce<S> {
     fn len(&self) -> u64 {
-        self.len
+        self.0.len()
     }
 
-    #[cfg(unix)]
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(&self.file, buf, offset)
-    }
-
-    #[cfg(windows)]
-    fn read_at(&self, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
-        use std::os::windows::fs::FileExt;
-        while !buf.is_empty() {
-            match self.file.seek_read(buf, offset) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(read) => {
-                    offset += read as u64;
-                    buf = &mut buf[read..];
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
-    }
-
-    #[cfg(not(any(unix, windows)))]
-    fn read_at(&self, _offset: u64, _buf: &mut [u8]) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn read_at(&self, offset: u64, len: usize, then: Then) -> Reading {
+        let mut bytes = vec![0; len];
+        let read = self.0.read_at(offset, &mut bytes).map(|()| then(bytes));
+        Box::pin(std::future::ready(read))
     }
 }
 

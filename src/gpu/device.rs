@@ -3,15 +3,16 @@
 use super::caps::{matrix_side, missing};
 use super::heaps::{Heap, heaps};
 use super::kernel::KernelCache;
+use super::scopes::Unanswered;
 use super::submit::Spares;
 use super::waiting::Alarm;
 use super::{Caps, Error, Kernel, KernelSpec, Result, Tier, View};
 use crate::formats::Format;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use wgpu::Features;
 
 /// A device that halogen computes on. Cloning shares it.
@@ -33,6 +34,7 @@ struct Inner {
     encode_nanos: AtomicU64,
     spares: Spares,
     alarm: Alarm,
+    unanswered: Unanswered,
     pipeline_cache: OnceLock<wgpu::PipelineCache>,
 }
 
@@ -219,6 +221,7 @@ impl Gpu {
                 encode_nanos: AtomicU64::new(0),
                 spares: Spares::default(),
                 alarm: Alarm::default(),
+                unanswered: Unanswered::default(),
                 pipeline_cache: OnceLock::new(),
             }),
         })
@@ -300,30 +303,6 @@ impl Gpu {
         self.inner.pipeline_cache.get()
     }
 
-    /// Compiles kernels in order for about `time`, one at least and several at a time; gives how many.
-    pub fn compile(&self, specs: &[KernelSpec], time: Duration) -> Result<usize> {
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(specs.len());
-        let (start, next) = (Instant::now(), AtomicUsize::new(0));
-        let work = || -> Result<()> {
-            while let Some(spec) = specs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.kernel(spec)?;
-                if start.elapsed() >= time {
-                    break;
-                }
-            }
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-            let mut result = work();
-            for worker in workers {
-                result = result.and(worker.join().expect("compiling does not panic"));
-            }
-            result
-        })?;
-        Ok(next.into_inner().min(specs.len()))
-    }
-
     /// The table from which a format's shader looks weights up, uploaded on first use.
     pub(super) fn codebook(&self, spec: &KernelSpec) -> Result<View> {
         let missing = || Error::Unbound { kernel: spec.to_string(), name: "codebook".into() };
@@ -347,6 +326,10 @@ impl Gpu {
         &self.inner.spares
     }
 
+    pub(super) fn unanswered(&self) -> &Unanswered {
+        &self.inner.unanswered
+    }
+
     pub(super) fn alarm(&self) -> &Alarm {
         &self.inner.alarm
     }
@@ -358,22 +341,5 @@ impl Gpu {
     /// How many kernels have been compiled so far.
     pub fn kernels_compiled(&self) -> usize {
         self.inner.kernels.len()
-    }
-
-    /// Runs a creation under error scopes, so that the app's handlers never see halogen's errors.
-    pub(super) fn scoped<T>(&self, what: &str, create: impl FnOnce(&wgpu::Device) -> T) -> Result<T> {
-        let device = self.device();
-        let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
-        let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let value = create(device);
-        let rejected = [validation.pop(), internal.pop()].map(pollster::block_on).into_iter().flatten().next();
-        if let Some(error) = pollster::block_on(memory.pop()) {
-            return Err(Error::OutOfMemory(format!("{what}: {error}")));
-        }
-        match rejected {
-            Some(error) => Err(Error::Rejected { what: what.into(), message: error.to_string() }),
-            None => Ok(value),
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod buffer;
 mod caps;
+mod compiling;
 mod compose;
 mod cost;
 mod cut;
@@ -11,6 +12,7 @@ mod kernel;
 mod pace;
 mod profile;
 mod recording;
+mod scopes;
 mod staging;
 mod submit;
 mod timing;

@@ -4,11 +4,12 @@
 use super::{
     DeviceProfile, Dispatch, Estimate, Gpu, Kernel, Mark, Part, Readback, Recording, Result, Stamp, View, next,
 };
+use crate::clock::{self, Instant};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Submits that can be timed at once; others are known by when they were seen to end.
 const STAMPS: u32 = 16;
@@ -66,7 +67,7 @@ impl Pace {
     /// `limits` are those of the device, measured or assumed.
     pub fn new(limits: DeviceProfile) -> Pace {
         let (given, ratios) = (VecDeque::new(), HashMap::new());
-        Pace { limits, given, ratios, stamps: None, freed: Instant::now(), used: GpuUse::default() }
+        Pace { limits, given, ratios, stamps: None, freed: clock::now(), used: GpuUse::default() }
     }
 
     pub fn used(&self) -> GpuUse {
@@ -135,7 +136,7 @@ impl Pace {
         let stamp = stamps.pop();
         let mut views = read.to_vec();
         views.extend(stamp.as_ref().map(|stamp| &stamp.ticks));
-        let at = Instant::now();
+        let at = clock::now();
         let mut readbacks = gpu.submit_part(recording, from..part.to, stamp.as_ref(), &views)?;
         let end = match stamp {
             Some(stamp) => End::Stamps(readbacks.pop().expect("of the stamp"), stamp),
@@ -163,7 +164,7 @@ impl Pace {
                 End::Seen(seen) => seen.load(Ordering::Acquire),
             };
             if !ended {
-                given.running = Instant::now();
+                given.running = clock::now();
                 break;
             }
             let Given { seconds, budget, kernels, at, running, end } = self.given.pop_front().expect("the front");
@@ -182,7 +183,7 @@ impl Pace {
                     seconds.clamp(least, least.max(at.elapsed().as_secs_f64()))
                 }
             };
-            self.freed = Instant::now();
+            self.freed = clock::now();
             self.used.submits += 1;
             self.used.over += u64::from(took > budget);
             self.used.estimated += Duration::from_secs_f64(seconds);

@@ -1,7 +1,8 @@
 //! The device's measured limits, against which every speed is told.
 
 use super::{Call, Cost, DeviceClass, Error, Gpu, Grid, KernelSpec, Recorder, Recording, Result, Tier, View, params};
-use std::time::{Duration, Instant};
+use crate::clock;
+use std::time::Duration;
 
 params!(StreamParams { quads: u32, per_group: u32 });
 params!(RateParams { rounds: u32, start: u32, factor: u32 });
@@ -191,7 +192,7 @@ impl Gpu {
     /// out. n doubles until a run is long enough to tell; then both are the least of what the budget allows, since
     /// whatever else the machine does only adds.
     fn slope(&self, mut record: impl FnMut(usize) -> Result<Recording>) -> Result<f64> {
-        let start = Instant::now();
+        let start = clock::now();
         let mut count = 2;
         self.timed(&record(count)?)?;
         while self.timed(&record(count)?)? < BUDGET / 16 && count < 1 << 12 {
@@ -218,7 +219,7 @@ impl Gpu {
             encoder.finish()
         })?;
         self.blocking_wait()?;
-        let start = Instant::now();
+        let start = clock::now();
         self.scoped("measure", |_| self.queue().submit([commands]))?;
         self.blocking_wait()?;
         Ok(start.elapsed())

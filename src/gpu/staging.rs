@@ -82,9 +82,10 @@ impl Staging {
             self.gpu.queue().submit([encoder.finish()]);
         })?;
         slot.state.store(BUSY, Ordering::Release);
-        let state = slot.state.clone();
+        let (state, alarm) = (slot.state.clone(), self.gpu.alarm().clone());
         slot.buffer.map_async(wgpu::MapMode::Write, .., move |mapped| {
             state.store(if mapped.is_ok() { MAPPED } else { FAILED }, Ordering::Release);
+            alarm.ring();
         });
         Ok(())
     }

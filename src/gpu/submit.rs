@@ -1,10 +1,10 @@
 //! Submitting recordings and reading results back.
 
 use super::{Error, Gpu, Mark, Recording, Result, View};
+use crate::clock::{self, Instant};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 /// Two timestamps of a submit: one of a few places in a query set.
 pub struct Stamp {
@@ -74,7 +74,7 @@ impl Gpu {
     /// Submits parts of recordings in order, in one submit, then copies of views to read-back buffers.
     pub fn submit_all(&self, parts: &[(&Recording, Range<usize>)], read: &[&View]) -> Result<Vec<Readback>> {
         self.scoped("submit", |device| {
-            let start = Instant::now();
+            let start = clock::now();
             let mut encoder = device.create_command_encoder(&Default::default());
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -96,7 +96,7 @@ impl Gpu {
         read: &[&View],
     ) -> Result<Vec<Readback>> {
         self.scoped("submit", |device| {
-            let start = Instant::now();
+            let start = clock::now();
             let mut encoder = device.create_command_encoder(&Default::default());
             let timestamp_writes = stamp.map(Stamp::writes);
             let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
@@ -111,7 +111,7 @@ impl Gpu {
     /// Copies views to the host, after all that was submitted before.
     pub fn read(&self, views: &[&View]) -> Result<Vec<Readback>> {
         self.scoped("read", |device| {
-            self.finish_submit(device.create_command_encoder(&Default::default()), views, Instant::now())
+            self.finish_submit(device.create_command_encoder(&Default::default()), views, clock::now())
         })
     }
 
@@ -146,9 +146,10 @@ impl Gpu {
         let submission = self.queue().submit([commands]);
         for readback in &mut readbacks {
             readback.submission = Some(submission.clone());
-            let status = readback.status.clone();
+            let (status, alarm) = (readback.status.clone(), self.alarm().clone());
             readback.buffer.map_async(wgpu::MapMode::Read, .., move |result| {
                 status.store(if result.is_ok() { MAPPED } else { FAILED }, Ordering::Release);
+                alarm.ring();
             });
         }
         readbacks
@@ -170,10 +171,13 @@ impl Gpu {
 
     /// Runs whatever callbacks are due, without waiting.
     pub fn poll(&self) -> Result<()> {
-        self.device().poll(wgpu::PollType::Poll).map(|_| ()).map_err(|e| Error::Lost(e.to_string()))
+        #[allow(clippy::disallowed_methods, reason = "this one does not wait")]
+        self.device().poll(wgpu::PollType::Poll).map_err(|e| Error::Lost(e.to_string()))?;
+        self.late_errors()
     }
 
     /// Waits until all that was submitted has run.
+    #[allow(clippy::disallowed_methods, reason = "it says so")]
     pub fn blocking_wait(&self) -> Result<()> {
         let done = self.device().poll(wgpu::PollType::wait_indefinitely());
         done.map(|_| ()).map_err(|e| Error::Lost(e.to_string()))
@@ -206,6 +210,7 @@ impl Readback {
     }
 
     /// Waits for the submission that fills this read-back, and takes its bytes.
+    #[allow(clippy::disallowed_methods, reason = "it says so")]
     pub fn blocking_take(self, gpu: &Gpu) -> Result<Vec<u8>> {
         while !self.is_ready() {
             let wait = wgpu::PollType::Wait { submission_index: self.submission.clone(), timeout: None };

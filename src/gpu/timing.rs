@@ -1,8 +1,9 @@
 //! GPU time of each dispatch of a recording.
 
 use super::{Gpu, Recording, Result};
+use crate::clock;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How dispatches are timed, which tells what a time includes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -93,7 +94,7 @@ impl Gpu {
                 }
             }
             encoder.resolve_query_set(&queries, 0..count, &resolved.buffer, 0);
-            self.finish_submit(encoder, &[&resolved], Instant::now()).remove(0)
+            self.finish_submit(encoder, &[&resolved], clock::now()).remove(0)
         })?;
         let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&readback.blocking_take(self)?);
         let nanos = f64::from(self.queue().get_timestamp_period());
@@ -115,7 +116,7 @@ impl Gpu {
                 encoder.finish()
             })?;
             self.blocking_wait()?;
-            let start = Instant::now();
+            let start = clock::now();
             self.scoped("profile", |_| self.queue().submit([commands]))?;
             self.blocking_wait()?;
             Ok(start.elapsed())

@@ -1,22 +1,22 @@
-//! Weights from the file into their buffers: several positioned reads in flight, rows re-laid, one copy to the GPU.
+//! Weights from the file into their buffers: several positioned reads on their way, rows re-laid, one copy to the GPU.
 
-use super::{Error, Result, Weights};
+use super::{Error, Result, System, Weights};
+use crate::boxed::BoxStream;
+use crate::clock;
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};
-use crate::gpu::{Staging, View};
+use crate::gpu::{Gpu, Staging, View};
 use crate::ops::Shard;
-use futures::channel::mpsc;
-use futures::{SinkExt, StreamExt};
+use futures::StreamExt;
+use futures::stream;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-/// Reads in flight, each with its own thread to re-lay what came.
-pub const READERS: usize = 4;
-/// Bytes below which one thread more costs more than it gives.
-const WORTH_A_THREAD: usize = 4 << 20;
+/// Reads on their way at once: enough that a reader which sees a few of them at a time is never idle.
+pub(super) const READS: usize = 16;
 /// Bytes read, re-laid and handed to the queue at once.
 const CHUNK: usize = 4 << 20;
 /// Chunks on their way from the host to the device at once.
@@ -66,16 +66,23 @@ impl RowCopy {
         self.rows * self.format.row_bytes(self.columns)
     }
 
-    /// The rows in the device's layout; adds to `layout` the nanoseconds that this took.
-    fn read(&self, gguf: &Gguf, layout: &AtomicU64) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; self.bytes()];
-        let offset = self.first_row * self.format.row_bytes(self.columns);
-        gguf.read(&self.tensor, offset as u64, &mut bytes)?;
-        let mut laid = vec![0; self.rows * self.format.device_row_bytes(self.columns)];
-        let start = Instant::now();
-        self.format.relay(self.columns, &bytes, &mut laid);
-        layout.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
-        Ok(laid)
+    /// Where they begin in the tensor.
+    fn offset(&self) -> u64 {
+        (self.first_row * self.format.row_bytes(self.columns)) as u64
+    }
+
+    /// Starts to read the rows; they arrive in the device's layout. Adds to `layout` the nanoseconds that this took.
+    fn read(&self, gguf: &Gguf, layout: &Arc<AtomicU64>) -> impl Future<Output = Result<Vec<u8>>> + use<> {
+        let RowCopy { format, columns, rows, .. } = *self;
+        let layout = layout.clone();
+        let reading = gguf.read(&self.tensor, self.offset(), self.bytes(), move |bytes| {
+            let start = clock::now();
+            let mut laid = vec![0; rows * format.device_row_bytes(columns)];
+            format.relay(columns, &bytes, &mut laid);
+            layout.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+            laid
+        });
+        async { Ok(reading.await?) }
     }
 }
 
@@ -131,20 +138,24 @@ pub(super) fn copies(
 }
 
 impl Weights<'_> {
-    /// Reads and uploads all that was placed, on a few threads that end with it; gives the bytes read and more. `progress` is told
+    /// Reads and uploads all that was placed; gives the bytes read and more. `progress` is told
     /// after each chunk, `false` cancels.
     ///
     /// # Errors
     /// The first of a read or an upload, or the cancelling; what is in flight then is dropped.
     pub async fn fill(self, mut progress: impl FnMut(Progress) -> bool) -> Result<Filled> {
-        let Weights { gguf, gpu, mut done, copies, .. } = self;
+        let Weights { gguf, gpu, mut done, copies, host, .. } = self;
+        drop(host);
         let (copies, mut staging) = (Arc::new(copies), Staging::new(gpu, STAGED, CHUNK));
         let total = done + copies.iter().map(|copy| copy.bytes() as u64).sum::<u64>();
-        let layout = Arc::new(AtomicU64::new(0));
+        let (keeps, layout) = (keeps_pages(gpu, gguf), Arc::new(AtomicU64::new(0)));
         let mut arriving = read_timed(gguf, &copies, &layout);
         while let Some((index, laid)) = arriving.next().await {
             let copy = &copies[index];
             staging.write(&copy.view, copy.to, &laid?).await?;
+            if !keeps {
+                gguf.forget(&copy.tensor, copy.offset(), copy.bytes() as u64);
+            }
             done += copy.bytes() as u64;
             if !progress(Progress { bytes: done, total }) {
                 return Err(Error::Cancelled);
@@ -156,34 +167,39 @@ impl Weights<'_> {
     }
 }
 
-/// Copies by index, re-laid.
-pub(super) type Reads = mpsc::Receiver<(usize, Result<Vec<u8>>)>;
+/// Whether the page cache may keep what a load has read: the whole file and what lies in the host's memory fit into it. Else
+/// other programs would lose theirs to bytes that are not read again. Where the system does not tell, it decides.
+fn keeps_pages(gpu: &Gpu, gguf: &Gguf) -> bool {
+    let shared = matches!(gpu.info().device_type, wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu);
+    let (file, copies) = (gguf.data_bytes(), if shared { 2 } else { 1 });
+    System::read().available.is_none_or(|available| file.saturating_mul(copies) <= available)
+}
 
-/// Starts reading all copies; they arrive in any order.
+/// Copies by index, re-laid, in any order.
+pub(super) type Reads = BoxStream<'static, (usize, Result<Vec<u8>>)>;
+
+/// Reads all copies, as the stream is polled; dropping it cancels what has not come.
 pub(super) fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>) -> Reads {
     read_timed(gguf, copies, &Arc::default())
 }
 
 /// As [`read`]; adds to `layout` the nanoseconds that laying out rows takes.
 fn read_timed(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>, layout: &Arc<AtomicU64>) -> Reads {
-    let (sender, receiver) = mpsc::channel(0);
-    let next = Arc::new(AtomicUsize::new(0));
-    let bytes: usize = copies.iter().map(RowCopy::bytes).sum();
-    for _ in 0..(bytes / WORTH_A_THREAD).clamp(1, READERS) {
-        let (gguf, copies, next, mut sender) = (gguf.clone(), copies.clone(), next.clone(), sender.clone());
-        let layout = layout.clone();
-        thread::spawn(move || {
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(copy) = copies.get(index) else { break };
-                // The other side is gone after an error or where the load was dropped.
-                if pollster::block_on(sender.send((index, copy.read(&gguf, &layout)))).is_err() {
-                    break;
-                }
-            }
-        });
+    let (gguf, copies, layout) = (gguf.clone(), copies.clone(), layout.clone());
+    let each = (0..copies.len()).map(move |index| {
+        let reading = copies[index].read(&gguf, &layout);
+        async move { (index, reading.await) }
+    });
+    Box::pin(stream::iter(each).buffer_unordered(READS))
+}
+
+/// The next read that has come, or is waited for. Who does not wait is woken for it by the device's alarm.
+#[allow(clippy::disallowed_methods, reason = "for functions named `blocking_*`")]
+pub(super) fn next_read(reads: &mut Reads, gpu: &Gpu, wait: bool) -> Poll<Option<(usize, Result<Vec<u8>>)>> {
+    match wait {
+        true => Poll::Ready(pollster::block_on(reads.next())),
+        false => reads.poll_next_unpin(&mut Context::from_waker(&gpu.waker())),
     }
-    receiver
 }
 
 #[cfg(test)]

@@ -1,24 +1,27 @@
 //! Which tensor goes where: buffers are made as a model asks for its tensors, and the copies into them listed.
 
 use super::budget::{ExpertMemory, Placement};
-use super::filling::{RowCopy, Rows, copies, cut};
+use super::filling::{READS, RowCopy, Rows, copies, cut};
 use super::store::{ExpertStore, Slots, Slotted};
 use super::{Error, Result};
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::gpu::{Gpu, View};
 use crate::ops::{ExpertGateUp, GateUp, Joint, Matrix, NOWHERE, Part, Shard, Stack, shards_at_once};
-use std::collections::HashSet;
+use futures::{StreamExt, stream};
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The tensors of a file, on their way to a device. Vectors are read as they are asked for; matrices get their buffers, and
-/// [`Weights::fill`] reads them.
+/// The tensors of a file, on their way to a device. A model asks for them twice: first to learn of which the host needs the
+/// values, which [`Weights::read`] reads, while nothing is placed; then matrices get their buffers, and [`Weights::fill`] reads
+/// them.
 pub struct Weights<'a> {
     pub gguf: &'a Gguf,
     pub(super) gpu: &'a Gpu,
     /// Bytes read so far.
     pub(super) done: u64,
+    pub(super) host: Host,
     /// What is to be read.
     pub(super) copies: Vec<RowCopy>,
     /// Names of the tensors that were asked for.
@@ -27,6 +30,14 @@ pub struct Weights<'a> {
     experts: Option<ExpertMemory>,
     /// Of what is not.
     store: ExpertStore,
+}
+
+/// Tensors whose values the host needs.
+pub(super) enum Host {
+    /// Asked for so far. What would lie on the device is this, of whatever size.
+    Wanted(Vec<Arc<TensorInfo>>, View),
+    /// Their bytes, by name.
+    Read(HashMap<String, Vec<u8>>),
 }
 
 /// Rows of a tensor, in runs: all of them, or the same part of every group, where a file interleaves two matrices.
@@ -63,16 +74,34 @@ fn expert_rows(tensors: &[Arc<TensorInfo>], experts: usize, rows: usize) -> Vec<
 }
 
 impl<'a> Weights<'a> {
-    pub fn new(gguf: &'a Gguf, gpu: &'a Gpu) -> Self {
-        Weights {
-            gguf,
-            gpu,
-            done: 0,
-            copies: Vec::new(),
-            asked: HashSet::new(),
-            experts: None,
-            store: ExpertStore::new(gpu, gguf),
+    /// For the first asking.
+    pub fn new(gguf: &'a Gguf, gpu: &'a Gpu) -> Result<Self> {
+        Ok(Weights::with(gguf, gpu, Host::Wanted(Vec::new(), gpu.buffer("nothing", 0)?)))
+    }
+
+    fn with(gguf: &'a Gguf, gpu: &'a Gpu, host: Host) -> Self {
+        let (copies, asked, store) = (Vec::new(), HashSet::new(), ExpertStore::new(gpu, gguf));
+        Weights { gguf, gpu, done: 0, host, copies, asked, experts: None, store }
+    }
+
+    /// Reads what the host needs, for the second asking.
+    ///
+    /// # Errors
+    /// The first of a read.
+    pub async fn read(self) -> Result<Weights<'a>> {
+        let Weights { gguf, gpu, host: Host::Wanted(tensors, _), .. } = self else { return Ok(self) };
+        let each = tensors.iter().map(|tensor| async {
+            let bytes = gguf.read(tensor, 0, tensor.bytes as usize, |bytes| bytes).await?;
+            Ok::<_, Error>((tensor.name.clone(), bytes))
+        });
+        let mut arriving = stream::iter(each).buffer_unordered(READS);
+        let (mut values, mut done) = (HashMap::new(), 0);
+        while let Some(read) = arriving.next().await {
+            let (name, bytes) = read?;
+            done += bytes.len() as u64;
+            values.insert(name, bytes);
         }
+        Ok(Weights { done, ..Weights::with(gguf, gpu, Host::Read(values)) })
     }
 
     /// From here on experts get no more than their memory, and come and go, and some dense layers pass through.
@@ -137,38 +166,62 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// A vector as f32 values on the host; the file may hold it as f32, f16 or bf16.
+    /// A value of its own; 1 at the first asking.
+    pub fn scalar(&mut self, name: &str) -> Result<f32> {
+        Ok(self.host_vector(name, 1)?.first().copied().unwrap_or(1.0))
+    }
+
+    /// A vector as f32 values on the host, empty at the first asking; the file may hold it as f32, f16 or bf16.
     pub fn host_vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
         let tensor = self.tensor(name, &[len])?;
         self.host_values(&tensor, len)
     }
 
-    fn host_values(&mut self, tensor: &TensorInfo, len: usize) -> Result<Vec<f32>> {
+    fn host_values(&mut self, tensor: &Arc<TensorInfo>, len: usize) -> Result<Vec<f32>> {
         let floats = [Format::F32, Format::F16, Format::BF16];
         let format = self.format(tensor)?;
         if !floats.contains(&format) {
             return Err(self.bad_type(tensor, "a vector", &floats));
         }
-        let mut bytes = vec![0; format.row_bytes(len)];
-        self.gguf.read(tensor, 0, &mut bytes)?;
-        self.done += bytes.len() as u64;
+        let Some(bytes) = self.bytes(tensor) else { return Ok(Vec::new()) };
         let mut values = vec![0.0; len];
-        format.decode(&bytes, &mut values);
+        format.decode(bytes, &mut values);
         Ok(values)
+    }
+
+    /// A tensor's bytes on the host, once they are read.
+    fn bytes(&mut self, tensor: &Arc<TensorInfo>) -> Option<&[u8]> {
+        match &mut self.host {
+            Host::Wanted(tensors, _) => {
+                tensors.push(tensor.clone());
+                None
+            }
+            Host::Read(values) => Some(values.get(&tensor.name).expect("a model asks for the same again")),
+        }
     }
 
     /// A vector as `f32 [len]` on the device.
     pub fn vector(&mut self, name: &str, len: usize) -> Result<View> {
         let values = self.host_vector(name, len)?;
-        Ok(self.gpu.upload(name, &values)?)
+        self.upload(name, &values)
     }
 
     /// What a model made of values that it read on the host.
     pub fn upload<T: bytemuck::NoUninit>(&self, name: &str, values: &[T]) -> Result<View> {
-        Ok(self.gpu.upload(name, values)?)
+        match &self.host {
+            Host::Wanted(_, nothing) => Ok(View { size: size_of_val(values) as u64, ..nothing.clone() }),
+            Host::Read(_) => Ok(self.gpu.upload(name, values)?),
+        }
     }
 
-    /// Vectors [rows, len] as f32 values on the host.
+    fn buffer(&self, name: &str, bytes: u64) -> Result<View> {
+        match &self.host {
+            Host::Wanted(_, nothing) => Ok(View { size: bytes, ..nothing.clone() }),
+            Host::Read(_) => Ok(self.gpu.buffer(name, bytes)?),
+        }
+    }
+
+    /// Vectors [rows, len] as f32 values on the host, empty at the first asking.
     pub fn host_rows(&mut self, name: &str, rows: usize, len: usize) -> Result<Vec<f32>> {
         let tensor = self.tensor(name, &[len, rows])?;
         self.host_values(&tensor, rows * len)
@@ -181,29 +234,26 @@ impl<'a> Weights<'a> {
             let (name, found) = (name.into(), tensor.type_name().to_string());
             return Err(Error::Type { file: self.file(), name, found, wanted: "a table of ids; it reads i32".into() });
         }
-        let mut bytes = vec![0; 4 * rows * columns];
-        self.gguf.read(&tensor, 0, &mut bytes)?;
-        self.done += bytes.len() as u64;
-        let ids: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
+        let ids: Vec<u32> = self.bytes(&tensor).map(bytemuck::pod_collect_to_vec).unwrap_or_default();
         // Negative ones are large here.
         if let Some(at) = ids.iter().position(|id| *id as usize >= end) {
             let (row, value) = (at / columns, ids[at] as i32);
             return Err(Error::Id { file: self.file(), name: name.into(), row, value, end });
         }
-        Ok(self.gpu.upload(name, &ids)?)
+        self.upload(name, &ids)
     }
 
     /// Biases of experts' gate and up as f32 [experts, 2 * ff], those of the gate first.
     pub fn expert_gate_up_bias(&mut self, gate: &str, up: &str, experts: usize, ff: usize) -> Result<View> {
         let (gate, up) = (self.host_rows(gate, experts, ff)?, self.host_rows(up, experts, ff)?);
         let both: Vec<f32> = gate.chunks(ff).zip(up.chunks(ff)).flat_map(|(g, u)| [g, u].concat()).collect();
-        Ok(self.gpu.upload("expert bias", &both)?)
+        self.upload("expert bias", &both)
     }
 
     /// Biases of experts as f32 [experts, rows].
     pub fn expert_bias(&mut self, name: &str, experts: usize, rows: usize) -> Result<View> {
         let values = self.host_rows(name, experts, rows)?;
-        Ok(self.gpu.upload(name, &values)?)
+        self.upload(name, &values)
     }
 
     /// A matrix [rows, columns].
@@ -248,7 +298,7 @@ impl<'a> Weights<'a> {
                     biases.extend(self.host_vector(bias, take.taken())?);
                 }
             }
-            let bias = if bias.is_empty() { None } else { Some(self.gpu.upload("bias", &biases)?) };
+            let bias = if bias.is_empty() { None } else { Some(self.upload("bias", &biases)?) };
             parts.push(Part { matrix: self.place_matrix(takes[i].name, columns, &rows)?, bias, at: first });
         }
         Ok((Joint { parts, outputs }, at))
@@ -406,7 +456,7 @@ impl<'a> Weights<'a> {
         for (index, shard) in shards.iter().enumerate() {
             table.extend((0..shard.count).map(|slot| [index as u32, slot as u32]));
         }
-        let table = self.gpu.upload("expert table", &table)?;
+        let table = self.upload("expert table", &table)?;
         let stride = (format.device_row_bytes(columns) * rows) as u64;
         Ok(Stack { format, experts, rows, columns, shards, stride, table, stamps: None })
     }
@@ -442,7 +492,7 @@ impl<'a> Weights<'a> {
             let bytes = unit_bytes * units.len() as u64;
             let view = match self.store.stream_of(name) {
                 Some((stream, layer)) => stream.place(self.gpu, layer, bytes)?,
-                None => self.gpu.buffer(name, bytes)?,
+                None => self.buffer(name, bytes)?,
             };
             Ok(Shard { view, first: units.start, count: units.len() })
         };

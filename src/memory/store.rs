@@ -3,20 +3,20 @@
 //! and goes on from there. Dense layers that do not fit pass through it, too.
 
 use super::budget::{ALIGNMENT, DenseMemory, layer_of};
-use super::filling::{Reads, RowCopy, Rows, copies, cut, read};
+use super::filling::{Reads, RowCopy, Rows, copies, cut, next_read, read};
 use super::stream::Stream;
 use super::{Error, Result};
+use crate::clock::{self, Instant};
 use crate::formats::Format;
 use crate::gguf::Gguf;
 use crate::gpu::{Gpu, View};
 use crate::ops::{NOWHERE, Shard};
-use futures::{FutureExt, StreamExt};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What the store has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
@@ -221,7 +221,7 @@ impl ExpertStore {
     /// A read that fails.
     pub fn bring_layer(&mut self, layer: u32, most: Option<u64>) -> Result<Poll<()>> {
         let stream = self.stream.as_mut().expect("a layer that is lacked passes through");
-        let start = Instant::now();
+        let start = clock::now();
         let brought = stream.bring(&self.gpu, &self.gguf, layer, most, &mut self.stats.streamed)?;
         if brought.is_ready() {
             stream.prepare(&self.gguf, layer);
@@ -377,7 +377,7 @@ impl ExpertStore {
         }
         robbed.into_iter().try_for_each(|of| self.show(of, |_| true))?;
         let jobs = Arc::new(jobs);
-        Ok(Arrival { placed, arriving: read(&self.gguf, &jobs), jobs, start: Instant::now() })
+        Ok(Arrival { placed, arriving: read(&self.gguf, &jobs), jobs, start: clock::now() })
     }
 
     /// Writes what has been read into its slots.
@@ -385,11 +385,7 @@ impl ExpertStore {
         let Arrival { jobs, arriving, .. } = arrival;
         let mut taken = 0;
         while most.is_none_or(|most| taken <= most) {
-            let next = match most {
-                None => Some(pollster::block_on(arriving.next())),
-                Some(_) => arriving.next().now_or_never(),
-            };
-            let Some(next) = next else { break };
+            let Poll::Ready(next) = next_read(arriving, &self.gpu, most.is_none()) else { break };
             let Some((index, laid)) = next else { return Ok(Poll::Ready(())) };
             let laid = laid?;
             self.gpu.write(&jobs[index].view, jobs[index].to, &laid)?;

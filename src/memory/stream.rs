@@ -1,11 +1,10 @@
 //! Dense layers that do not fit pass through two slots in their order: one is read while the other computes.
 
 use super::budget::{ALIGNMENT, DenseMemory};
-use super::filling::{Reads, RowCopy, read};
+use super::filling::{Reads, RowCopy, next_read, read};
 use super::{Error, Result};
 use crate::gguf::Gguf;
 use crate::gpu::{Gpu, View};
-use futures::{FutureExt, StreamExt};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::Poll;
@@ -112,11 +111,7 @@ impl Stream {
         };
         let mut taken = 0;
         while most.is_none_or(|most| taken <= most) {
-            let next = match most {
-                None => Some(pollster::block_on(reads.next())),
-                Some(_) => reads.next().now_or_never(),
-            };
-            let Some(next) = next else { break };
+            let Poll::Ready(next) = next_read(&mut reads, gpu, most.is_none()) else { break };
             let Some((index, laid)) = next else {
                 self.slots[slot].holds = Some(layer);
                 return Ok(Poll::Ready(()));

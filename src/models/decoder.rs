@@ -15,7 +15,7 @@ pub struct Decoder<F> {
 }
 
 /// The second half of a layer.
-pub trait FeedForward: Send + Sync {
+pub trait FeedForward: wgpu::WasmNotSendSync {
     /// x += f(norm(x)).   x: [tokens, hidden]
     fn record(&self, step: &mut Step, x: &Tensor) -> Result<()>;
 }

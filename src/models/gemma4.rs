@@ -253,7 +253,7 @@ impl Layer {
                 0 => None,
                 columns => Some(LayerInput::load(weights, t, i, columns)?),
             },
-            scale: if weights.has(&scale) { weights.host_vector(&scale, 1)?[0] } else { 1.0 },
+            scale: if weights.has(&scale) { weights.scalar(&scale)? } else { 1.0 },
         })
     }
 

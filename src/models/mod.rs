@@ -124,7 +124,7 @@ impl Sliced {
 }
 
 /// A model's forward pass.
-pub trait Architecture: Send + Sync {
+pub trait Architecture: wgpu::WasmNotSendSync {
     /// All of it but what rounded activations take.
     fn shape(&self) -> &Shape;
 

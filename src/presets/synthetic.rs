@@ -42,7 +42,7 @@ impl Synthetic {
     /// The model, as if its file had been opened.
     pub fn gguf(self) -> Result<Gguf> {
         let (name, header) = (self.name.clone(), self.header.clone());
-        Ok(Gguf::from_source(&name, &header, Box::new(self))?)
+        Ok(Gguf::from_source(&name, &header, gguf::source(self))?)
     }
 
     /// Writes the whole file.
@@ -184,8 +184,8 @@ mod tests {
         assert_eq!(file.tensors(), virtual_one.tensors());
         for t in file.tensors() {
             let (mut a, mut b) = (vec![0; t.bytes as usize], vec![0; t.bytes as usize]);
-            file.read(t, 0, &mut a).unwrap();
-            virtual_one.read(t, 0, &mut b).unwrap();
+            file.blocking_read(t, 0, &mut a).unwrap();
+            virtual_one.blocking_read(t, 0, &mut b).unwrap();
             assert!(a == b && a.iter().any(|byte| *byte != 0), "{}", t.name);
         }
     }

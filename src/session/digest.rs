@@ -34,15 +34,13 @@ const SAMPLES: usize = 64;
 const SAMPLE_BYTES: u64 = 4096;
 
 /// See [`super::Model::fingerprint`].
-pub fn fingerprint(gguf: &Gguf) -> Result<u64> {
+pub async fn fingerprint(gguf: &Gguf) -> Result<u64> {
     let mut digest = Digest::new();
     digest.add(&gguf::header(gguf.metadata(), gguf.tensors())?);
     let tensors = gguf.tensors();
     for tensor in tensors.iter().step_by(tensors.len().div_ceil(SAMPLES).max(1)) {
         let count = tensor.bytes.min(SAMPLE_BYTES);
-        let mut bytes = vec![0; count as usize];
-        gguf.read(tensor, (tensor.bytes - count) / 2, &mut bytes)?;
-        digest.add(&bytes);
+        digest.add(&gguf.read(tensor, (tensor.bytes - count) / 2, count as usize, |bytes| bytes).await?);
     }
     Ok(digest.value())
 }

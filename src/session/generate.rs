@@ -3,10 +3,11 @@
 use super::flight::{Flight, Given, Landed};
 use super::state::State;
 use super::{Budget, Error, MAX_STOPS, Result, Sampling, Session, StopReason};
+use crate::clock::{self, Instant};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A token, as its step finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +103,7 @@ impl Session {
             ..State::default()
         };
         state.stops[..stops.len()].copy_from_slice(stops);
-        let start = Instant::now();
+        let start = clock::now();
         let cached_tokens = self.begin(prompt)?;
         self.record_prompt(cached_tokens, prompt.len())?;
         let stats = Stats {
@@ -346,7 +347,7 @@ impl Answer {
         if flight.positions < total {
             return Ok(());
         }
-        let now = Instant::now();
+        let now = clock::now();
         if self.first.is_none() {
             session.gpu().poll()?;
             self.early = self.queued.iter().filter(|flight| flight.is_ready()).count();

@@ -21,6 +21,7 @@ pub use history::Checkpoints;
 pub use model::{LoadOptions, LoadStats, Model};
 pub use options::SessionOptions;
 pub use saved::{Conversation, SavedProblem};
+#[cfg(any(test, feature = "native-io"))]
 pub(crate) use state::State;
 pub use state::{MAX_STOPS, StopReason};
 pub use warming::WarmUp;

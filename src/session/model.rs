@@ -2,13 +2,14 @@
 
 use super::digest::fingerprint;
 use super::{Error, Result};
+use crate::clock;
 use crate::gguf::Gguf;
 use crate::gpu::Gpu;
 use crate::memory::{ExpertStore, Filled, Placement, Progress, StoreStats, Weights};
 use crate::models::{self, Architecture};
 use crate::tokenizer::{self, Chat, ChatTemplate, Special, Tokenizer};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What loading took.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,8 +46,8 @@ pub struct LoadOptions {
 }
 
 impl Model {
-    /// Loads a model's tensors onto a device. A few threads read the file while the future uploads what came, a chunk of a few
-    /// MiB at a time; between chunks it sleeps. `progress` is told bytes read and to read; `false` cancels, as does dropping
+    /// Loads a model's tensors onto a device. The file is read while the future uploads what came, a chunk of a few MiB at a
+    /// time; between chunks it sleeps. `progress` is told bytes read and to read; `false` cancels, as does dropping
     /// the future.
     ///
     /// # Errors
@@ -62,8 +63,8 @@ impl Model {
         options: &LoadOptions,
         progress: impl FnMut(Progress) -> bool,
     ) -> Result<Arc<Model>> {
-        let start = Instant::now();
-        let (name, fingerprint) = (gguf.name().to_string(), fingerprint(gguf)?);
+        let start = clock::now();
+        let (name, fingerprint) = (gguf.name().to_string(), fingerprint(gguf).await?);
         let named = |source| match source {
             // These name the file themselves.
             tokenizer::Error::Gguf(error) => Error::Gguf(error),
@@ -71,11 +72,13 @@ impl Model {
         };
         let tokenizer = Tokenizer::from_metadata(gguf.metadata()).map_err(named)?;
         let template = ChatTemplate::from_metadata(gguf.metadata()).map_err(named)?;
-        let mut weights = Weights::new(gguf, gpu);
+        let mut asking = Weights::new(gguf, gpu)?;
+        models::load(&mut asking)?;
+        let mut weights = asking.read().await?;
         weights.limit(&options.placement);
         let (architecture, shape) = models::load(&mut weights)?;
         let store = weights.take_store().map(Mutex::new);
-        let filling = Instant::now();
+        let filling = clock::now();
         let Filled { bytes, layout } = weights.fill(progress).await?;
         let load = LoadStats { bytes, time: start.elapsed(), fill: filling.elapsed(), layout };
         let gpu = gpu.clone();

@@ -1,6 +1,6 @@
 //! Dates as templates print them.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use web_time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::{Error, ErrorKind};
 

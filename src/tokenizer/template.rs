@@ -1,7 +1,7 @@
 //! Chat templates: a conversation as the text that its model was trained on.
 
 use std::io;
-use std::time::SystemTime;
+use web_time::SystemTime;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
@@ -85,6 +85,7 @@ impl ChatTemplate {
         on_own_stack(|| self.render_here(chat))
     }
 
+    #[allow(clippy::disallowed_methods, reason = "web_time's clock")]
     fn render_here(&self, chat: &Chat) -> Result<String> {
         let now = chat.now;
         let strftime = move |format: &str| clock::strftime(format, now.unwrap_or_else(SystemTime::now));
@@ -125,6 +126,7 @@ fn environment(source: &str) -> Result<Environment<'static>> {
 }
 
 /// Runs on a thread with [`STACK`]; where there are no threads, here.
+#[allow(clippy::disallowed_methods, reason = "not in a browser")]
 fn on_own_stack<T: Send>(run: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     if cfg!(target_family = "wasm") {
         return run();

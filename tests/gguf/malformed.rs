@@ -170,6 +170,6 @@ fn a_file_that_shrinks_after_opening_is_an_error() {
     let gguf = Gguf::open(&path).unwrap();
     std::fs::File::options().write(true).open(&path).unwrap().set_len(100).unwrap();
     let tensor = gguf.tensor("ffn.weight").unwrap();
-    let error = gguf.read(tensor, 2, &mut [0; 10]).unwrap_err().to_string();
+    let error = gguf.blocking_read(tensor, 2, &mut [0; 10]).unwrap_err().to_string();
     assert!(error.starts_with("model.gguf: tensor ffn.weight: reading 10 bytes at 2: "), "{error}");
 }

@@ -23,11 +23,11 @@ fn what_the_writer_wrote_is_read_back() {
     assert_eq!(gguf.tensor("no.such"), None);
 
     let mut part = [0; 3];
-    gguf.read(matrix, 34, &mut part).unwrap();
+    gguf.blocking_read(matrix, 34, &mut part).unwrap();
     assert_eq!(part, [34, 35, 36]);
     assert_eq!(&bytes[matrix.offset as usize + 34..][..3], part);
-    gguf.read(matrix, matrix.bytes, &mut []).unwrap();
-    let error = gguf.read(matrix, 134, &mut part).unwrap_err().to_string();
+    gguf.blocking_read(matrix, matrix.bytes, &mut []).unwrap();
+    let error = gguf.blocking_read(matrix, 134, &mut part).unwrap_err().to_string();
     assert_eq!(error, "model.gguf: tensor ffn.weight: reading 3 bytes at 134 passes the end of its 136");
 }
 
@@ -163,7 +163,7 @@ fn check_golden(path: &Path) {
     let mut buffer = Vec::new();
     for tensor in gguf.tensors() {
         buffer.resize(tensor.bytes as usize, 0);
-        gguf.read(tensor, 0, &mut buffer).unwrap();
+        gguf.blocking_read(tensor, 0, &mut buffer).unwrap();
         assert_eq!(buffer, bytes[tensor.offset as usize..][..buffer.len()], "{}", tensor.name);
     }
     let last = gguf.tensors().iter().map(|t| t.offset + t.bytes).max().unwrap();

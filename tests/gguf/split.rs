@@ -48,7 +48,7 @@ fn any_shard_opens_all() {
         let tensors: Vec<_> = gguf.tensors().iter().map(|t| (t.name.as_str(), t.shard)).collect();
         assert_eq!(tensors, [("a", 1), ("b", 1), ("c", 2)]);
         let mut bytes = [0; 2];
-        gguf.read(gguf.tensor("c").unwrap(), 0, &mut bytes).unwrap();
+        gguf.blocking_read(gguf.tensor("c").unwrap(), 0, &mut bytes).unwrap();
         assert_eq!(bytes, [4, 5]);
     }
 }

@@ -54,7 +54,7 @@ fn files(architecture: &str, keys: &str) -> [Made; 2] {
 fn tensor(gguf: &Gguf, name: &str) -> Tensor {
     let t = gguf.tensors().iter().find(|t| t.name == name).expect("a tensor");
     let mut bytes = vec![0; t.bytes as usize];
-    gguf.read(t, 0, &mut bytes).expect("bytes");
+    gguf.blocking_read(t, 0, &mut bytes).expect("bytes");
     Tensor { name: name.into(), dims: t.dims.clone(), ggml_type: t.ggml_type, bytes }
 }
 

@@ -85,7 +85,7 @@ fn split(name: &str, gguf: &Gguf) -> Gguf {
         let mut writer = Writer::new(&metadata).expect("metadata");
         let read = |t: &TensorInfo| {
             let mut bytes = vec![0; t.bytes as usize];
-            gguf.read(t, 0, &mut bytes).expect("a tensor");
+            gguf.blocking_read(t, 0, &mut bytes).expect("a tensor");
             bytes
         };
         let bytes: Vec<Vec<u8>> = tensors.iter().map(read).collect();
