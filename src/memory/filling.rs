@@ -10,8 +10,8 @@ use crate::ops::Shard;
 use futures::StreamExt;
 use futures::stream;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -38,6 +38,33 @@ pub struct Filled {
     pub bytes: u64,
     /// Of all readers together, what laying out rows took.
     pub layout: Duration,
+}
+
+/// Laying out rows, by several readers.
+#[derive(Default)]
+struct Layout {
+    /// All together.
+    nanos: AtomicU64,
+    /// Vectors to be used again: memory that is fresh costs more than what is written to it.
+    spares: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Layout {
+    fn spares(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.spares.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Of any length and contents.
+    fn vector(&self) -> Vec<u8> {
+        self.spares().pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, vector: Vec<u8>) {
+        let mut spares = self.spares();
+        if spares.len() < READS {
+            spares.push(vector);
+        }
+    }
 }
 
 /// Consecutive rows of a tensor.
@@ -71,15 +98,19 @@ impl RowCopy {
         (self.first_row * self.format.row_bytes(self.columns)) as u64
     }
 
-    /// Starts to read the rows; they arrive in the device's layout. Adds to `layout` the nanoseconds that this took.
-    fn read(&self, gguf: &Gguf, layout: &Arc<AtomicU64>) -> impl Future<Output = Result<Vec<u8>>> + use<> {
+    /// Starts to read the rows; they arrive in the device's layout.
+    fn read(&self, gguf: &Gguf, layout: &Arc<Layout>) -> impl Future<Output = Result<Vec<u8>>> + use<> {
         let RowCopy { format, columns, rows, .. } = *self;
         let layout = layout.clone();
         let reading = gguf.read(&self.tensor, self.offset(), self.bytes(), move |bytes| {
+            if format.lies_as_in_files(columns) {
+                return bytes;
+            }
             let start = clock::now();
-            let mut laid = vec![0; rows * format.device_row_bytes(columns)];
+            let mut laid = layout.vector();
+            laid.resize(rows * format.device_row_bytes(columns), 0);
             format.relay(columns, &bytes, &mut laid);
-            layout.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+            layout.nanos.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
             laid
         });
         async { Ok(reading.await?) }
@@ -148,11 +179,13 @@ impl Weights<'_> {
         drop(host);
         let (copies, mut staging) = (Arc::new(copies), Staging::new(gpu, STAGED, CHUNK));
         let total = done + copies.iter().map(|copy| copy.bytes() as u64).sum::<u64>();
-        let (keeps, layout) = (keeps_pages(gpu, gguf), Arc::new(AtomicU64::new(0)));
+        let (keeps, layout) = (keeps_pages(gpu, gguf), Arc::new(Layout::default()));
         let mut arriving = read_timed(gguf, &copies, &layout);
         while let Some((index, laid)) = arriving.next().await {
             let copy = &copies[index];
-            staging.write(&copy.view, copy.to, &laid?).await?;
+            let laid = laid?;
+            staging.write(&copy.view, copy.to, &laid).await?;
+            layout.give_back(laid);
             if !keeps {
                 gguf.forget(&copy.tensor, copy.offset(), copy.bytes() as u64);
             }
@@ -163,7 +196,7 @@ impl Weights<'_> {
         }
         gpu.flush()?;
         gpu.finished().await?;
-        Ok(Filled { bytes: done, layout: Duration::from_nanos(layout.load(Ordering::Relaxed)) })
+        Ok(Filled { bytes: done, layout: Duration::from_nanos(layout.nanos.load(Ordering::Relaxed)) })
     }
 }
 
@@ -183,8 +216,8 @@ pub(super) fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>) -> Reads {
     read_timed(gguf, copies, &Arc::default())
 }
 
-/// As [`read`]; adds to `layout` the nanoseconds that laying out rows takes.
-fn read_timed(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>, layout: &Arc<AtomicU64>) -> Reads {
+/// As [`read`], with vectors that are given back and time that is counted.
+fn read_timed(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>, layout: &Arc<Layout>) -> Reads {
     let (gguf, copies, layout) = (gguf.clone(), copies.clone(), layout.clone());
     let each = (0..copies.len()).map(move |index| {
         let reading = copies[index].read(&gguf, &layout);
