@@ -435,6 +435,28 @@ fn experts_that_do_not_fit_come_and_go() {
 }
 
 #[test]
+fn placement_is_asked_for_as_llama_cpp_does() {
+    let args = ["run", "demo", "What is error E0382?", "--temp", "0", "-c", "128", "-n", "8"];
+    let whole = halogen(&args);
+    for (options, note) in [
+        (&["-ncmoe", "2"][..], "the first 2 layers live in host memory; they are computed on the GPU"),
+        (&["-cmoe", "-ub", "16"], "all layers live in host memory"),
+        (&["-ot", "exps=CPU", "-ngl", "99"], "all layers live in host memory"),
+        (&["-ngl", "3", "--experts", "disk"], "all 6 layers are computed on the GPU"),
+    ] {
+        let said = halogen(&[&args[..], options].concat());
+        assert_eq!(said.stdout, whole.stdout, "{options:?}");
+        let notes = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(notes.contains(note), "{options:?}: {notes}");
+        assert_eq!(notes.contains("of experts were there"), options[0] != "-ngl", "{options:?}: {notes}");
+    }
+    let refused = halogen(&[&args[..], &["-ot", "attn=CPU"]].concat());
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("attn=CPU"));
+    fails(halogen(&[&args[..], &["-cmoe", "--experts", "disk"]].concat()), &["--experts disk"]);
+}
+
+#[test]
 fn fit_says_where_a_model_would_lie() {
     let text = succeeds(&["fit", "--like", "qwen3-235b-a22b:q2_k", "--machine", "rtx-3060"]);
     for part in ["235 B parameters", "fits in part", "routed experts, cached", "host memory", "t/s", "hits from"] {

@@ -359,7 +359,12 @@ fn check_budgets(gpu: &Gpu, file: &Path) -> Result<(), Failed> {
     let smallest = (1..=100).find_map(|share| Placement::within(&gguf, gguf.data_bytes() * share / 100).ok());
     budgets.push((0, smallest.ok_or("no budget is enough")?));
     for (share, placement) in budgets {
-        let model = pollster::block_on(Model::load_with(gpu, &gguf, &LoadOptions { placement }, |_| true))?;
+        let model = pollster::block_on(Model::load_with(
+            gpu,
+            &gguf,
+            &LoadOptions { placement, ..LoadOptions::default() },
+            |_| true,
+        ))?;
         let mut session = Session::new(&model, &SessionOptions { kv: KvFormat::F32, ..SessionOptions::default() })?;
         for (i, chunk) in [512, 7, 1].into_iter().enumerate() {
             let logits = session.blocking_logits(&tokens, chunk)?;

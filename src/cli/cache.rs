@@ -33,16 +33,23 @@ impl CacheArgs {
     }
 }
 
+const LONG: [(&str, &str); 7] = [
+    ("-ctk", "--cache-type-k"),
+    ("-ctv", "--cache-type-v"),
+    ("-ub", "--ubatch-size"),
+    ("-ngl", "--n-gpu-layers"),
+    ("-ncmoe", "--n-cpu-moe"),
+    ("-cmoe", "--cpu-moe"),
+    ("-ot", "--override-tensor"),
+];
+
 /// llama.cpp's short options of several letters, which clap would read letter by letter.
 pub fn long_names(args: impl Iterator<Item = std::ffi::OsString>) -> impl Iterator<Item = std::ffi::OsString> {
     let mut options = true;
     args.map(move |arg| {
         options &= arg != "--";
-        match arg.to_str().filter(|_| options) {
-            Some("-ctk") => "--cache-type-k".into(),
-            Some("-ctv") => "--cache-type-v".into(),
-            _ => arg,
-        }
+        let long = LONG.iter().find(|(short, _)| options && arg.to_str() == Some(short));
+        long.map_or(arg, |(_, long)| long.into())
     })
 }
 

@@ -2,6 +2,7 @@
 
 use super::device::DeviceArgs;
 use super::like::LikeArgs;
+use super::placement::PlacementArgs;
 use super::{human, model, output, success};
 use anyhow::{Result, anyhow};
 use halogen::gpu::Tier;
@@ -41,6 +42,9 @@ pub struct Args {
 
     #[command(flatten)]
     device: DeviceArgs,
+
+    #[command(flatten)]
+    placement: PlacementArgs,
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
@@ -63,7 +67,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         chunk,
         ..SessionOptions::default()
     };
-    let placed = model::place(&gpu, &gguf, Session::needs(&shape, &options), &args.device)?;
+    let placed = model::place(&gpu, &gguf, Session::needs(&shape, &options), &args.device, &args.placement)?;
     let model = model::load(&gpu, &gguf, &placed, || false)?;
     let logits = Session::new(&model, &options)?.blocking_logits(&args.tokens, chunk)?;
 

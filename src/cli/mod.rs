@@ -12,6 +12,7 @@ mod logits;
 mod model;
 mod output;
 mod pipelines;
+mod placement;
 mod profile;
 mod run;
 mod shaders;

@@ -1,6 +1,7 @@
 //! MODEL, for every command that takes one: the embedded model or a file, opened and loaded.
 
 use super::device::DeviceArgs;
+use super::placement::PlacementArgs;
 use super::{human, output};
 use anyhow::{Result, bail};
 use halogen::gguf::Gguf;
@@ -41,9 +42,16 @@ fn open_demo() -> Result<Gguf> {
 }
 
 /// Where a model's weights lie: beside what a session on it needs, within `--gpu-memory` or what the device has.
-pub fn place(gpu: &Gpu, gguf: &Gguf, session: Needs, device: &DeviceArgs) -> Result<LoadOptions> {
+pub fn place(
+    gpu: &Gpu,
+    gguf: &Gguf,
+    session: Needs,
+    device: &DeviceArgs,
+    wishes: &PlacementArgs,
+) -> Result<LoadOptions> {
+    wishes.explain(gguf)?;
     let needs = Needs { weights: gguf.data_bytes(), ..session };
-    let placement = needs.placed(gguf, gpu, device.gpu_memory)?;
+    let placement = needs.placed(gguf, gpu, &wishes.options(device.gpu_memory))?;
     if let Some(ExpertMemory { bytes, all, .. }) = placement.experts {
         let (some, all) = (human::bytes(bytes), human::bytes(all));
         output::note(format_args!("note: {some} of {all} of experts fit at once; others are read as they are needed"));
@@ -55,7 +63,7 @@ pub fn place(gpu: &Gpu, gguf: &Gguf, session: Needs, device: &DeviceArgs) -> Res
              time that takes"
         ));
     }
-    Ok(LoadOptions { placement })
+    Ok(LoadOptions { placement, backing: wishes.backing() })
 }
 
 /// Loads a model's weights, with a progress bar on stderr where that is a terminal. `interrupted` cancels.

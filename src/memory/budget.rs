@@ -16,6 +16,11 @@ pub struct ExpertMemory {
     pub all: u64,
     /// Bytes of a slot where all layers share them, since there is not a set of them for each.
     pub shared: Option<u64>,
+    /// Layers from the first on whose experts live in host memory: they have slots for the experts of one token, which count in
+    /// neither of the sums.
+    pub on_host: u32,
+    /// Experts of a token.
+    pub used: u64,
 }
 
 /// Dense layers of which some pass through two slots for every step.
@@ -35,6 +40,27 @@ pub struct DenseMemory {
 pub struct Placement {
     pub experts: Option<ExpertMemory>,
     pub dense: Option<DenseMemory>,
+}
+
+/// What is asked for beside what fits.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlacementOptions {
+    /// Bytes of the device that may be used; `None`: what it has, less a margin.
+    pub budget: Option<u64>,
+    /// Layers from the first on whose experts are to live in host memory.
+    pub experts_on_host: u32,
+}
+
+/// Where weights are kept that come and go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backing {
+    /// In host memory, which is filled once.
+    Host,
+    /// In the file: what the system keeps of it in memory is its affair.
+    Disk,
+    /// In host memory if the device has a memory of its own and the host has room.
+    #[default]
+    Auto,
 }
 
 /// The stacks of routed experts of a file.
@@ -89,9 +115,9 @@ impl ExpertMemory {
         if bytes >= all {
             return Ok(None);
         }
-        let memory = ExpertMemory { bytes, all, shared: None };
         let (used, experts) = used_experts(gguf)?;
-        if memory.slots(experts as usize) as u64 >= used {
+        let memory = ExpertMemory { bytes, all, shared: None, on_host: 0, used };
+        if memory.slots(0, experts as usize) as u64 >= used {
             return Ok(Some(memory));
         }
         let slot = slot_bytes(gguf);
@@ -102,9 +128,10 @@ impl ExpertMemory {
     }
 
     /// Slots of a layer that has so many experts: its share of the memory, or those of all layers.
-    pub fn slots(&self, experts: usize) -> usize {
+    pub fn slots(&self, layer: u32, experts: usize) -> usize {
         match self.shared {
             Some(slot) => (self.bytes / slot) as usize,
+            None if layer < self.on_host => experts.min(self.used as usize),
             None => {
                 let share = experts as u128 * u128::from(self.bytes) / u128::from(self.all.max(1));
                 (share as usize).clamp(1, experts)
@@ -196,6 +223,28 @@ impl Placement {
         }
         let experts = if experts == 0 { None } else { ExpertMemory::within(gguf, least_experts)? };
         Ok(Placement { experts, dense: DenseMemory::within(gguf, room - least_experts)? })
+    }
+
+    /// As [`Placement::within`], but the experts of the first `layers` layers live in host memory, whatever fits.
+    ///
+    /// # Errors
+    /// As [`Placement::within`].
+    pub fn with_experts_on_host(gguf: &Gguf, bytes: u64, layers: u32) -> Result<Placement> {
+        let stacks = by_layer(expert_stacks(gguf), device_bytes);
+        let host: u64 = stacks.iter().take(layers as usize).sum();
+        let (all, dense) = (expert_bytes(gguf), gguf.data_bytes().saturating_sub(expert_bytes(gguf)));
+        if host == 0 {
+            return if bytes == u64::MAX { Ok(Placement::default()) } else { Placement::within(gguf, bytes) };
+        }
+        let (used, experts) = used_experts(gguf)?;
+        let slots = (u128::from(host) * u128::from(used)).div_ceil(u128::from(experts)) as u64;
+        let (all, room) = (all - host, bytes.saturating_sub(dense).saturating_sub(slots));
+        let memory = ExpertMemory { bytes: room.min(all), all, shared: None, on_host: layers, used };
+        let enough = room >= all || memory.slots(layers, experts as usize) as u64 >= used;
+        if enough && dense.saturating_add(slots) <= bytes {
+            return Ok(Placement { experts: Some(memory), dense: None });
+        }
+        Placement::within(gguf, bytes)
     }
 
     /// Whether all of it is on the device.

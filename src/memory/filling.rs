@@ -76,6 +76,7 @@ pub(super) struct Rows {
 }
 
 /// Consecutive rows of a tensor, and where they go.
+#[derive(Clone)]
 pub(super) struct RowCopy {
     pub tensor: Arc<TensorInfo>,
     pub format: Format,
@@ -96,6 +97,11 @@ impl RowCopy {
     /// Where they begin in the tensor.
     fn offset(&self) -> u64 {
         (self.first_row * self.format.row_bytes(self.columns)) as u64
+    }
+
+    /// Bytes on the device.
+    pub fn laid_bytes(&self) -> usize {
+        self.rows * self.format.device_row_bytes(self.columns)
     }
 
     /// Starts to read the rows; they arrive in the device's layout.

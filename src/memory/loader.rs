@@ -1,6 +1,6 @@
 //! Which tensor goes where: buffers are made as a model asks for its tensors, and the copies into them listed.
 
-use super::budget::{ExpertMemory, Placement};
+use super::budget::{ExpertMemory, Placement, layer_of};
 use super::filling::{READS, RowCopy, Rows, copies, cut};
 use super::store::{ExpertStore, Slots, Slotted};
 use super::{Error, Result};
@@ -394,15 +394,16 @@ impl<'a> Weights<'a> {
         let format = self.format(&parts[0].tensor)?;
         let experts = parts.iter().map(|part| part.count).sum::<usize>() / rows;
         let expert_bytes = (format.device_row_bytes(columns) * rows) as u64;
+        let layer = layer_of(name).unwrap_or(u32::MAX);
         let slots = match self.experts {
             Some(ExpertMemory { shared: Some(slot), .. }) => {
-                let count = self.experts.map_or(experts, |memory| memory.slots(experts));
+                let count = self.experts.map_or(experts, |memory| memory.slots(layer, experts));
                 // No more shards than any kernel binds: what is recorded must not depend on the budget.
                 let most = shards_at_once(self.gpu.caps().storage_buffers, Format::IQ1S, 6);
                 self.store.shared_slots(name, expert_bytes, count, slot, most)?
             }
-            Some(memory) if memory.slots(experts) < experts => {
-                Slots { shards: self.shards(name, expert_bytes, memory.slots(experts))?, stride: expert_bytes }
+            Some(memory) if memory.slots(layer, experts) < experts => {
+                Slots { shards: self.shards(name, expert_bytes, memory.slots(layer, experts))?, stride: expert_bytes }
             }
             _ => {
                 let shards = self.shards(name, expert_bytes, experts)?;

@@ -3,6 +3,7 @@
 mod budget;
 mod filling;
 mod fit;
+mod held;
 mod keeps;
 mod kv;
 mod loader;
@@ -10,7 +11,7 @@ mod plan;
 mod store;
 mod stream;
 
-pub use budget::{DenseMemory, ExpertMemory, Placement, expert_bytes, expert_stacks};
+pub use budget::{Backing, DenseMemory, ExpertMemory, Placement, PlacementOptions, expert_bytes, expert_stacks};
 pub use filling::{Filled, Progress};
 pub use fit::{Bound, CHUNK, Demand, ExpertLayer, Fit, Machine, Place, Plan, Routing, System, plan};
 pub use keeps::{Compressed, Extent, Keeps, KvWidth};
@@ -54,6 +55,10 @@ pub enum Error {
          smaller -c would help"
     )]
     BelowLeast { file: String, bytes: u64, least: u64, session: u64, stays: u64, layer: u64, experts: u64 },
+    #[error(
+        "{file}: weights that come and go take {bytes} bytes of host memory, {available} are free; --experts disk would help"
+    )]
+    HostMemory { file: String, bytes: u64, available: u64 },
     #[error("a q8_0 cache is in blocks of {block} values, heads have {dim} here; -ctk f16 -ctv f16 would help")]
     KvBlocks { dim: usize, block: usize },
     #[error("compressed keys are not kept in q8_0; -ctk f16 -ctv f16 would help")]

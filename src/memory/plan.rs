@@ -1,6 +1,6 @@
 //! Whether a model fits, before anything is allocated.
 
-use super::{Error, Placement, Result, System};
+use super::{Error, Placement, PlacementOptions, Result, System};
 use crate::gguf::Gguf;
 use crate::gpu::{Gpu, Heap};
 
@@ -50,20 +50,22 @@ impl Needs {
     ///
     /// # Errors
     /// The rest alone does not fit, or not the least part of the weights beside it.
-    pub fn placed(&self, gguf: &Gguf, gpu: &Gpu, budget: Option<u64>) -> Result<Placement> {
+    pub fn placed(&self, gguf: &Gguf, gpu: &Gpu, options: &PlacementOptions) -> Result<Placement> {
+        let PlacementOptions { budget, experts_on_host } = *options;
+        let on_host = |bytes| Placement::with_experts_on_host(gguf, bytes, experts_on_host);
         let Some(all) = budget.or_else(|| available_bytes(gpu.info().device_type, gpu.heaps())) else {
-            return Ok(Placement::default());
+            return on_host(u64::MAX);
         };
         let needs = self.on(gpu.info().device_type);
         if needs.total() <= all {
-            return Ok(Placement::default());
+            return on_host(u64::MAX);
         }
         let rest = needs.total() - needs.weights;
         let usable = if budget.is_some() { all } else { all - all / MARGIN };
         if rest >= usable {
             return Err(needs.does_not_fit(gpu, all));
         }
-        Placement::within(gguf, usable - rest).map_err(|error| match error {
+        on_host(usable - rest).map_err(|error| match error {
             Error::BelowLeast { file, bytes, least, stays, layer, experts, .. } => {
                 let (bytes, least) = (bytes + rest, least.saturating_add(rest));
                 Error::BelowLeast { file, bytes, least, session: rest, stays, layer, experts }

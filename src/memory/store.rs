@@ -2,8 +2,9 @@
 //! tables that the kernels read say which expert lies in which. A step that misses one halts; the host brings what the layer needs
 //! and goes on from there. Dense layers that do not fit pass through it, too.
 
-use super::budget::{ALIGNMENT, DenseMemory, layer_of};
-use super::filling::{Reads, RowCopy, Rows, copies, cut, next_read, read};
+use super::budget::{ALIGNMENT, Backing, DenseMemory, layer_of};
+use super::filling::{Reads, RowCopy, Rows, copies, cut, next_read};
+use super::held::Source;
 use super::stream::Stream;
 use super::{Error, Result};
 use crate::clock::{self, Instant};
@@ -100,7 +101,7 @@ struct Shared {
 /// Experts that come and go.
 pub struct ExpertStore {
     gpu: Gpu,
-    gguf: Gguf,
+    source: Source,
     layers: BTreeMap<u32, Layer>,
     /// What lies in each slot: of a layer's own, or of all layers' together.
     pools: Vec<Vec<Option<Resident>>>,
@@ -176,7 +177,7 @@ impl ExpertStore {
     pub(super) fn new(gpu: &Gpu, gguf: &Gguf) -> Self {
         ExpertStore {
             gpu: gpu.clone(),
-            gguf: gguf.clone(),
+            source: Source::new(gguf),
             layers: BTreeMap::new(),
             pools: Vec::new(),
             shared: None,
@@ -197,6 +198,20 @@ impl ExpertStore {
     /// From here on some dense layers pass through.
     pub(super) fn set_stream(&mut self, memory: DenseMemory) {
         self.stream = Some(Stream::new(memory));
+    }
+
+    /// Reads into host memory what comes and goes, if `backing` says so; gives the bytes. `own`: the device has a memory of its own.
+    ///
+    /// # Errors
+    /// Host memory that is asked for and not there; a read that fails.
+    pub async fn hold_on_host(&mut self, backing: Backing, own: bool) -> Result<u64> {
+        let expert = |stack: &Slotted, expert: usize| stack.copies(expert as u32, 0);
+        let stacks = self.layers.values().flat_map(|layer| &layer.stacks);
+        let mut copies: Vec<RowCopy> =
+            stacks.flat_map(|stack| (0..stack.sources.len()).flat_map(move |e| expert(stack, e))).collect();
+        copies.extend(self.stream.iter().flat_map(Stream::copies));
+        let bytes = copies.iter().map(|copy| copy.laid_bytes() as u64).sum();
+        if self.source.wanted(backing, bytes, own)? { self.source.hold(copies).await } else { Ok(0) }
     }
 
     /// Whether dense layers pass through.
@@ -222,9 +237,9 @@ impl ExpertStore {
     pub fn bring_layer(&mut self, layer: u32, most: Option<u64>) -> Result<Poll<()>> {
         let stream = self.stream.as_mut().expect("a layer that is lacked passes through");
         let start = clock::now();
-        let brought = stream.bring(&self.gpu, &self.gguf, layer, most, &mut self.stats.streamed)?;
+        let brought = stream.bring(&self.gpu, &self.source, layer, most, &mut self.stats.streamed)?;
         if brought.is_ready() {
-            stream.prepare(&self.gguf, layer);
+            stream.prepare(&self.gpu, &self.source, layer);
         }
         self.stats.stall += start.elapsed();
         Ok(brought)
@@ -258,7 +273,7 @@ impl ExpertStore {
     }
 
     fn numbered(&self, name: &str) -> Result<u32> {
-        layer_of(name).ok_or_else(|| Error::Unnumbered { file: self.gguf.name().into(), name: name.into() })
+        layer_of(name).ok_or_else(|| Error::Unnumbered { file: self.source.gguf.name().into(), name: name.into() })
     }
 
     /// Adds a stack by its tensor's name, `blk.LAYER.…`; gives the stamps of the layer.
@@ -377,7 +392,7 @@ impl ExpertStore {
         }
         robbed.into_iter().try_for_each(|of| self.show(of, |_| true))?;
         let jobs = Arc::new(jobs);
-        Ok(Arrival { placed, arriving: read(&self.gguf, &jobs), jobs, start: clock::now() })
+        Ok(Arrival { placed, arriving: self.source.read(&jobs), jobs, start: clock::now() })
     }
 
     /// Writes what has been read into its slots.

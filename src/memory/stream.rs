@@ -1,10 +1,11 @@
 //! Dense layers that do not fit pass through two slots in their order: one is read while the other computes.
 
+use super::Result;
 use super::budget::{ALIGNMENT, DenseMemory};
-use super::filling::{Reads, RowCopy, next_read, read};
-use super::{Error, Result};
-use crate::gguf::Gguf;
+use super::filling::{Reads, RowCopy, next_read};
+use super::held::Source;
 use crate::gpu::{Gpu, View};
+use futures::{StreamExt, stream};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::Poll;
@@ -73,16 +74,26 @@ impl Stream {
         Arc::get_mut(all).expect("nothing is read yet").extend(copies);
     }
 
+    /// All that is ever brought.
+    pub fn copies(&self) -> impl Iterator<Item = RowCopy> {
+        self.layers.values().flat_map(|layer| layer.copies.iter().cloned())
+    }
+
     /// Whether a layer passes through, and is not in its slot.
     pub fn lacks(&self, layer: u32) -> bool {
         self.layers.contains_key(&layer) && self.slots[self.slot(layer)].holds != Some(layer)
     }
 
     /// Begins to read the layer that passes through after another, or first.
-    pub fn prepare(&mut self, gguf: &Gguf, after: u32) {
+    pub fn prepare(&mut self, gpu: &Gpu, source: &Source, after: u32) {
         let next = self.layers.range(after + 1..).next().or_else(|| self.layers.iter().next());
         if let Some((&layer, l)) = next.filter(|(layer, _)| self.lacks(**layer) && self.arrival.is_none()) {
-            self.arrival = Some((layer, read(gguf, &l.copies)));
+            let mut reads = source.read(&l.copies);
+            // A stream does nothing until somebody looks.
+            if let Poll::Ready(Some(first)) = next_read(&mut reads, gpu, false) {
+                reads = Box::pin(stream::iter([first]).chain(reads));
+            }
+            self.arrival = Some((layer, reads));
         }
     }
 
@@ -95,19 +106,17 @@ impl Stream {
     pub fn bring(
         &mut self,
         gpu: &Gpu,
-        gguf: &Gguf,
+        source: &Source,
         layer: u32,
         most: Option<u64>,
         bytes: &mut u64,
     ) -> Result<Poll<()>> {
         let slot = self.slot(layer);
-        let Some(copies) = self.layers.get(&layer).map(|l| l.copies.clone()) else {
-            return Err(Error::Cancelled);
-        };
+        let copies = self.layers.get(&layer).map(|l| l.copies.clone()).expect("a layer that passes through");
         self.slots[slot].holds = None;
         let (_, mut reads) = match self.arrival.take().filter(|(coming, _)| *coming == layer) {
             Some(arrival) => arrival,
-            None => (layer, read(gguf, &copies)),
+            None => (layer, source.read(&copies)),
         };
         let mut taken = 0;
         while most.is_none_or(|most| taken <= most) {

@@ -245,7 +245,8 @@ impl Session {
                 if most.is_some() && !flight.passing[0].is_ready() {
                     return Ok(Poll::Pending);
                 }
-                let report = flight.passing.pop_front().expect("more than one").blocking_take(self.gpu())?;
+                let report = flight.passing.pop_front().expect("more than one");
+                let report = if most.is_some() { report.take()? } else { report.blocking_take(self.gpu())? };
                 if bytemuck::pod_read_unaligned::<State>(&report[..size_of::<State>()]).halt != 0 {
                     flight.passing.clear();
                     flight.halted = Some(report);

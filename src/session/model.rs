@@ -5,7 +5,7 @@ use super::{Error, Result};
 use crate::clock;
 use crate::gguf::Gguf;
 use crate::gpu::Gpu;
-use crate::memory::{ExpertStore, Filled, Placement, Progress, StoreStats, Weights};
+use crate::memory::{Backing, ExpertStore, Filled, Placement, Progress, StoreStats, Weights};
 use crate::models::{self, Architecture};
 use crate::tokenizer::{self, Chat, ChatTemplate, Special, Tokenizer};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -43,6 +43,8 @@ pub struct Model {
 pub struct LoadOptions {
     /// Which weights are not to be resident; by default all are.
     pub placement: Placement,
+    /// Where those are kept.
+    pub backing: Backing,
 }
 
 impl Model {
@@ -77,9 +79,14 @@ impl Model {
         let mut weights = asking.read().await?;
         weights.limit(&options.placement);
         let (architecture, shape) = models::load(&mut weights)?;
-        let store = weights.take_store().map(Mutex::new);
+        let mut store = weights.take_store();
         let filling = clock::now();
-        let Filled { bytes, layout } = weights.fill(progress).await?;
+        let Filled { mut bytes, layout } = weights.fill(progress).await?;
+        if let Some(store) = &mut store {
+            let own = gpu.info().device_type == wgpu::DeviceType::DiscreteGpu;
+            bytes += store.hold_on_host(options.backing, own).await?;
+        }
+        let store = store.map(Mutex::new);
         let load = LoadStats { bytes, time: start.elapsed(), fill: filling.elapsed(), layout };
         let gpu = gpu.clone();
         Ok(Arc::new(Model { gpu, name, fingerprint, architecture, shape, tokenizer, template, load, store }))

@@ -2,7 +2,7 @@
 
 use super::*;
 use halogen::formats::Format;
-use halogen::memory::{ExpertMemory, Placement, expert_bytes};
+use halogen::memory::{Backing, ExpertMemory, Placement, expert_bytes};
 use halogen::session::{LoadOptions, Sampling};
 use halogen::{Gguf, Gpu};
 
@@ -16,7 +16,8 @@ pub(super) fn limited_on(gpu: &Gpu, gguf: &Gguf, bytes: u64) -> Arc<Model> {
 }
 
 pub(super) fn placed_on(gpu: &Gpu, gguf: &Gguf, placement: Placement) -> Arc<Model> {
-    pollster::block_on(Model::load_with(gpu, gguf, &LoadOptions { placement }, |_| true)).expect("a model")
+    pollster::block_on(Model::load_with(gpu, gguf, &LoadOptions { placement, ..LoadOptions::default() }, |_| true))
+        .expect("a model")
 }
 
 pub(super) fn embedded() -> Gguf {
@@ -147,6 +148,41 @@ fn a_file_that_shrinks_is_an_error_and_the_model_goes_on() {
     assert_eq!(answer(&mut first, &prompt(), &Sampling::greedy(), 8), expected, "the same session");
     let mut second = session(&model, SessionOptions::default());
     assert_eq!(answer(&mut second, &prompt(), &Sampling::greedy(), 8), expected, "another session");
+}
+
+/// The file is as good as gone once host memory holds what comes and goes.
+#[test]
+fn host_memory_stands_for_the_file() {
+    let (file, gguf) = Shrinking::new("held.gguf");
+    let expected = answer(&mut session(&demo(), SessionOptions::default()), &prompt(), &Sampling::greedy(), 12);
+    let bytes = gguf.data_bytes();
+    for placement in [
+        Placement::within(&gguf, bytes / 2).expect("enough"),
+        Placement::within(&gguf, bytes / 5).expect("enough"),
+        Placement::with_experts_on_host(&gguf, u64::MAX, 2).expect("enough"),
+        Placement::with_experts_on_host(&gguf, bytes / 2, u32::MAX).expect("enough"),
+    ] {
+        let options = LoadOptions { placement, backing: Backing::Host };
+        let model = pollster::block_on(Model::load_with(gpu(), &gguf, &options, |_| true)).expect("a model");
+        file.cut(1 << 20);
+        let mut held = session(&model, SessionOptions::default());
+        assert_eq!(answer(&mut held, &prompt(), &Sampling::greedy(), 12), expected, "{placement:?}");
+        let stats = model.store_stats().expect("not all is resident");
+        assert!(stats.misses > 0 && stats.bytes > 0, "{placement:?}: {stats:?}");
+        file.restore();
+    }
+}
+
+/// Layers whose experts live in host memory have slots for those of one token; the others have all.
+#[test]
+fn experts_of_some_layers_live_in_host_memory() {
+    let gguf = embedded();
+    let placement = Placement::with_experts_on_host(&gguf, u64::MAX, 2).expect("enough");
+    let model = placed_on(gpu(), &gguf, placement);
+    let moving = session(&model, SessionOptions::default());
+    let lookups = moving.decode_recording().dispatches.iter().filter(|d| d.kernel.spec.shader == "expert_lookup");
+    assert_eq!(lookups.map(|d| d.layer).collect::<Vec<_>>(), [0, 1]);
+    assert!(Placement::with_experts_on_host(&gguf, u64::MAX, 0).expect("enough").is_resident());
 }
 
 /// Some of what a layer lacks is read, in place of experts that were there, before a read fails: nobody may find those.

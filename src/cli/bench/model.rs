@@ -5,6 +5,7 @@ use super::{origin, timing_note};
 use crate::cli::cache::CacheArgs;
 use crate::cli::device::DeviceArgs;
 use crate::cli::like::{Cut, LikeArgs};
+use crate::cli::placement::PlacementArgs;
 use crate::cli::{human, model, output, pipelines, profile};
 use anyhow::Result;
 use halogen::bench::{KernelTime, ModelBench, ModelReport, ModelRow};
@@ -55,6 +56,9 @@ pub struct Args {
 
     #[command(flatten)]
     device: DeviceArgs,
+
+    #[command(flatten)]
+    placement: PlacementArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -122,7 +126,7 @@ pub fn run(args: Args) -> Result<()> {
         let needs = Session::needs(&shape, &SessionOptions { context, kv, ..SessionOptions::default() });
         let needs = Needs { weights: gguf.data_bytes(), ..needs };
         // Experts that come and go would be made, not read: they do only where a budget is asked for.
-        let placed = needs.placed(gguf, &gpu, args.device.gpu_memory);
+        let placed = needs.placed(gguf, &gpu, &args.placement.options(args.device.gpu_memory));
         Ok(placed.as_ref().is_ok_and(Placement::is_resident) || (args.device.gpu_memory.is_some() && placed.is_ok()))
     };
     let (gguf, cut) = args.like.open_fitting(args.model.as_deref(), fits)?;
@@ -134,7 +138,7 @@ pub fn run(args: Args) -> Result<()> {
     let options =
         SessionOptions { context: Some(context), tier, kv, limits: Some(limits), ..SessionOptions::default() };
     KvCache::check(&shape.keeps, kv)?;
-    let placed = model::place(&gpu, &gguf, Session::needs(&shape, &options), &args.device)?;
+    let placed = model::place(&gpu, &gguf, Session::needs(&shape, &options), &args.device, &args.placement)?;
     let model = model::load(&gpu, &gguf, &placed, || false)?;
     let mut session = pipelines::session(&model, &options)?;
     let report = measure(&mut session, &gpu, limits, &tests, &args)?;

@@ -2,6 +2,7 @@
 
 use crate::cli::cache::CacheArgs;
 use crate::cli::device::DeviceArgs;
+use crate::cli::placement::PlacementArgs;
 use anyhow::Result;
 use halogen::gguf::Metadata;
 use halogen::session::Sampling;
@@ -73,8 +74,15 @@ pub struct Args {
     #[command(flatten, next_help_heading = "Sampling")]
     pub sampling: SamplingArgs,
 
+    /// Most tokens of a prompt that are processed at once; also -ub
+    #[arg(long, value_name = "N", default_value = "512", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ubatch_size: u32,
+
     #[command(flatten, next_help_heading = "Device")]
     pub device: DeviceArgs,
+
+    #[command(flatten, next_help_heading = "Placement")]
+    pub placement: PlacementArgs,
 }
 
 impl Args {

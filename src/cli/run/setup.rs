@@ -42,7 +42,8 @@ impl Runner {
         if let Err(error) = &profile {
             output::note(format_args!("note: the device could not be measured: {error}"));
         }
-        let placed = model::place(&gpu, &gguf, Session::needs(&models::shape(&gguf)?, &options), &args.device)?;
+        let placed =
+            model::place(&gpu, &gguf, Session::needs(&models::shape(&gguf)?, &options), &args.device, &args.placement)?;
         let model = model::load(&gpu, &gguf, &placed, || INTERRUPTED.load(Ordering::Relaxed))?;
         let submit = Duration::from_millis(args.submit_ms.into());
         let options = SessionOptions { limits: profile.as_ref().ok().copied(), submit: Some(submit), ..options };
@@ -108,7 +109,8 @@ fn session_options(args: &Args, gguf: &Gguf, gpu: &Gpu) -> Result<SessionOptions
     let shape = models::shape(gguf)?;
     let kv = args.cache.format()?;
     KvCache::check(&shape.keeps, kv)?;
-    let options = SessionOptions { tier: args.device.tier, kv, ..SessionOptions::default() };
+    let (tier, chunk) = (args.device.tier, args.ubatch_size as usize);
+    let options = SessionOptions { tier, kv, chunk, ..SessionOptions::default() };
     let with = |context: usize| SessionOptions { context: Some(context), ..options.clone() };
     if let Some(context) = args.ctx.map(|n| n as usize) {
         if context > shape.context {
@@ -121,7 +123,9 @@ fn session_options(args: &Args, gguf: &Gguf, gpu: &Gpu) -> Result<SessionOptions
     }
     let all = shape.context.min(8192);
     let needs = |context: usize| Needs { weights: gguf.data_bytes(), ..Session::needs(&shape, &with(context)) };
-    let context = largest_context(all, |context| needs(context).placed(gguf, gpu, args.device.gpu_memory).is_ok());
+    let context = largest_context(all, |context| {
+        needs(context).placed(gguf, gpu, &args.placement.options(args.device.gpu_memory)).is_ok()
+    });
     if context < all {
         output::note(format_args!("note: a context of {context} instead of {all} tokens; no more fits"));
     }
