@@ -194,7 +194,7 @@ fn json_holds_all_stats() {
     assert_eq!(cut["tokens"], said["tokens"]);
     let (submits, reason) = (&cut["stats"]["submits_per_token"], cut["stats"]["submits_reason"].as_str());
     assert!(
-        submits.as_f64() > Some(1.0) && reason.is_some_and(|why| why.contains("1 ms at most (--submit-ms)")),
+        submits.as_f64() > Some(1.0) && reason.is_some_and(|why| why.contains("a submit holds 1.00 ms at most")),
         "{cut}"
     );
 }
