@@ -29,7 +29,7 @@ impl Misses {
     pub fn layers_ahead(&self, vain: f64) -> usize {
         let break_even = vain / (vain + ROUND_TRIP);
         // Infinity becomes the largest integer.
-        ((break_even.ln() / (1.0 - self.rate).ln()) as usize).max(1)
+        ((break_even.ln().abs() / (1.0 - self.rate).ln().abs()) as usize).max(1)
     }
 }
 

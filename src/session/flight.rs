@@ -81,6 +81,7 @@ impl Flight {
     /// What was given did nothing, since a step before it had missed an expert.
     pub fn restart(&mut self) {
         (self.at, self.open, self.report, self.halted, self.states) = (Mark::default(), 0, None, None, None);
+        self.passing.clear();
     }
 }
 
