@@ -1,7 +1,8 @@
 //! The plain decoder: layers of attention and a feed-forward on one residual stream, with one rope table. What an
 //! architecture makes of it, in weights and variants, stands in the architecture's file.
 
-use super::blocks::{Ends, GatedMlp, SelfAttention, SoftmaxExperts};
+use super::blocks::{Ends, GatedMlp, SelfAttention};
+use super::mixture::SoftmaxExperts;
 use super::{Architecture, Result, Rope, Shape};
 use crate::gpu::View;
 use crate::memory::KvCache;

@@ -2,38 +2,40 @@
 //! that stand for 4 or 128 positions each, of which an indexer picks the best 4s; one row a position that is key and value;
 //! sinks; low-rank outputs by groups of heads. Experts by square roots of softplus; in the first layers by the token's id.
 
-use super::blocks::{Ends, Mixture, Transformer, trunk};
+use super::blocks::{Ends, Transformer, trunk};
+use super::deepseek4_attention::AttentionBlock;
+use super::mixture::Mixture;
 use super::sigmoid_experts::SharedExperts;
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gguf::Gguf;
 use crate::gpu::View;
-use crate::memory::{Compressed, Keeps, KvCache, KvFormat, Weights};
+use crate::memory::{Compressed, Keeps, KvCache, Weights};
 use crate::ops::{
-    Activation, CompressedAttention, CompressedLayer, Compressor, Entry, HashRouter, HyperConnection, IndexChoice,
-    IndexQueries, Indexing, Joining, Joint, Matrix, Norm, STREAMS, Scoring, SigmoidRouter, Stack, Step, Tensor,
+    Activation, Compressor, HashRouter, HyperConnection, IndexChoice, Joining, Matrix, Norm, STREAMS, Scoring,
+    SigmoidRouter, Step, Tensor,
 };
 
 /// Positions of an entry where an indexer picks among them, and where all are seen.
-const INDEXED: usize = 4;
+pub const INDEXED: usize = 4;
 const COARSE: usize = 128;
 /// The indexer's kernels keep a key in workgroup memory, and the selection of a step in one buffer.
 const MAX_INDEX_KEY: usize = 1024;
 const MAX_TOP_K: usize = 65_536;
 
 /// What the keys say.
-struct Sizes {
+pub struct Sizes {
     /// Of the trunk.
-    t: Transformer,
+    pub t: Transformer,
     /// Blocks with those after the trunk.
     blocks: usize,
-    q_rank: usize,
-    window: usize,
+    pub q_rank: usize,
+    pub window: usize,
     /// Positions of an entry, of each layer of the trunk.
-    ratios: Vec<Option<usize>>,
-    index: IndexChoice,
+    pub ratios: Vec<Option<usize>>,
+    pub index: IndexChoice,
     /// Groups of heads whose results are projected apart, and columns that each leaves.
-    groups: usize,
-    out_rank: usize,
+    pub groups: usize,
+    pub out_rank: usize,
     /// Layers that choose experts by the token's id.
     hashed: usize,
     mixture: Mixture,
@@ -255,135 +257,6 @@ impl Architecture for DeepSeek4 {
     fn head(&self) -> (&Norm, &Matrix) {
         (&self.ends.norm, &self.ends.output)
     }
-}
-
-/// The first half of a layer.
-struct AttentionBlock {
-    norm: Norm,
-    /// To what all queries are made of, to the window's row, and to what compressors read.
-    latents: Joint,
-    /// First output of the window's row.
-    row_at: usize,
-    q_norm: Norm,
-    q_b: Matrix,
-    attention: CompressedAttention,
-    /// What makes entries of positions, and the first outputs of its values and gates.
-    compressor: Option<(Compressor, [usize; 2])>,
-    indexer: Option<IndexerBlock>,
-    /// [groups, rank, columns of a group's heads]
-    output_a: Stack,
-    output_b: Matrix,
-}
-
-/// What picks the entries that tokens see.
-struct IndexerBlock {
-    q_b: Matrix,
-    compressor: Compressor,
-    at: [usize; 2],
-    /// First output of the heads' weights.
-    weights_at: usize,
-    choice: IndexChoice,
-}
-
-impl AttentionBlock {
-    fn load(weights: &mut Weights, sizes: &Sizes, layer: usize) -> Result<Self> {
-        let name = |what: &str| format!("blk.{layer}.{what}.weight");
-        let Sizes { t, q_rank, index, .. } = sizes;
-        let ratio = sizes.ratios[layer];
-        let indexed = ratio == Some(INDEXED);
-        let (width, index_width) = (Compressor::width(t.head_dim, indexed), Compressor::width(index.head_dim, true));
-        let mut parts = vec![(name("attn_q_a"), *q_rank), (name("attn_kv"), t.head_dim)];
-        for (what, width) in [("attn", ratio.map(|_| width)), ("indexer", indexed.then_some(index_width))] {
-            let rows = ["kv", "gate"].map(|part| name(&format!("{what}_compressor_{part}")));
-            parts.extend(width.into_iter().flat_map(|width| rows.clone().map(|name| (name, width))));
-        }
-        parts.extend(indexed.then(|| (name("indexer.proj"), index.heads)));
-        let parts: Vec<(&str, usize)> = parts.iter().map(|(name, rows)| (name.as_str(), *rows)).collect();
-        let (latents, at) = weights.joint(&parts, &[], t.hidden)?;
-        let group = t.heads / sizes.groups * t.head_dim;
-        Ok(AttentionBlock {
-            norm: t.norm(weights, &name("attn_norm"), t.hidden)?,
-            latents,
-            row_at: at[1],
-            q_norm: t.norm(weights, &name("attn_q_a_norm"), *q_rank)?,
-            q_b: weights.matrix(&name("attn_q_b"), t.heads * t.head_dim, *q_rank)?,
-            attention: CompressedAttention {
-                heads: t.heads,
-                head_dim: t.head_dim,
-                rope_dim: t.rope_dim,
-                scale: 1.0 / (t.head_dim as f32).sqrt(),
-                window: sizes.window,
-                ratio,
-                sinks: weights.vector(&name("attn_sinks"), t.heads)?,
-                norm: t.norm(weights, &name("attn_kv_a_norm"), t.head_dim)?,
-            },
-            compressor: match ratio {
-                Some(ratio) => Some((compressor(weights, t, layer, "attn", t.head_dim, ratio)?, [at[2], at[3]])),
-                None => None,
-            },
-            indexer: match indexed {
-                true => Some(IndexerBlock {
-                    q_b: weights.matrix(&name("indexer.attn_q_b"), index.heads * index.head_dim, *q_rank)?,
-                    compressor: compressor(weights, t, layer, "indexer", index.head_dim, INDEXED)?,
-                    at: [at[4], at[5]],
-                    weights_at: at[6],
-                    choice: *index,
-                }),
-                false => None,
-            },
-            output_a: weights.groups(&name("attn_output_a"), sizes.groups, sizes.out_rank, group)?,
-            output_b: weights.matrix(&name("attn_output_b"), t.hidden, sizes.groups * sizes.out_rank)?,
-        })
-    }
-
-    /// output(attention(norm(x))): x and the result [tokens, hidden]
-    fn record(&self, step: &mut Step, x: &Tensor, cache: &CompressedLayer, ropes: &[View]) -> Result<Tensor> {
-        let rope = &ropes[usize::from(self.compressor.is_some())];
-        let a = step.norm_joint("latents", x, &self.norm, &self.latents)?; // [tokens, q_rank + head_dim + ..]
-        let q = step.norm_part_linear("q", &a, &self.q_norm, &self.q_b)?; // [tokens, heads * head_dim]
-        let index_q = match &self.indexer {
-            Some(ix) => Some(step.norm_part_linear("index q", &a, &self.q_norm, &ix.q_b)?),
-            None => None,
-        };
-        let queries = self.indexer.as_ref().zip(index_q.as_ref());
-        let queries = queries.map(|(ix, q)| IndexQueries { q, heads: ix.choice.heads });
-        step.window_rows(&q, (&a, self.row_at), queries, &self.attention, rope, cache)?; // norms, rope, the window's rows
-        if let Some((compressor, at)) = &self.compressor {
-            step.compress(&a, *at, compressor, rope, cache, Entry::Row)?;
-        }
-        let selection = match (&self.indexer, &index_q, &cache.kv.index) {
-            (Some(ix), Some(q), Some(keys)) => {
-                step.compress(&a, ix.at, &ix.compressor, rope, cache, Entry::IndexKey)?;
-                let on = Indexing { q, a: &a, at: ix.weights_at, keys, f16: cache.kv.format == KvFormat::F16 };
-                Some(step.index_choice(&on, &ix.choice)?) // [tokens, top_k]
-            }
-            _ => None,
-        };
-        let attended = step.compressed_attention(&q, &self.attention, rope, cache, selection.as_ref())?;
-        let groups = step.grouped_linear("groups", &attended, &self.output_a)?; // [tokens, groups * rank]
-        Ok(step.project("branch", &groups, &self.output_b)?)
-    }
-}
-
-fn compressor(
-    weights: &mut Weights,
-    t: &Transformer,
-    layer: usize,
-    what: &str,
-    head_dim: usize,
-    ratio: usize,
-) -> Result<Compressor> {
-    let name = |part: &str| format!("blk.{layer}.{what}_compressor_{part}.weight");
-    let overlap = ratio == INDEXED;
-    let place = weights.host_rows(&name("ape"), ratio, Compressor::width(head_dim, overlap))?;
-    Ok(Compressor {
-        ratio,
-        overlap,
-        head_dim,
-        rope_dim: t.rope_dim,
-        place: weights.upload(&name("ape"), &place)?,
-        norm: t.norm(weights, &name("norm"), head_dim)?,
-    })
 }
 
 /// The second half of a layer.

@@ -3,8 +3,9 @@
 //! dense MLP, each with norms of its own. Its small models bring an embedding of each token into every layer, and their last
 //! layers read the keys and values of earlier ones.
 
-use super::blocks::{Ends, GatedMlp, Mixture, Transformer};
+use super::blocks::{Ends, GatedMlp, Transformer};
 use super::gemma4_attention::Gemma4Attention;
+use super::mixture::Mixture;
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gguf::Gguf;
 use crate::gpu::View;

@@ -1,7 +1,8 @@
 //! gpt-oss (arXiv 2508.10925): attention sinks, a window on every other layer, biases on every projection and expert,
 //! clamped SwiGLU, YaRN.
 
-use super::blocks::{Ends, Extras, Mixture, SelfAttention, Transformer, mixture_shape};
+use super::blocks::{Ends, Extras, SelfAttention, Transformer};
+use super::mixture::{Mixture, mixture_shape};
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gguf::Gguf;
 use crate::gpu::View;

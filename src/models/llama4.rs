@@ -2,8 +2,9 @@
 //! warmed with the position. One expert a token, its weight on the expert's input, beside a shared one; in Maverick every
 //! other layer is dense.
 
-use super::blocks::{Ends, Extras, GatedMlp, Mixture, SelfAttention, Transformer};
+use super::blocks::{Ends, Extras, GatedMlp, SelfAttention, Transformer};
 use super::decoder::{Decoder, DenseOr, FeedForward};
+use super::mixture::Mixture;
 use super::sigmoid_experts::SharedExperts;
 use super::{Architecture, Keys, Result, Rope, Shape};
 use crate::gguf::Gguf;

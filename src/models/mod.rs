@@ -4,6 +4,7 @@ mod blocks;
 mod decoder;
 mod deepseek2;
 mod deepseek4;
+mod deepseek4_attention;
 mod delta_net;
 mod gated_attention;
 mod gemma3;
@@ -17,6 +18,7 @@ mod latent;
 mod llama;
 mod llama4;
 mod mistral3;
+mod mixture;
 mod qwen2;
 mod qwen3;
 mod qwen35;
@@ -167,7 +169,7 @@ const ARCHITECTURES: &[Known] = &[
     Known { name: "qwen3", shape: blocks::dense_shape, load: qwen3::load },
     Known { name: "qwen35", shape: qwen35::shape, load: qwen35::load },
     Known { name: "qwen35moe", shape: qwen35moe::shape, load: qwen35moe::load },
-    Known { name: "qwen3moe", shape: blocks::mixture_shape, load: qwen3moe::load },
+    Known { name: "qwen3moe", shape: mixture::mixture_shape, load: qwen3moe::load },
     Known { name: "qwen3next", shape: qwen3next::shape, load: qwen3next::load },
     Known { name: "step35", shape: step35::shape, load: step35::load },
 ];

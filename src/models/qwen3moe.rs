@@ -1,7 +1,8 @@
 //! Qwen3-MoE (arXiv 2505.09388): Qwen3-30B-A3B, 235B-A22B, Coder-30B. Every layer is a mixture; no shared expert.
 
-use super::blocks::{Ends, Extras, Mixture, SelfAttention, SoftmaxExperts, Transformer};
+use super::blocks::{Ends, Extras, SelfAttention, Transformer};
 use super::decoder::Decoder;
+use super::mixture::{Mixture, SoftmaxExperts};
 use super::{Architecture, Keys, Result, Rope};
 use crate::memory::Weights;
 use crate::ops::RopePairs;

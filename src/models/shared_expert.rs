@@ -1,8 +1,9 @@
 //! A mixture beside one more expert that every token uses, weighted by a sigmoid of its own (Qwen2-MoE, arXiv 2407.10671).
 //! Where the shared one is of the others' size and types it lies in their stacks and takes no dispatch of its own.
 
-use super::blocks::{GatedMlp, Mixture, Transformer};
+use super::blocks::{GatedMlp, Transformer};
 use super::decoder::FeedForward;
+use super::mixture::Mixture;
 use super::{Keys, Result};
 use crate::memory::Weights;
 use crate::ops::{ExpertMlp, Joint, Norm, Step, Tensor};

@@ -2,8 +2,9 @@
 //! choice, if need be among the best groups of experts, and an expert that all tokens share. Where the shared one is of
 //! the others' size and types it lies in their stacks and takes no dispatch of its own.
 
-use super::blocks::{GatedMlp, Mixture, Transformer};
+use super::blocks::{GatedMlp, Transformer};
 use super::decoder::{self, DenseOr};
+use super::mixture::Mixture;
 use super::{Keys, Result};
 use crate::memory::Weights;
 use crate::ops::{self, Activation, ExpertMlp, Matrix, Norm, Routing, Scoring, SigmoidRouter, Step, Tensor};

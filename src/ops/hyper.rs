@@ -69,7 +69,7 @@ impl Step<'_> {
         let wg = self.tuning.row.min(MOST_WG);
         let slices = (hidden / 4).div_ceil(wg as usize);
         let partials = self.tensor("stream sums", slices * (rows + 1))?;
-        self.hyper_mix(joining, hc, [&streams, &mix, &partials], slices)?;
+        self.hyper_mix(joining, hc, [&streams, &mix, &partials], (wg, slices))?;
         self.hyper_read(hc, [&streams, &mix, &partials], slices)
     }
 
@@ -78,7 +78,7 @@ impl Step<'_> {
         joining: Joining,
         hc: &HyperConnection,
         [streams, mix, partials]: [&Tensor; 3],
-        slices: usize,
+        (wg, slices): (u32, usize),
     ) -> Result<()> {
         let (x, start) = match joining {
             Joining::Embedding(x) => (x, true),
@@ -91,7 +91,7 @@ impl Step<'_> {
         bind.extend((!start).then_some(("mix", &mix.view)));
         self.recorder.call(Call {
             spec: self
-                .reducing("hyper_mix", self.tuning.row.min(MOST_WG))
+                .reducing("hyper_mix", wg)
                 .size("ROWS", rows as u32)
                 .size("TOKENS", shared as u32)
                 .flag("START", start),

@@ -31,6 +31,7 @@ pub fn cases(cases: &mut Vec<Case>) {
         (512, 4, 2, 113),
         (512, 8, 1, 1025),
         (512, 1, 1, 3),
+        (16, 8, 32, 113), // 256 heads
     ] {
         for format in formats(head_dim) {
             add(
@@ -67,6 +68,7 @@ pub fn cases(cases: &mut Vec<Case>) {
         (512, 1, 2, 33, 0),
         (128, 8, 1, 2, 4090),
         (256, 2, 1, 2, 8190),
+        (16, 8, 32, 7, 100),
     ] {
         for format in formats(head_dim) {
             let g = Geometry {

@@ -96,7 +96,9 @@ pub fn cases(cases: &mut Vec<Case>) {
     for choice in [Spread, Same, Crowd] {
         add(cases, Mixture { experts: 16, ranks: 4, tokens: 512, choice, ..small });
     }
-    for (experts, ranks, tokens) in [(2, 1, 1), (2, 1, 3), (60, 4, 7), (128, 8, 1), (128, 8, 33), (512, 10, 5)] {
+    for (experts, ranks, tokens) in
+        [(2, 1, 1), (2, 1, 3), (60, 4, 7), (128, 8, 1), (128, 8, 33), (512, 10, 5), (64, 32, 1), (1024, 32, 9)]
+    {
         add(cases, Mixture { experts, ranks, tokens, ff: 64, ..small });
     }
     for (experts, ranks, tokens) in [(2, 1, 2), (8, 2, 7), (128, 8, 129), (512, 10, 33), (1, 1, 3), (512, 10, 512)] {

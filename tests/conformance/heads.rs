@@ -19,6 +19,7 @@ pub fn cases(cases: &mut Vec<Case>) {
         (128, 16, 2, 129, 7),
         (256, 16, 1, 2, 63),
         (512, 8, 1, 2, 9),
+        (16, 256, 32, 3, 5),
         (64, 4, 0, 2, 3),
     ] {
         for (pairs, rope_dim) in [(Adjacent, head_dim), (HalfSplit, head_dim), (HalfSplit, head_dim / 2), (Adjacent, 0)]

@@ -21,6 +21,7 @@ mod leak;
 mod linear;
 mod lookup;
 mod published;
+mod refused;
 mod rig;
 mod rows;
 mod sampling;
@@ -72,6 +73,7 @@ fn main() {
         leak::cases,
         sampling::cases,
         every::cases,
+        refused::cases,
         published::cases,
     ] {
         add(&mut cases);

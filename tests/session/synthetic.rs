@@ -2,7 +2,8 @@
 
 use crate::common::{gpu, load};
 use halogen::presets::{Mixture, ModelPreset, Synthetic};
-use halogen::session::{Session, SessionOptions};
+use halogen::session::{Model, Session, SessionOptions};
+use std::sync::Arc;
 
 const COMMON: &str = r#""block_count": 6, "context_length": 128, "embedding_length": 256, "feed_forward_length": 512,
     "attention.head_count": 4, "attention.head_count_kv": 2, "attention.key_length": 64, "attention.value_length": 64,
@@ -25,10 +26,14 @@ pub fn preset(architecture: &str, more: &str) -> ModelPreset {
     serde_json::from_str(&text).expect("a preset")
 }
 
+pub fn model(preset: &ModelPreset, mixture: Mixture, seed: u64) -> Arc<Model> {
+    let gguf = Synthetic::new(preset, mixture, 6, seed).and_then(Synthetic::gguf).expect("a header");
+    load(gpu(), &gguf).expect("it loads")
+}
+
 /// Logits [tokens, 96] of a made-up model.
 fn logits(preset: &ModelPreset, mixture: Mixture, seed: u64) -> Vec<f32> {
-    let gguf = Synthetic::new(preset, mixture, 6, seed).and_then(Synthetic::gguf).expect("a header");
-    let model = load(gpu(), &gguf).expect("it loads");
+    let model = model(preset, mixture, seed);
     let mut session = Session::new(&model, &SessionOptions::default()).expect("a session");
     session.blocking_logits(&[1, 2, 3, 4, 5, 6, 7, 8], 8).expect("logits")
 }
