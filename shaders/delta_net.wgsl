@@ -9,7 +9,7 @@
 // A column lies in one piece. Lost: rows in one piece, 1,798 vector instructions at 128 x 128 instead of 1,556.
 // Decode is the same with one token.   Bound: bytes of S in decode; in prefill the chain of tokens, 4 KEY_DIM operations each.
 // RADV's gfx1151 code at 128 x 128: loops over the column unroll, 252 VGPRs, no spill.
-// Steps of some tokens and more go in chunks (delta_chunks, delta_states, delta_norm), which win there: on lavapipe by 1.27 at
+// Steps of some tokens and more go in chunks (delta_chunks, delta_states, delta_norm), which win there: on lavapipe by 1.4 at
 // 512 tokens, on gfx1151 by prediction 1.4 to 2, since a token here reads 66 quads of workgroup memory an invocation and all
 // heads are 64 waves for 80 SIMDs (docs/performance.md).
 #import lib/state

@@ -5,7 +5,7 @@
 // Grid: one workgroup of 64 for 16 columns of a value head, which depend on no others. S lies in workgroup memory for the
 // products with K and Q, and in registers, up to 8 keys by 4 columns an invocation, to be added to: 14 KiB at KEY_DIM 128.
 // Bound: operations, 6 KEY_DIM + 4 CHUNK a column and token, no fewer than token by token (delta_net); what is won is 32 tokens
-// a step, a fourth of the reads of workgroup memory, and eight workgroups a head. RADV's gfx1151 code at 128 x 128: 252 VGPRs,
+// a step, less than half of the reads of workgroup memory, and eight workgroups a head. RADV's gfx1151 code at 128 x 128: 252 VGPRs,
 // no spill, 5,300 vector instructions and 22 waits for memory a chunk.
 // Lost: loops of one load a round, 70 waits a chunk. Not taken: W = T K and U = T V of the papers, 19 MB between the kernels
 // instead of 4 at 512 tokens of 32 heads, to save a product of 32 x 32.

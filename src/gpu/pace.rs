@@ -5,7 +5,7 @@ use super::{
     DeviceProfile, Dispatch, Estimate, Gpu, Kernel, Mark, Part, Readback, Recording, Result, Stamp, View, next,
 };
 use crate::clock::{self, Instant};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +17,9 @@ const STAMPS: u32 = 16;
 const SHARE: f64 = 0.25;
 /// Seconds below which a submit is not made shorter for that.
 const SHORT: f64 = 250e-6;
+
+/// In place of a kernel's address: copies are corrected like one.
+const COPIES: usize = 0;
 
 /// What submits within budgets have taken so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -34,7 +37,8 @@ pub struct GpuUse {
 struct Given {
     seconds: f64,
     budget: f64,
-    kernels: BTreeSet<usize>,
+    /// Each with its ratio then.
+    kernels: BTreeMap<usize, f64>,
     at: Instant,
     /// When it was seen last not to have ended.
     running: Instant,
@@ -47,12 +51,22 @@ enum End {
     Seen(Arc<AtomicBool>),
 }
 
+impl End {
+    /// Of all that was submitted so far.
+    fn seen(gpu: &Gpu) -> End {
+        let seen = Arc::new(AtomicBool::new(false));
+        let told = seen.clone();
+        gpu.queue().on_submitted_work_done(move || told.store(true, Ordering::Release));
+        End::Seen(seen)
+    }
+}
+
 /// One queue of work, in order.
 pub struct Pace {
     limits: DeviceProfile,
     given: VecDeque<Given>,
     /// Time over estimate of each kernel, by its address: recordings keep kernels where they are.
-    ratios: HashMap<usize, f64>,
+    ratios: HashMap<usize, Ratio>,
     stamps: Option<Vec<Stamp>>,
     /// When something was seen last to have ended.
     freed: Instant,
@@ -84,9 +98,36 @@ impl Pace {
         self.given.len()
     }
 
-    /// Bytes that the device copies within so many seconds.
-    pub fn bytes_within(&self, seconds: f64) -> u64 {
-        (seconds * self.limits.stream_bytes_per_second / 2.0) as u64
+    /// Bytes that may be copied now: what is left of the budget; something, where the device holds nothing.
+    pub fn room(&self, budget: f64) -> u64 {
+        let bytes = ((budget - self.given()).max(0.0) / self.copy_seconds(1)) as u64;
+        bytes.max(u64::from(self.given.is_empty()))
+    }
+
+    fn copy_seconds(&self, bytes: u64) -> f64 {
+        2.0 * self.ratio(COPIES) * bytes as f64 / self.limits.stream_bytes_per_second
+    }
+
+    /// Takes note of bytes that the queue was given to copy, of writes that wait for a submit too: they are handed over.
+    pub fn copied(&mut self, gpu: &Gpu, bytes: u64, budget: f64) -> Result<()> {
+        if bytes == 0 || budget.is_infinite() {
+            return Ok(());
+        }
+        gpu.flush()?;
+        let (seconds, at) = (self.copy_seconds(bytes), clock::now());
+        self.given.push_back(Given {
+            seconds,
+            budget,
+            kernels: [(COPIES, self.ratio(COPIES))].into(),
+            at,
+            running: at,
+            end: End::seen(gpu),
+        });
+        Ok(())
+    }
+
+    fn ratio(&self, kernel: usize) -> f64 {
+        self.ratios.get(&kernel).map_or(1.0, |ratio| ratio.value)
     }
 
     /// Seconds of so many dispatches that do nothing.
@@ -97,7 +138,7 @@ impl Pace {
     /// What a dispatch takes where `positions` are cached: the limits doubled, since no kernel reaches them, until its kernel
     /// has been timed.
     pub fn estimate(&self, dispatch: &Dispatch, positions: usize) -> Estimate {
-        let ratio = 2.0 * self.ratios.get(&key(&dispatch.kernel)).copied().unwrap_or(1.0);
+        let ratio = 2.0 * self.ratio(key(&dispatch.kernel));
         Estimate {
             launch: ratio * self.limits.dispatch_seconds,
             work: ratio * dispatch.cost.work_seconds(positions, &self.limits),
@@ -145,15 +186,11 @@ impl Pace {
         let mut readbacks = gpu.submit_part(recording, from..part.to, stamp.as_ref(), &views)?;
         let end = match stamp {
             Some(stamp) => End::Stamps(readbacks.pop().expect("of the stamp"), stamp),
-            None => {
-                let seen = Arc::new(AtomicBool::new(false));
-                let told = seen.clone();
-                gpu.queue().on_submitted_work_done(move || told.store(true, Ordering::Release));
-                End::Seen(seen)
-            }
+            None => End::seen(gpu),
         };
         let last = part.to.dispatch + usize::from(part.to.group > 0);
-        let kernels = recording.dispatches[from.dispatch..last].iter().map(|d| key(&d.kernel)).collect();
+        let kernels = recording.dispatches[from.dispatch..last].iter().map(|d| key(&d.kernel));
+        let kernels = kernels.map(|kernel| (kernel, self.ratio(kernel))).collect();
         self.given.push_back(Given { seconds: part.seconds, budget, kernels, at, running: at, end });
         Ok(readbacks)
     }
@@ -192,9 +229,8 @@ impl Pace {
             self.used.submits += 1;
             self.used.over += u64::from(took > budget);
             self.used.estimated += Duration::from_secs_f64(seconds);
-            for kernel in kernels {
-                let ratio = self.ratios.entry(kernel).or_insert(1.0);
-                *ratio = corrected(*ratio, took / seconds);
+            for (kernel, then) in kernels {
+                self.ratios.entry(kernel).or_insert(Ratio::UNKNOWN).learn(then * took / seconds);
             }
         }
         Ok(())
@@ -207,12 +243,28 @@ fn elapsed(ticks: &[u8], period_nanos: f32) -> f64 {
     ticks[1].saturating_sub(ticks[0]) as f64 * f64::from(period_nanos) / 1e9
 }
 
-/// The ratio of a kernel in a submit that took so many times its estimate. It rises faster than it falls, since a budget is
-/// a promise; within bounds, since one submit may have waited for something else.
-fn corrected(ratio: f64, times: f64) -> f64 {
-    let times = if times.is_nan() { 1.0 } else { times.clamp(0.25, 4.0) };
-    let weight = if times > 1.0 { 0.5 } else { 0.125 };
-    (ratio * (1.0 + weight * (times - 1.0))).clamp(1e-3, 1e3)
+/// Time over estimate of a kernel, as it was last, and what it is taken for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Ratio {
+    value: f64,
+    last: f64,
+}
+
+/// By how much one measure alone can be above what was expected: it may have waited for something else.
+const SURPRISE: f64 = 1.5;
+
+impl Ratio {
+    /// Until the kernel has been timed. The first measure is no surprise.
+    const UNKNOWN: Ratio = Ratio { value: 1.0, last: f64::INFINITY };
+
+    /// It rises faster than it falls, since a budget is a promise; the first of two high measures counts no more than a surprise.
+    fn learn(&mut self, measured: f64) {
+        let measured = if measured.is_nan() { self.value } else { measured.clamp(self.value / 4.0, self.value * 4.0) };
+        let to = measured.min(self.last.max(self.value * SURPRISE));
+        let weight = if to > self.value { 0.5 } else { 0.125 };
+        self.value = (self.value + weight * (to - self.value)).clamp(1e-3, 1e3);
+        self.last = measured;
+    }
 }
 
 #[cfg(test)]
@@ -223,10 +275,35 @@ mod tests {
     fn estimates_follow_what_submits_take() {
         // A kernel that takes a tenth of what is assumed, and one that takes five times it.
         for truth in [0.1, 1.0, 5.0] {
-            let ratio = (0..60).fold(1.0, |ratio, _| corrected(ratio, truth / ratio));
-            assert!((ratio / truth - 1.0).abs() < 0.05, "{ratio} for {truth}");
+            let mut ratio = Ratio::UNKNOWN;
+            (0..60).for_each(|_| ratio.learn(truth));
+            assert!((ratio.value / truth - 1.0).abs() < 0.05, "{ratio:?} for {truth}");
         }
-        assert!(corrected(1.0, 1e9) <= 4.0 && corrected(1.0, f64::NAN) <= 1e3 && corrected(1.0, 0.0) > 0.5);
+        for odd in [1e9, f64::NAN, 0.0, f64::INFINITY] {
+            let mut ratio = Ratio::UNKNOWN;
+            ratio.learn(odd);
+            assert!((0.5..=4.0).contains(&ratio.value), "{ratio:?} after {odd}");
+        }
+    }
+
+    #[test]
+    fn one_bad_measure_costs_little_and_two_are_believed() {
+        let after = |measures: &[f64]| {
+            let mut ratio = Ratio { value: 1.0, last: 1.0 };
+            measures.iter().for_each(|measured| ratio.learn(*measured));
+            ratio.value
+        };
+        // A quarter more, an eighth of which is let go with each measure after.
+        assert_eq!(after(&[4.0]), 1.25);
+        assert_eq!(after(&[4.0, 1.0]), 1.21875);
+        // The second counts in full.
+        assert_eq!(after(&[4.0, 4.0]), 1.25 + 0.5 * (4.0 - 1.25));
+        // What is no surprise does at once, and falls slowly.
+        assert_eq!(after(&[1.25]), 1.125);
+        assert_eq!(after(&[0.5]), 0.9375);
+        // Every tenth submit waits for something else: what is between is estimated an eighth too long, not a third.
+        let waits: Vec<f64> = (0..200).map(|i| if i % 10 == 0 { 3.0 } else { 1.0 }).collect();
+        assert!((1.0..1.125).contains(&after(&waits)), "{}", after(&waits));
     }
 
     #[test]

@@ -399,7 +399,7 @@ impl ExpertStore {
     fn take_in(&mut self, arrival: &mut Arrival, most: Option<u64>) -> Result<Poll<()>> {
         let Arrival { jobs, arriving, .. } = arrival;
         let mut taken = 0;
-        while most.is_none_or(|most| taken <= most) {
+        while most.is_none_or(|most| taken < most) {
             let Poll::Ready(next) = next_read(arriving, &self.gpu, most.is_none()) else { break };
             let Some((index, laid)) = next else { return Ok(Poll::Ready(())) };
             let laid = laid?;

@@ -119,7 +119,7 @@ impl Stream {
             None => (layer, source.read(&copies)),
         };
         let mut taken = 0;
-        while most.is_none_or(|most| taken <= most) {
+        while most.is_none_or(|most| taken < most) {
             let Poll::Ready(next) = next_read(&mut reads, gpu, most.is_none()) else { break };
             let Some((index, laid)) = next else {
                 self.slots[slot].holds = Some(layer);

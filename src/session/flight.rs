@@ -46,6 +46,13 @@ struct Missing {
     passes: Option<VecDeque<Vec<u32>>>,
 }
 
+/// A checkpoint on its way into the cache.
+pub(super) struct Back {
+    position: usize,
+    /// Of its states.
+    written: usize,
+}
+
 /// How far a step was given.
 pub(super) enum Given {
     Wholly,
@@ -100,8 +107,9 @@ impl Session {
         Ok(self.gpu().write(&self.state, 0, bytemuck::bytes_of(state))?)
     }
 
-    /// Makes ready for a prompt, which is checked: how many of its tokens are cached already.
-    pub(super) fn begin(&mut self, prompt: &[u32]) -> Result<usize> {
+    /// Makes ready for a prompt, which is checked: how many of its tokens are cached already, and the checkpoint that is to be
+    /// brought back first, if they are so only in the keys and values.
+    pub(super) fn begin(&mut self, prompt: &[u32]) -> Result<(usize, Option<Back>)> {
         let context = self.cache.positions;
         if prompt.is_empty() {
             return Err(Error::EmptyPrompt);
@@ -113,17 +121,13 @@ impl Session {
         self.make_room(prompt.len())?;
         // Until the new keys and values are known to be there, only the common ones are.
         let (common, back) = self.history.resume(prompt);
-        if back {
-            let gpu = self.gpu().clone();
-            for (view, bytes) in self.cache.states(common).iter().zip(self.history.states(common, &gpu)?) {
-                gpu.write(view, 0, bytes)?;
-            }
-        } else if self.history.due(common, true) {
-            let states = self.read_states(common)?;
+        if !back && self.history.due(common, true) {
+            // Nothing was lent for it: it counts to what is lent next.
+            let states = self.read_states(common, f64::MAX)?;
             self.save(common, states);
         }
         self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(prompt))?;
-        Ok(common)
+        Ok((common, back.then_some(Back { position: common, written: 0 })))
     }
 
     /// How the next chunk of a prompt of `total` tokens is recorded, of which `at` are cached; the last chunk samples.
@@ -183,9 +187,41 @@ impl Session {
     }
 
     /// Copies of the states after `positions` tokens, after what was submitted before.
-    fn read_states(&self, positions: usize) -> Result<Vec<Readback>> {
+    fn read_states(&mut self, positions: usize, budget: f64) -> Result<Vec<Readback>> {
         let states = self.cache.states(positions);
-        Ok(self.gpu().read(&states.iter().collect::<Vec<&View>>())?)
+        let gpu = self.gpu().clone();
+        let readbacks = gpu.read(&states.iter().collect::<Vec<&View>>())?;
+        self.pace.copied(&gpu, states.iter().map(|view| view.size).sum(), budget)?;
+        Ok(readbacks)
+    }
+
+    /// Writes the states of a checkpoint into the cache, as far as the budget allows; whether all are there. `wait`: until they
+    /// have come to the host.
+    pub(super) fn bring_back(&mut self, back: &mut Back, budget: Budget, wait: bool) -> Result<bool> {
+        let gpu = self.gpu().clone();
+        let views = self.cache.states(back.position);
+        let Some(states) = self.history.states(back.position, &gpu, wait)? else { return Ok(false) };
+        for (view, bytes) in views.iter().zip(states).skip(back.written) {
+            if self.pace.room(budget.seconds()) == 0 {
+                return Ok(false);
+            }
+            gpu.write(view, 0, bytes)?;
+            self.pace.copied(&gpu, bytes.len() as u64, budget.seconds())?;
+            back.written += 1;
+        }
+        self.history.brought_back(back.position);
+        Ok(true)
+    }
+
+    /// Bytes that the store has brought so far.
+    fn brought(&self) -> u64 {
+        self.model().store_stats().map_or(0, |stats| stats.bytes + stats.streamed)
+    }
+
+    /// What was brought since is work on the queue.
+    fn count_brought(&mut self, before: u64, budget: Budget) -> Result<()> {
+        let (bytes, gpu) = (self.brought() - before, self.gpu().clone());
+        Ok(self.pace.copied(&gpu, bytes, budget.seconds())?)
     }
 
     /// Keeps the states after `positions` tokens as a checkpoint.
@@ -197,8 +233,13 @@ impl Session {
     /// Gives the device as much of a step as the budget allows. `wait`: for experts that are read.
     pub(super) fn give(&mut self, flight: &mut Flight, budget: Budget, wait: bool) -> Result<Given> {
         while !flight.is_given() {
-            if self.model().weights_move() && !self.has_experts(flight, budget, wait)? {
-                return Ok(Given::Waits);
+            if self.model().weights_move() {
+                let before = self.brought();
+                let there = self.has_experts(flight, budget, wait)?;
+                self.count_brought(before, budget)?;
+                if !there {
+                    return Ok(Given::Waits);
+                }
             }
             if let Some(state) = flight.state.take() {
                 self.write_state(&state)?;
@@ -220,11 +261,14 @@ impl Session {
 
     /// Submits parts of a step as far as it may be given; false where the budget ends before.
     fn give_parts(&mut self, flight: &mut Flight, budget: Budget, wait: bool) -> Result<bool> {
-        let most = (!wait).then(|| self.pace.bytes_within(budget.seconds()));
-        let (budget, bound) = (budget.seconds(), self.submit.as_secs_f64());
+        let (lent, budget, bound) = (budget, budget.seconds(), self.submit.as_secs_f64());
         let gpu = &self.model().gpu.clone();
         while flight.at < flight.until.into() && flight.halted.is_none() {
-            let until = match self.layer_in(flight, most)? {
+            let before = self.brought();
+            let most = (!wait).then(|| self.pace.room(budget));
+            let layer = self.layer_in(flight, most)?;
+            self.count_brought(before, lent)?;
+            let until = match layer {
                 Poll::Ready(until) => until,
                 Poll::Pending => return Ok(false),
             };
@@ -249,7 +293,7 @@ impl Session {
         }
         if flight.is_given() {
             flight.missing = None;
-            flight.states = if flight.keep { Some(self.read_states(flight.positions)?) } else { None };
+            flight.states = if flight.keep { Some(self.read_states(flight.positions, budget)?) } else { None };
             self.release()?;
         }
         Ok(true)
@@ -315,7 +359,7 @@ impl Session {
         };
         let Missing { layer, record, passes } = missing;
         let passes = passes.get_or_insert_with(|| store.passes(*layer, &record.needed().collect::<Vec<_>>()).into());
-        let most = (!wait).then(|| self.pace.bytes_within(budget.seconds()));
+        let most = (!wait).then(|| self.pace.room(budget.seconds()));
         let pass = passes.front().expect("a pass that is still to run");
         if store.bring(*layer, pass, &record.stamps, most)?.is_pending() {
             return Ok(false);

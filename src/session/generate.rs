@@ -1,6 +1,6 @@
 //! An answer: steps given to the device ahead of the host, tokens collected as their steps end.
 
-use super::flight::{Flight, Given, Landed};
+use super::flight::{Back, Flight, Given, Landed};
 use super::state::State;
 use super::{Budget, Error, MAX_STOPS, Result, Sampling, Session, StopReason};
 use crate::clock::{self, Instant};
@@ -55,6 +55,8 @@ pub(super) struct Answer {
     prompt: Vec<u32>,
     /// That of each chunk of the prompt, but for the position.
     state: State,
+    /// Before the first step.
+    back: Option<Back>,
     /// Tokens of the prompt that are cached or on their way there.
     planned: usize,
     /// Steps on their way, oldest first; the last may be given in part.
@@ -102,7 +104,7 @@ impl Session {
         };
         state.stops[..stops.len()].copy_from_slice(stops);
         let start = clock::now();
-        let cached_tokens = self.begin(prompt)?;
+        let (cached_tokens, back) = self.begin(prompt)?;
         self.record_prompt(cached_tokens, prompt.len())?;
         let stats = Stats {
             prompt_tokens: prompt.len(),
@@ -114,6 +116,7 @@ impl Session {
         self.answer = Some(Answer {
             prompt: prompt.to_vec(),
             state,
+            back,
             planned: cached_tokens,
             queued: VecDeque::new(),
             arrived: VecDeque::new(),
@@ -257,6 +260,12 @@ impl Answer {
     /// Gives the device steps, as far as the budget goes.
     fn give(&mut self, session: &mut Session, budget: Budget, wait: bool) -> Result<()> {
         while !self.done {
+            if let Some(back) = &mut self.back {
+                if !session.bring_back(back, budget, wait)? {
+                    break;
+                }
+                self.back = None;
+            }
             if self.queued.iter().all(Flight::is_given) {
                 let Some(flight) = self.plan(session)? else { break };
                 self.queued.push_back(flight);
@@ -294,7 +303,10 @@ impl Answer {
                 return Ok(Poll::Ready(Some(token)));
             }
             self.give(session, Budget::unlimited(), wait)?;
-            let Some(flight) = self.queued.front_mut().filter(|_| !self.done) else { return Ok(Poll::Ready(None)) };
+            let Some(flight) = self.queued.front_mut().filter(|_| !self.done) else {
+                session.gpu().poll()?;
+                return Ok(if self.done || self.back.is_none() { Poll::Ready(None) } else { Poll::Pending });
+            };
             if !wait {
                 session.gpu().poll()?;
                 if !flight.is_ready() {

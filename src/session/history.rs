@@ -5,6 +5,7 @@
 use super::Result;
 use crate::gpu::{Gpu, Readback};
 use crate::memory::Rewind;
+use std::collections::VecDeque;
 
 /// When recurrent states and windows are copied to the host, so that a prompt that leaves the last one's way can go on from
 /// there: at the start of each turn, at the end of its prompt, and every so many tokens.
@@ -28,16 +29,21 @@ struct Checkpoint {
     position: usize,
     bytes: u64,
     /// On their way to the host, until somebody goes on from here.
-    coming: Vec<Readback>,
+    coming: VecDeque<Readback>,
     states: Vec<Vec<u8>>,
 }
 
 impl Checkpoint {
-    fn arrive(&mut self, gpu: &Gpu) -> Result<()> {
-        for readback in self.coming.drain(..) {
+    /// Takes what has come, or is waited for; whether all has.
+    fn arrive(&mut self, gpu: &Gpu, wait: bool) -> Result<bool> {
+        while let Some(readback) = self.coming.pop_front() {
+            if !wait && !readback.is_ready() {
+                self.coming.push_front(readback);
+                return Ok(false);
+            }
             self.states.push(readback.blocking_take(gpu)?);
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -97,10 +103,11 @@ impl History {
             true => (common, false),
             false => {
                 let before = self.checkpoints.iter().map(|c| c.position).filter(|position| *position <= common);
-                let found = before.max().map_or((0, false), |position| (position, true));
-                // Of rings there is the window before it, and no more.
-                self.reached = found.0 + if found.1 { self.rewind.rings.map_or(0, |rings| rings.beyond) } else { 0 };
-                found
+                let found = before.max();
+                if found.is_none() {
+                    self.reached = 0;
+                }
+                found.map_or((0, false), |position| (position, true))
             }
         };
         self.tokens.truncate(kept);
@@ -146,13 +153,13 @@ impl History {
 
     /// Keeps the states after `position` tokens, in place of the oldest ones where there is no room.
     pub fn save(&mut self, position: usize, bytes: u64, states: Vec<Readback>) {
-        self.add(Checkpoint { position, bytes, coming: states, states: Vec::new() });
+        self.add(Checkpoint { position, bytes, coming: states.into(), states: Vec::new() });
     }
 
     /// As [`History::save`], of states that are on the host.
     pub fn put(&mut self, position: usize, states: Vec<Vec<u8>>) {
         let bytes = states.iter().map(|state| state.len() as u64).sum();
-        self.add(Checkpoint { position, bytes, coming: Vec::new(), states });
+        self.add(Checkpoint { position, bytes, coming: VecDeque::new(), states });
     }
 
     fn add(&mut self, checkpoint: Checkpoint) {
@@ -163,15 +170,20 @@ impl History {
     }
 
     /// The states after `position` tokens, which [`History::resume`] gave.
-    pub fn states(&mut self, position: usize, gpu: &Gpu) -> Result<&[Vec<u8>]> {
+    /// `None`: they have not come to the host, and are not waited for.
+    pub fn states(&mut self, position: usize, gpu: &Gpu, wait: bool) -> Result<Option<&[Vec<u8>]>> {
         let checkpoint = self.checkpoints.iter_mut().find(|c| c.position == position).expect("one to go on from");
-        checkpoint.arrive(gpu)?;
-        Ok(&checkpoint.states)
+        Ok(checkpoint.arrive(gpu, wait)?.then_some(&checkpoint.states))
+    }
+
+    /// They are in the cache again: of rings there is the window before it, and no more.
+    pub fn brought_back(&mut self, position: usize) {
+        self.reached = position + self.rewind.rings.map_or(0, |rings| rings.beyond);
     }
 
     /// Waits for the states of all checkpoints.
     pub fn arrive(&mut self, gpu: &Gpu) -> Result<()> {
-        self.checkpoints.iter_mut().try_for_each(|checkpoint| checkpoint.arrive(gpu))
+        self.checkpoints.iter_mut().try_for_each(|checkpoint| checkpoint.arrive(gpu, true).map(|_| ()))
     }
 }
 
@@ -245,6 +257,9 @@ mod tests {
         // What a checkpoint brought back is the window before it, whatever was there when it was saved.
         let mut back = made(43);
         assert_eq!(cut(&mut back, 20), (17, true));
+        // Left before it was brought back.
+        assert_eq!(cut(&mut back, 17), (17, true));
+        back.brought_back(17);
         back.reach(21);
         back.extend(17..21);
         assert_eq!(cut(&mut back, 18), (18, false));

@@ -4,7 +4,7 @@ use super::*;
 use halogen::formats::Format;
 use halogen::gpu::DeviceProfile;
 use halogen::memory::expert_bytes;
-use halogen::session::{Budget, Sampling, Token};
+use halogen::session::{Budget, Checkpoints, Sampling, Token};
 use std::time::Duration;
 
 /// What an app would get that asks and then advances once a frame.
@@ -127,6 +127,39 @@ fn a_stopped_answer_lets_others_have_the_experts() {
         other.clear();
         assert_eq!(answer(&mut other, &prompt(), &Sampling::greedy(), 4), expected, "after {frames} frames");
         assert_eq!(answer(&mut stopped, &prompt(), &Sampling::greedy(), 4), expected, "after {frames} frames");
+    }
+}
+
+/// Recurrent states and windows go back by a checkpoint, a part a frame, however often it is asked in between.
+#[test]
+fn a_turn_that_goes_back_over_several_frames_says_the_same() {
+    for name in ["qwen3next", "gemma4"] {
+        let model = Made::new(name, Format::F16, &TINY).load().expect("a model");
+        let first = agreement::some_tokens(70);
+        let checkpoints = Checkpoints { interval: 16, ..Checkpoints::default() };
+        let made = || {
+            let mut session = session(&model, SessionOptions { checkpoints, ..slow() });
+            answer(&mut session, &first, &Sampling::greedy(), 6);
+            session
+        };
+        let prompt = [&first[..40], &[1; 20]].concat();
+        let expected = answer(&mut made(), &prompt, &Sampling::greedy(), 6);
+        for micros in [0, 300, 5_000] {
+            let budget = Duration::from_micros(micros);
+            let mut lent = made();
+            for _ in 0..2 {
+                // Left before the checkpoint is back, or with a part of it.
+                lent.ask(&prompt, &Sampling::greedy(), &[], 6).expect("an answer");
+                assert!(lent.stats().cached_tokens > 0, "{name}: there is no checkpoint to go back to");
+                lent.advance(Budget::gpu_time(budget)).expect("a device");
+            }
+            lent.ask(&prompt, &Sampling::greedy(), &[], 6).expect("an answer");
+            let mut said = Vec::new();
+            while lent.is_answering() {
+                said.extend(lent.advance(Budget::gpu_time(budget)).expect("a device").iter().map(|t| t.id));
+            }
+            assert_eq!(said, expected, "{name}, {budget:?}");
+        }
     }
 }
 
