@@ -25,7 +25,7 @@ pub use cost::Cost;
 pub use cut::{Estimate, Mark, Part, cut, next};
 pub use device::{AdapterReport, Gpu, Selector, adapters};
 pub use heaps::Heap;
-pub use kernel::{Binding, BindingKind, Kernel, reflect};
+pub use kernel::{Binding, BindingKind, Kernel, parse, reflect};
 pub use pace::{GpuUse, Pace};
 pub use profile::DeviceProfile;
 pub(crate) use recording::params;

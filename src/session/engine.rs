@@ -1,5 +1,6 @@
 //! The engine of a session: buffers, recordings by length, and what runs on them.
 
+use super::ahead::Misses;
 use super::generate::{Answer, MOST_AHEAD};
 use super::history::History;
 use super::state::State;
@@ -36,6 +37,7 @@ pub struct Session {
     chunk: usize,
     pub(super) submit: Duration,
     pub(super) pace: Pace,
+    pub(super) misses: Misses,
     /// By which it holds the store of experts that come and go.
     pub(super) id: u64,
     /// Of the choice of arithmetic.
@@ -165,6 +167,7 @@ impl Session {
             scratch: Scratch::new(chunk),
             state: report.slice(0, size_of::<State>() as u64),
             report,
+            misses: Misses::new(),
             found: 0,
             // One more than the context: the last token is sampled, never processed.
             token_ids: gpu.buffer("token ids", (context as u64 + 1) * 4)?,
