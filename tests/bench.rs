@@ -156,3 +156,24 @@ fn budgets_of_experts_are_held_against_their_bound() {
     let dense = bench(&["experts", "/nonexistent.gguf"]);
     assert_eq!(dense.status.code(), Some(1));
 }
+
+#[test]
+fn a_load_is_measured_beside_plain_reads() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/rust-docs-moe-q4_k_m.gguf");
+    let said = json(&["load", file, "-r", "2", "--json"]);
+    let rows = said["rows"].as_array().expect("rows");
+    assert_eq!(rows.iter().map(|r| &r["page_cache"]).collect::<Vec<_>>(), ["warm", "cold"]);
+    for row in rows {
+        for name in ["plain", "fresh", "load"] {
+            assert!(positive(&row[name]["median"]) && row[name]["samples"] == 2, "{name}: {row}");
+        }
+        for name in ["fraction_of_plain", "seconds", "layout_share"] {
+            assert!(positive(&row[name]), "{name}: {row}");
+        }
+        // Not a speed: what staging may take at most, of a model of a few MiB.
+        let above = row["host_above_plan"].as_i64();
+        assert!(!cfg!(target_os = "linux") || above.is_some_and(|bytes| bytes < 512 << 20), "{row}");
+    }
+    let missing = bench(&["load", "/no/such.gguf"]);
+    assert_eq!(missing.status.code(), Some(1));
+}

@@ -187,6 +187,16 @@ fn json_holds_all_stats() {
         assert!(said["stats"][name].as_f64().is_some_and(|v| v > 0.0), "{name}: {}", said["stats"]);
     }
     assert_eq!(said["stats"]["generated_tokens"], 5);
+    assert_eq!((&said["stats"]["submits_per_token"], &said["stats"]["submits_reason"]), (&1.0.into(), &Value::Null));
+
+    // A tiny bound cuts steps, says so, and changes no token.
+    let cut = json(&["run", "-p", "What is trait Clone?", "--json", "--seed", "7", "-n", "5", "--submit-ms", "1"]);
+    assert_eq!(cut["tokens"], said["tokens"]);
+    let (submits, reason) = (&cut["stats"]["submits_per_token"], cut["stats"]["submits_reason"].as_str());
+    assert!(
+        submits.as_f64() > Some(1.0) && reason.is_some_and(|why| why.contains("a submit holds 1.00 ms at most")),
+        "{cut}"
+    );
 }
 
 #[test]

@@ -1,18 +1,18 @@
 //! Every shader in every variant that the operators record: composed, validated, within WebGPU's default limits, and
 //! translated to SPIR-V, MSL and HLSL. No device is needed.
 
-use halogen::gpu::{BindingKind, DeviceClass, KernelSpec, SHADERS, compose, reflect};
+use halogen::gpu::{BindingKind, DeviceClass, KernelSpec, SHADERS, compose, parse, reflect};
 use halogen::ops::{Tuning, variants};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 use std::collections::BTreeSet;
 
-/// Runs `check` on every variant and reports all failures at once.
-fn for_each(check: impl Fn(&KernelSpec, &naga::Module, &ModuleInfo) -> Result<(), String>) {
+/// Runs `check` on every variant, for HLSL or other languages, and reports all failures at once.
+fn for_each(hlsl: bool, check: impl Fn(&KernelSpec, &naga::Module, &ModuleInfo) -> Result<(), String>) {
     let mut failures = Vec::new();
     for class in [DeviceClass::Gpu, DeviceClass::Cpu] {
         for spec in variants(Tuning::of(class)) {
-            if let Err(e) = module(&spec).and_then(|(module, info)| check(&spec, &module, &info)) {
+            if let Err(e) = module(&spec, hlsl).and_then(|(module, info)| check(&spec, &module, &info)) {
                 failures.push(format!("{spec}: {e}"));
             }
         }
@@ -26,9 +26,9 @@ fn for_each(check: impl Fn(&KernelSpec, &naga::Module, &ModuleInfo) -> Result<()
 }
 
 /// Parsed and validated with no capability but those that a flag stands for, and unpack2x16float, which naga counts as one.
-fn module(spec: &KernelSpec) -> Result<(naga::Module, ModuleInfo), String> {
+fn module(spec: &KernelSpec, hlsl: bool) -> Result<(naga::Module, ModuleInfo), String> {
     let source = compose(spec).map_err(|e| e.to_string())?.wgsl;
-    let module = naga::front::wgsl::parse_str(&source).map_err(|e| e.emit_to_string(&source))?;
+    let module = parse(spec, hlsl).map_err(|e| e.to_string())?;
     let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     if spec.flags.contains("SUBGROUP") {
         capabilities |= Capabilities::SUBGROUP;
@@ -59,7 +59,7 @@ fn the_list_names_every_shader() {
 /// What every WebGPU device offers: 8 storage buffers, 256 invocations, 16 KiB of workgroup memory.
 #[test]
 fn variants_fit_the_default_limits() {
-    for_each(|_, module, _| {
+    for_each(false, |_, module, _| {
         let (bindings, _, _) = reflect(module);
         // Further shards of a stack are bound where the device has room for them.
         let more = |name: &str| name.starts_with("weights_");
@@ -79,7 +79,7 @@ fn variants_fit_the_default_limits() {
 
 #[test]
 fn variants_translate_to_spirv() {
-    for_each(|spec, module, info| {
+    for_each(false, |spec, module, info| {
         // Cooperative matrices came with SPIR-V 1.6.
         let lang_version = if spec.flags.contains("MATRIX") { (1, 6) } else { (1, 3) };
         let options = spv::Options { lang_version, ..Default::default() };
@@ -90,7 +90,7 @@ fn variants_translate_to_spirv() {
 #[test]
 fn variants_translate_to_msl() {
     let options = msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
-    for_each(|spec, module, info| {
+    for_each(false, |spec, module, info| {
         // Metal's matrices are 8 x 8: naga writes a type for 16 x 16 that does not exist.
         if spec.flags.contains("SIDE_16") {
             return Ok(());
@@ -104,13 +104,26 @@ fn variants_translate_to_msl() {
 fn variants_translate_to_hlsl() {
     let shader_model = hlsl::ShaderModel::V6_2;
     let options = hlsl::Options { shader_model, fake_missing_bindings: true, ..Default::default() };
-    for_each(|spec, module, info| {
+    for_each(true, |spec, module, info| {
         // HLSL has no cooperative matrices, nor has wgpu on DX12: no adapter there offers the tier.
         if spec.flags.contains("MATRIX") {
             return Ok(());
         }
         let mut text = String::new();
         let reflection = hlsl::Writer::new(&mut text, &options, &Default::default()).write(module, info, None);
-        reflection.map(drop).map_err(|e| e.to_string())
+        reflection.map_err(|e| e.to_string())?;
+        match without_semantic(&text) {
+            Some(input) => Err(format!("DXC refuses inputs without a semantic: `{input}`")),
+            None => Ok(()),
+        }
     });
+}
+
+/// The first input of HLSL's `main`, or member of a struct among them, that has no semantic.
+fn without_semantic(hlsl: &str) -> Option<&str> {
+    let between = |from: &str, to: char| hlsl.split_once(from)?.1.split(to).next();
+    let bare = |input: &&str| !input.contains(" : ");
+    let inputs = between("void main(", ')').unwrap_or_default().split(", ").filter(bare);
+    let members = |input: &str| between(&format!("struct {} {{", input.split(' ').next()?), '}');
+    inputs.filter_map(members).flat_map(str::lines).filter(|line| line.contains(';')).find(bare)
 }

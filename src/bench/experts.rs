@@ -5,7 +5,7 @@ use super::roofline::escape;
 use super::{Error, Random, Result, Row, Summary};
 use crate::gguf::{Error as ReadError, Gguf, READERS, TensorInfo};
 use crate::gpu::Gpu;
-use crate::memory::{ExpertMemory, Placement, StoreStats, expert_bytes, expert_stacks};
+use crate::memory::{Backing, ExpertMemory, Placement, StoreStats, expert_bytes, expert_stacks};
 use crate::session::{LoadOptions, Model, Sampling, Session, SessionOptions, Stats};
 use serde::Serialize;
 use std::fmt::Write;
@@ -39,7 +39,7 @@ pub struct ExpertReport {
     pub rows: Vec<ExpertRow>,
     /// Of a decode step where all experts are there: measured, or where they do not fit the largest budget's without its stalls.
     pub resident_step_seconds: f64,
-    /// Random reads of this model's experts, as many in flight as the store has.
+    /// Random reads of this model's experts, as many in flight as the store has, or the way to the device if that is slower.
     pub read_bytes_per_second: f64,
 }
 
@@ -53,6 +53,8 @@ struct Run {
 const PROMPT: usize = 16;
 /// Spent on measuring random reads.
 const READ_TIME: Duration = Duration::from_millis(500);
+/// Handed to the device to measure the way there.
+const LINK_BYTES: u64 = 32 << 20;
 
 /// Decodes `tokens` tokens after a short prompt of random ones, `repetitions` times at each share (percent of the experts'
 /// bytes; 100 is resident), after a run that is not counted.
@@ -78,7 +80,8 @@ pub fn experts(
         let bytes = (u128::from(all) * u128::from(share) / 100) as u64;
         measured.push((share, bytes, runs(gpu, gguf, options, bytes, tokens, repetitions)?));
     }
-    let read_bytes_per_second = random_read_rate(gguf, READ_TIME).map_err(crate::session::Error::from)?;
+    let read = random_read_rate(gguf, READ_TIME).map_err(crate::session::Error::from)?;
+    let read_bytes_per_second = read.min(link_rate(gpu, gguf)?);
     let Some((_, _, largest)) = measured.first() else {
         return Err(Error::Case { name: gguf.name().into(), problem: "no budget to measure".into() });
     };
@@ -101,9 +104,7 @@ fn runs(
     let experts = ExpertMemory::within(gguf, bytes).map_err(crate::session::Error::from)?;
     let placement = Placement { experts, dense: None };
     let model =
-        pollster::block_on(Model::load_with(gpu, gguf, &LoadOptions { placement, ..LoadOptions::default() }, |_| {
-            true
-        }))?;
+        pollster::block_on(Model::load_with(gpu, gguf, &LoadOptions { placement, backing: Backing::Disk }, |_| true))?;
     let mut session = Session::new(&model, &SessionOptions { context: Some(PROMPT + tokens + 1), ..options.clone() })?;
     let mut random = Random::new(1);
     let vocabulary = model.shape().vocabulary;
@@ -166,6 +167,23 @@ fn random_read_rate(gguf: &Gguf, time: Duration) -> std::result::Result<f64, Rea
         readers.into_iter().try_for_each(|reader| reader.join().expect("a reader does not panic"))
     })?;
     Ok(bytes.into_inner() as f64 / start.elapsed().as_secs_f64())
+}
+
+/// Bytes a second of handing experts to the device.
+fn link_rate(gpu: &Gpu, gguf: &Gguf) -> Result<f64> {
+    let expert = |t: &TensorInfo| t.bytes / t.dims.get(2).copied().unwrap_or(1).max(1);
+    let bytes = expert_stacks(gguf).map(expert).max().unwrap_or(0).next_multiple_of(4).clamp(4, LINK_BYTES);
+    let (view, data) = (gpu.buffer("link", LINK_BYTES)?, vec![0u8; bytes as usize]);
+    let write_all = || -> Result<()> {
+        (0..LINK_BYTES / bytes).try_for_each(|i| gpu.write(&view, i * bytes, &data))?;
+        gpu.flush()?;
+        Ok(gpu.blocking_wait()?)
+    };
+    // Memory that is touched for the first time is slower.
+    write_all()?;
+    let start = Instant::now();
+    write_all()?;
+    Ok((LINK_BYTES / bytes * bytes) as f64 / start.elapsed().as_secs_f64())
 }
 
 /// Where the plot lies, and how large it is.

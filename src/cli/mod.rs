@@ -37,7 +37,7 @@ MODEL is the path of a .gguf file (of a split model: any of its files), or `demo
 the embedded model, a mixture of experts trained on the documentation of Rust.
 Without MODEL it is `demo`.
 
-Exit codes: 0, 1 for an error, 2 for wrong usage, 130 where Ctrl-C ended an answer. A closed pipe is success.";
+Exit codes: 0, 1 for an error, 2 for wrong usage, 130 where Ctrl-C ended an answer or a load. A closed pipe is success.";
 
 /// Runs large language models, mixtures of experts first, on any GPU.
 #[derive(Parser)]

@@ -13,6 +13,11 @@ impl Format {
         self.row_bytes(columns.next_multiple_of(RUN.max(self.block()))).next_multiple_of(16)
     }
 
+    /// Whether rows lie on the device as in a file.
+    pub fn lies_as_in_files(self, columns: usize) -> bool {
+        self.facts().planes.len() == 1 && self.row_bytes(columns) == self.device_row_bytes(columns)
+    }
+
     /// Lays rows out as shaders read them: `rows` is n rows as in a file, `out` n times
     /// [`Format::device_row_bytes`].
     ///

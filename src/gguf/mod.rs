@@ -34,7 +34,7 @@ use std::sync::Arc;
 pub use error::{Error, KeyProblem, ShardProblem, TensorProblem};
 pub use metadata::Metadata;
 #[cfg(feature = "native-io")]
-pub use native::{FileSource, READERS, Threads};
+pub use native::{FileSource, READERS, Threads, forget};
 pub use source::{AsyncReadAt, ReadAt, Reading, Then};
 pub use value::{Array, Strings, Value};
 pub use write::{Writer, header};
@@ -200,6 +200,11 @@ impl Gguf {
                 cause,
             })
         }
+    }
+
+    /// A part of a tensor that was read, within its bytes, will not be read again soon: the page cache can let go of it.
+    pub fn forget(&self, tensor: &TensorInfo, offset: u64, len: u64) {
+        self.inner.files[tensor.shard].source.forget(tensor.offset.saturating_add(offset), len);
     }
 
     /// Fills `buf` with a tensor's bytes from `offset`, as [`Gguf::read`], and waits for it.

@@ -19,6 +19,9 @@ pub trait AsyncReadAt: wgpu::WasmNotSendSync {
     /// Starts to read `len` bytes from `offset` on, and gives what `then` makes of them. Past the end this is
     /// [`io::ErrorKind::UnexpectedEof`]. To poll it never waits.
     fn read_at(&self, offset: u64, len: usize, then: Then) -> Reading;
+
+    /// Bytes that will not be read again soon, so that nothing needs to be kept of them.
+    fn forget(&self, _offset: u64, _len: u64) {}
 }
 
 /// Bytes by position that are there when the call returns: in memory, or on a disk for which a thread waits.
@@ -30,6 +33,9 @@ pub trait ReadAt: Send + Sync {
 
     /// Fills `buf` from `offset`, in bytes. Past the end this is [`io::ErrorKind::UnexpectedEof`].
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+
+    /// See [`AsyncReadAt::forget`].
+    fn forget(&self, _offset: u64, _len: u64) {}
 }
 
 /// Reads that are made as they are asked for.

@@ -32,6 +32,26 @@ pub struct Kernel {
     pub(super) layout: wgpu::BindGroupLayout,
 }
 
+/// A kernel's module, unvalidated. `hlsl`: with what naga 30 needs to write it in HLSL. It gives inputs of subgroups a value only
+/// where one is an argument of its own, not where all are members of a struct; so there is one more argument, which nothing reads.
+///
+/// # Errors
+/// WGSL that naga does not take, with its place.
+pub fn parse(spec: &KernelSpec, hlsl: bool) -> Result<naga::Module> {
+    let text = compose(spec)?.wgsl;
+    let mut module = naga::front::wgsl::parse_str(&text)
+        .map_err(|e| Error::Shader { kernel: spec.to_string(), message: e.emit_to_string(&text) })?;
+    if hlsl && spec.flags.contains("SUBGROUP") {
+        let inner = TypeInner::Scalar(naga::Scalar::U32);
+        let ty = module.types.insert(naga::Type { name: None, inner }, naga::Span::UNDEFINED);
+        let binding = Some(naga::Binding::BuiltIn(naga::BuiltIn::SubgroupSize));
+        for entry in &mut module.entry_points {
+            entry.function.arguments.push(naga::FunctionArgument { name: None, ty, binding: binding.clone() });
+        }
+    }
+    Ok(module)
+}
+
 /// The bindings of a module, by rising index, and the layout of its `params`: fields with byte offsets, and size.
 pub fn reflect(module: &naga::Module) -> (Vec<Binding>, Vec<(String, u32)>, u64) {
     let mut bindings = Vec::new();
@@ -57,9 +77,7 @@ pub fn reflect(module: &naga::Module) -> (Vec<Binding>, Vec<(String, u32)>, u64)
 impl Kernel {
     fn compile(gpu: &Gpu, spec: &KernelSpec) -> Result<Kernel> {
         let name = spec.to_string();
-        let text = compose(spec)?.wgsl;
-        let module = naga::front::wgsl::parse_str(&text)
-            .map_err(|e| Error::Shader { kernel: name.clone(), message: e.emit_to_string(&text) })?;
+        let module = parse(spec, gpu.info().backend == wgpu::Backend::Dx12)?;
         let (bindings, params, params_size) = reflect(&module);
         let entries: Vec<_> = bindings.iter().map(|b| layout_entry(b, params_size)).collect();
         let (layout, pipeline) = gpu.scoped(&name, |device| {

@@ -130,6 +130,11 @@ impl Pace {
         self.ratios.get(&kernel).map_or(1.0, |ratio| ratio.value)
     }
 
+    /// Seconds of so many dispatches that do nothing.
+    pub fn idle_seconds(&self, dispatches: f64) -> f64 {
+        dispatches * self.limits.dispatch_seconds
+    }
+
     /// What a dispatch takes where `positions` are cached: the limits doubled, since no kernel reaches them, until its kernel
     /// has been timed.
     pub fn estimate(&self, dispatch: &Dispatch, positions: usize) -> Estimate {

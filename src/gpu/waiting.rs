@@ -100,9 +100,17 @@ impl Gpu {
             told.store(true, Ordering::Release);
             alarm.ring();
         });
+        self.until(|| done.load(Ordering::Acquire)).await
+    }
+
+    /// Ends when `done` says so, of which a callback of the device has told it.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub(super) async fn until(&self, done: impl Fn() -> bool) -> Result<()> {
         poll_fn(|context| match self.poll() {
             Err(error) => Poll::Ready(Err(error)),
-            Ok(()) if done.load(Ordering::Acquire) => Poll::Ready(Ok::<(), Error>(())),
+            Ok(()) if done() => Poll::Ready(Ok::<(), Error>(())),
             Ok(()) => {
                 self.wake_soon(context.waker());
                 Poll::Pending

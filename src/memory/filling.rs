@@ -1,23 +1,26 @@
 //! Weights from the file into their buffers: several positioned reads on their way, rows re-laid, one copy to the GPU.
 
-use super::{Error, Result, Weights};
+use super::{Error, Result, System, Weights};
 use crate::boxed::BoxStream;
+use crate::clock;
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};
-use crate::gpu::{Gpu, View};
+use crate::gpu::{Gpu, Staging, View};
 use crate::ops::Shard;
 use futures::StreamExt;
 use futures::stream;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 /// Reads on their way at once: enough that a reader which sees a few of them at a time is never idle.
 pub(super) const READS: usize = 16;
 /// Bytes read, re-laid and handed to the queue at once.
 const CHUNK: usize = 4 << 20;
-/// Bytes queued before they are waited for, which bounds the staging memory of the driver.
-const QUEUED: u64 = 64 << 20;
+/// Chunks on their way from the host to the device at once.
+const STAGED: usize = 16;
 
 /// How far a load has come.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +29,42 @@ pub struct Progress {
     pub bytes: u64,
     /// Bytes that will be read.
     pub total: u64,
+}
+
+/// What was read, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Filled {
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Of all readers together, what laying out rows took.
+    pub layout: Duration,
+}
+
+/// Laying out rows, by several readers.
+#[derive(Default)]
+struct Layout {
+    /// All together.
+    nanos: AtomicU64,
+    /// Vectors to be used again: memory that is fresh costs more than what is written to it.
+    spares: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Layout {
+    fn spares(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.spares.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Of any length and contents.
+    fn vector(&self) -> Vec<u8> {
+        self.spares().pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, vector: Vec<u8>) {
+        let mut spares = self.spares();
+        if spares.len() < READS {
+            spares.push(vector);
+        }
+    }
 }
 
 /// Consecutive rows of a tensor.
@@ -55,18 +94,29 @@ impl RowCopy {
         self.rows * self.format.row_bytes(self.columns)
     }
 
+    /// Where they begin in the tensor.
+    fn offset(&self) -> u64 {
+        (self.first_row * self.format.row_bytes(self.columns)) as u64
+    }
+
     /// Bytes on the device.
     pub fn laid_bytes(&self) -> usize {
         self.rows * self.format.device_row_bytes(self.columns)
     }
 
     /// Starts to read the rows; they arrive in the device's layout.
-    fn read(&self, gguf: &Gguf) -> impl Future<Output = Result<Vec<u8>>> + use<> {
+    fn read(&self, gguf: &Gguf, layout: &Arc<Layout>) -> impl Future<Output = Result<Vec<u8>>> + use<> {
         let RowCopy { format, columns, rows, .. } = *self;
-        let offset = self.first_row * format.row_bytes(columns);
-        let reading = gguf.read(&self.tensor, offset as u64, self.bytes(), move |bytes| {
-            let mut laid = vec![0; rows * format.device_row_bytes(columns)];
+        let layout = layout.clone();
+        let reading = gguf.read(&self.tensor, self.offset(), self.bytes(), move |bytes| {
+            if format.lies_as_in_files(columns) {
+                return bytes;
+            }
+            let start = clock::now();
+            let mut laid = layout.vector();
+            laid.resize(rows * format.device_row_bytes(columns), 0);
             format.relay(columns, &bytes, &mut laid);
+            layout.nanos.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
             laid
         });
         async { Ok(reading.await?) }
@@ -125,25 +175,25 @@ pub(super) fn copies(
 }
 
 impl Weights<'_> {
-    /// Reads and uploads all that was placed; gives the bytes read. `progress` is told
+    /// Reads and uploads all that was placed; gives the bytes read and more. `progress` is told
     /// after each chunk, `false` cancels.
     ///
     /// # Errors
     /// The first of a read or an upload, or the cancelling; what is in flight then is dropped.
-    pub async fn fill(self, mut progress: impl FnMut(Progress) -> bool) -> Result<u64> {
+    pub async fn fill(self, mut progress: impl FnMut(Progress) -> bool) -> Result<Filled> {
         let Weights { gguf, gpu, mut done, copies, host, .. } = self;
         drop(host);
-        let (copies, mut queued) = (Arc::new(copies), 0);
+        let (copies, mut staging) = (Arc::new(copies), Staging::new(gpu, STAGED, CHUNK));
         let total = done + copies.iter().map(|copy| copy.bytes() as u64).sum::<u64>();
-        let mut arriving = read(gguf, &copies);
+        let (keeps, layout) = (keeps_pages(gpu, gguf), Arc::new(Layout::default()));
+        let mut arriving = read_timed(gguf, &copies, &layout);
         while let Some((index, laid)) = arriving.next().await {
-            let (copy, laid): (&RowCopy, Vec<u8>) = (&copies[index], laid?);
-            gpu.write(&copy.view, copy.to, &laid)?;
-            queued += laid.len() as u64;
-            if queued >= QUEUED {
-                gpu.flush()?;
-                gpu.finished().await?;
-                queued = 0;
+            let copy = &copies[index];
+            let laid = laid?;
+            staging.write(&copy.view, copy.to, &laid).await?;
+            layout.give_back(laid);
+            if !keeps {
+                gguf.forget(&copy.tensor, copy.offset(), copy.bytes() as u64);
             }
             done += copy.bytes() as u64;
             if !progress(Progress { bytes: done, total }) {
@@ -152,8 +202,16 @@ impl Weights<'_> {
         }
         gpu.flush()?;
         gpu.finished().await?;
-        Ok(done)
+        Ok(Filled { bytes: done, layout: Duration::from_nanos(layout.nanos.load(Ordering::Relaxed)) })
     }
+}
+
+/// Whether the page cache may keep what a load has read: the whole file and what lies in the host's memory fit into it. Else
+/// other programs would lose theirs to bytes that are not read again. Where the system does not tell, it decides.
+fn keeps_pages(gpu: &Gpu, gguf: &Gguf) -> bool {
+    let shared = matches!(gpu.info().device_type, wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu);
+    let (file, copies) = (gguf.data_bytes(), if shared { 2 } else { 1 });
+    System::read().available.is_none_or(|available| file.saturating_mul(copies) <= available)
 }
 
 /// Copies by index, re-laid, in any order.
@@ -161,9 +219,14 @@ pub(super) type Reads = BoxStream<'static, (usize, Result<Vec<u8>>)>;
 
 /// Reads all copies, as the stream is polled; dropping it cancels what has not come.
 pub(super) fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>) -> Reads {
-    let (gguf, copies) = (gguf.clone(), copies.clone());
+    read_timed(gguf, copies, &Arc::default())
+}
+
+/// As [`read`], with vectors that are given back and time that is counted.
+fn read_timed(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>, layout: &Arc<Layout>) -> Reads {
+    let (gguf, copies, layout) = (gguf.clone(), copies.clone(), layout.clone());
     let each = (0..copies.len()).map(move |index| {
-        let reading = copies[index].read(&gguf);
+        let reading = copies[index].read(&gguf, &layout);
         async move { (index, reading.await) }
     });
     Box::pin(stream::iter(each).buffer_unordered(READS))

@@ -12,7 +12,7 @@ mod store;
 mod stream;
 
 pub use budget::{Backing, DenseMemory, ExpertMemory, Placement, PlacementOptions, expert_bytes, expert_stacks};
-pub use filling::Progress;
+pub use filling::{Filled, Progress};
 pub use fit::{Bound, CHUNK, Demand, ExpertLayer, Fit, Machine, Place, Plan, Routing, System, plan};
 pub use keeps::{Compressed, Extent, Keeps, KvWidth};
 pub use kv::{KvCache, LayerCache, Rewind, Rings};

@@ -1,5 +1,6 @@
 //! The engine of a session: buffers, recordings by length, and what runs on them.
 
+use super::ahead::Misses;
 use super::generate::{Answer, MOST_AHEAD};
 use super::history::History;
 use super::state::State;
@@ -36,6 +37,7 @@ pub struct Session {
     chunk: usize,
     pub(super) submit: Duration,
     pub(super) pace: Pace,
+    pub(super) misses: Misses,
     /// By which it holds the store of experts that come and go.
     pub(super) id: u64,
     /// Of the choice of arithmetic.
@@ -165,6 +167,7 @@ impl Session {
             scratch: Scratch::new(chunk),
             state: report.slice(0, size_of::<State>() as u64),
             report,
+            misses: Misses::new(),
             found: 0,
             // One more than the context: the last token is sampled, never processed.
             token_ids: gpu.buffer("token ids", (context as u64 + 1) * 4)?,
@@ -233,6 +236,18 @@ impl Session {
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.history.clear();
+    }
+
+    /// Estimated GPU time of a decode step where `positions` are cached, which its submits are cut by.
+    pub fn step_estimate(&self, positions: usize) -> Duration {
+        let of = |dispatch| self.pace.estimate(dispatch, positions);
+        let seconds = self.decode_recording().dispatches.iter().map(of).map(|e| e.launch + e.work).sum();
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+    }
+
+    /// Estimated GPU time that one submit may take.
+    pub fn submit_bound(&self) -> Duration {
+        self.submit
     }
 
     /// Estimated GPU time of what was given to the device within finite budgets and has not been seen to end.

@@ -22,9 +22,13 @@ pub(super) struct Flight {
     until: usize,
     /// Once all of it is given.
     report: Option<Readback>,
-    /// Where dense layers pass through: of each part behind which one makes room for another, and that of one that halted.
+    /// Where a step is given in parts, of each that is not seen to have ended, and that of one that halted.
     passing: VecDeque<Readback>,
     halted: Option<Vec<u8>>,
+    /// The dispatch up to which the last of these parts goes.
+    open: usize,
+    /// The layer that missed experts last.
+    from: Option<u32>,
     /// Those, once they are on their way.
     states: Option<Vec<Readback>>,
     missing: Option<Missing>,
@@ -83,8 +87,13 @@ impl Flight {
 
     /// What was given did nothing, since a step before it had missed an expert.
     pub fn restart(&mut self) {
-        (self.at, self.report, self.halted, self.states) = (Mark::default(), None, None, None);
+        (self.at, self.open, self.report, self.halted, self.states) = (Mark::default(), 0, None, None, None);
+        self.passing.clear();
     }
+}
+
+fn is_lookup(dispatch: &Dispatch) -> bool {
+    dispatch.kernel.spec.shader == "expert_lookup"
 }
 
 /// The first dispatch of a layer by its shader, from `from` on.
@@ -158,7 +167,23 @@ impl Session {
         let until = self.recordings[&key].recording.dispatches.len();
         let (at, report, states, missing) = (Mark::default(), None, None, None);
         let (passing, halted) = (VecDeque::new(), None);
-        Ok(Flight { key, positions, state, keep, at, until, report, passing, halted, states, missing, submits: 0 })
+        let (open, from) = (0, None);
+        Ok(Flight {
+            key,
+            positions,
+            state,
+            keep,
+            at,
+            until,
+            report,
+            passing,
+            halted,
+            open,
+            from,
+            states,
+            missing,
+            submits: 0,
+        })
     }
 
     /// Copies of the states after `positions` tokens, after what was submitted before.
@@ -274,17 +299,32 @@ impl Session {
         Ok(true)
     }
 
-    /// Where dense layers pass through: brings the one that comes next, and says up to which dispatch the step can be given then. A
-    /// layer takes the place of the last but one, once that is seen to have been computed; a step that has halted there is not
-    /// given further. As much as `most` bytes at once, or waits.
+    /// Layers of a recording that are queued at once where experts come and go.
+    pub(super) fn layers_ahead(&self, recording: &Recording) -> usize {
+        let lookups = recording.dispatches.iter().filter(|d| is_lookup(d)).count();
+        if lookups == 0 || self.run_ahead.is_some() {
+            return usize::MAX;
+        }
+        let dispatches = recording.dispatches.len() as f64 / self.layers() as f64;
+        self.misses.layers_ahead(self.pace.idle_seconds(dispatches))
+    }
+
+    pub(super) fn layers(&self) -> usize {
+        self.cache.layers.len().max(1)
+    }
+
+    /// Up to which dispatch a step can be given now: as many layers as are worth it behind those that may miss an expert, and no dense
+    /// layer that passes through and is not there. Such a layer is brought; it takes the place of the last but one. Two parts are on
+    /// their way at most, and a step that is seen to have halted is not given further. As much as `most` bytes at once, or waits.
     fn layer_in(&self, flight: &mut Flight, most: Option<u64>) -> Result<Poll<usize>> {
         if !self.model().weights_move() {
             return Ok(Poll::Ready(flight.until));
         }
         let mut store = self.model().store();
-        let dispatches = &self.recordings[&flight.key].recording.dispatches;
+        let recording = &self.recordings[&flight.key].recording;
+        let dispatches = &recording.dispatches;
         let layer = dispatches[flight.at.dispatch].layer;
-        if store.lacks(layer) {
+        if store.lacks(layer) || flight.at >= flight.open.into() {
             while flight.passing.len() > 1 {
                 if most.is_some() && !flight.passing[0].is_ready() {
                     return Ok(Poll::Pending);
@@ -297,13 +337,15 @@ impl Session {
                     return Ok(Poll::Ready(flight.until));
                 }
             }
-            if store.bring_layer(layer, most)?.is_pending() {
+            if store.lacks(layer) && store.bring_layer(layer, most)?.is_pending() {
                 return Ok(Poll::Pending);
             }
+            let last = (layer as usize).saturating_add(self.layers_ahead(recording));
+            let ends = |d: &Dispatch| d.layer != layer && (store.lacks(d.layer) || d.layer as usize >= last);
+            let rest = &dispatches[flight.at.dispatch..];
+            flight.open = rest.iter().position(ends).map_or(dispatches.len(), |more| flight.at.dispatch + more);
         }
-        let rest = flight.at.dispatch..flight.until;
-        let next = rest.clone().find(|i| dispatches[*i].layer != layer && store.lacks(dispatches[*i].layer));
-        Ok(Poll::Ready(next.unwrap_or(rest.end)))
+        Ok(Poll::Ready(flight.open.min(flight.until)))
     }
 
     /// Whether a step can be given on: that no other session holds the store, and that what it missed is there.
@@ -352,9 +394,14 @@ impl Session {
         let record: Record = bytemuck::pod_read_unaligned(&record[..size_of::<Record>()]);
         self.model().store().saw(state.clock, record.found.wrapping_sub(self.found));
         self.found = record.found;
+        let dispatches = &self.recordings[&flight.key].recording.dispatches;
+        let seen = |d: &&Dispatch| is_lookup(d) && (!state.missed() || d.layer < state.halt_layer);
+        let lookups = dispatches.iter().filter(seen).filter(|d| flight.from.is_none_or(|from| d.layer > from)).count();
+        self.misses.saw(lookups, state.missed());
         if !state.missed() {
             return Ok(Landed::Done(state));
         }
+        (flight.from, flight.open) = (Some(state.halt_layer), 0);
         flight.until = flight.at.dispatch;
         flight.at = flight.until.into();
         flight.missing = Some(Missing { layer: state.halt_layer, record: Box::new(record), passes: None });

@@ -65,8 +65,6 @@ pub(super) struct Answer {
     arrived: VecDeque<Token>,
     /// The token seen last, which the next step caches.
     last: Option<u32>,
-    /// Steps since the last that missed an expert.
-    calm: usize,
     stats: Stats,
     start: Instant,
     first: Option<Instant>,
@@ -123,7 +121,6 @@ impl Session {
             queued: VecDeque::new(),
             arrived: VecDeque::new(),
             last: None,
-            calm: 0,
             stats,
             start,
             first: None,
@@ -228,11 +225,10 @@ impl Answer {
             }
             _ => LEAST_AHEAD,
         };
-        // What is queued behind a miss is queued in vain; and layers that pass through do so for one step after the other.
-        match (session.model().layers_stream(), session.model().weights_move()) {
-            (true, _) => 0,
-            (_, true) => ahead.min(self.calm),
-            _ => ahead,
+        // Layers that pass through do so for one step after the other.
+        match session.model().layers_stream() {
+            true => 0,
+            false => ahead.min(session.layers_ahead(session.decode_recording()) / session.layers()),
         }
     }
 
@@ -337,13 +333,11 @@ impl Answer {
         let state = match landed {
             Landed::Done(state) => state,
             Landed::Again => {
-                self.calm = 0;
                 self.queued.iter_mut().skip(1).for_each(Flight::restart);
                 return Ok(());
             }
         };
         let mut flight = self.queued.pop_front().expect("a step has landed");
-        self.calm += 1;
         let total = self.prompt.len();
         if flight.positions <= total {
             let known = session.history().len();

@@ -1,5 +1,6 @@
 //! A conversation: its cache, its recordings, prefill, decode and the stream of tokens.
 
+mod ahead;
 mod budget;
 mod buffers;
 mod digest;

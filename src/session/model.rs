@@ -5,7 +5,7 @@ use super::{Error, Result};
 use crate::clock;
 use crate::gguf::Gguf;
 use crate::gpu::Gpu;
-use crate::memory::{Backing, ExpertStore, Placement, Progress, StoreStats, Weights};
+use crate::memory::{Backing, ExpertStore, Filled, Placement, Progress, StoreStats, Weights};
 use crate::models::{self, Architecture};
 use crate::tokenizer::{self, Chat, ChatTemplate, Special, Tokenizer};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,6 +17,10 @@ pub struct LoadStats {
     /// Bytes read from the file.
     pub bytes: u64,
     pub time: Duration,
+    /// Of it, from the first weight until the device has all of them.
+    pub fill: Duration,
+    /// Of all threads together, what laying out rows took.
+    pub layout: Duration,
 }
 
 /// A model whose weights lie on a device.
@@ -76,13 +80,14 @@ impl Model {
         weights.limit(&options.placement);
         let (architecture, shape) = models::load(&mut weights)?;
         let mut store = weights.take_store();
-        let mut bytes = weights.fill(progress).await?;
+        let filling = clock::now();
+        let Filled { mut bytes, layout } = weights.fill(progress).await?;
         if let Some(store) = &mut store {
             let own = gpu.info().device_type == wgpu::DeviceType::DiscreteGpu;
             bytes += store.hold_on_host(options.backing, own).await?;
         }
         let store = store.map(Mutex::new);
-        let load = LoadStats { bytes, time: start.elapsed() };
+        let load = LoadStats { bytes, time: start.elapsed(), fill: filling.elapsed(), layout };
         let gpu = gpu.clone();
         Ok(Arc::new(Model { gpu, name, fingerprint, architecture, shape, tokenizer, template, load, store }))
     }

@@ -4,6 +4,7 @@ mod compare;
 mod device;
 mod experts;
 mod kernels;
+mod load;
 mod model;
 mod print;
 mod table;
@@ -20,6 +21,7 @@ Examples:
   halogen bench model model.gguf -p 512 -n 128    a prompt, and tokens one by one
   halogen bench kernels --plot roofline.svg       every operator, beside what the device could do
   halogen bench device                            reads, copies, multiply-adds, dispatches, round trips
+  halogen bench load model.gguf                   how fast a file reaches the device
   halogen bench experts model.gguf                speed by how many of the experts fit
   halogen bench compare before.json after.json    what changed by more than its spread";
 
@@ -37,6 +39,7 @@ enum What {
     Kernels(kernels::Args),
     Device(device::Args),
     Experts(experts::Args),
+    Load(load::Args),
     Compare(compare::Args),
 }
 
@@ -46,6 +49,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         What::Kernels(args) => kernels::run(args)?,
         What::Device(args) => device::run(args)?,
         What::Experts(args) => experts::run(args)?,
+        What::Load(args) => load::run(args)?,
         What::Compare(args) => compare::run(args)?,
     }
     success()

@@ -26,7 +26,13 @@ pub fn run(args: Args, verbose: bool) -> Result<ExitCode> {
     let task = prompt::read(&args)?;
     let chats = task.prompt.is_none();
     catch_interrupts(!chats);
-    let mut runner = Runner::new(&args, task.model.as_deref(), verbose)?;
+    let mut runner = match Runner::new(&args, task.model.as_deref(), verbose) {
+        Err(error) if is_cancelled(&error) => {
+            output::note("loading was cancelled");
+            return Ok(ExitCode::from(INTERRUPTED_EXIT));
+        }
+        made => made?,
+    };
     let before = match &args.resume {
         Some(file) => saved::resume(&mut runner, &args.sampling, file)?,
         None => args.opening(),
@@ -36,6 +42,11 @@ pub fn run(args: Args, verbose: bool) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     one_answer(&mut runner, &args, task.messages(before))
+}
+
+/// Whether Ctrl-C ended the load.
+fn is_cancelled(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(halogen::Error::Memory(halogen::memory::Error::Cancelled)))
 }
 
 fn one_answer(runner: &mut Runner, args: &Args, mut messages: Vec<Value>) -> Result<ExitCode> {

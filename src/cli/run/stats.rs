@@ -5,6 +5,7 @@ use super::setup::Runner;
 use crate::cli::human;
 use halogen::gpu::DeviceProfile;
 use halogen::memory::{Extent, KvCache, StoreStats};
+use halogen::session;
 use std::fmt;
 
 /// The stats of `--json`; those of the last line on stderr are among them.
@@ -21,6 +22,8 @@ pub struct Stats {
     pub decode_tokens_per_second: Option<f64>,
     pub dispatches_per_token: usize,
     pub submits_per_token: f64,
+    /// Where a token takes more than one: why.
+    pub submits_reason: Option<String>,
     pub readbacks_per_token: f64,
     pub host_microseconds_per_token: f64,
     pub weight_bytes_per_token: u64,
@@ -65,6 +68,7 @@ impl Stats {
             decode_tokens_per_second: speed(stats.decode_tokens, stats.decode.as_secs_f64()),
             dispatches_per_token: stats.dispatches_per_token,
             submits_per_token: per_step(stats.decode_submits as f64),
+            submits_reason: submits_reason(runner, stats, mean_position),
             readbacks_per_token: per_step(stats.decode_steps as f64),
             host_microseconds_per_token: per_step(stats.decode_host.as_secs_f64() * 1e6),
             weight_bytes_per_token: decode.cost().weight_bytes,
@@ -95,6 +99,22 @@ impl Stats {
             ..self
         }
     }
+}
+
+/// Why tokens took more submits than there are steps.
+fn submits_reason(runner: &Runner, stats: &session::Stats, positions: usize) -> Option<String> {
+    if stats.decode_submits <= stats.decode_steps {
+        return None;
+    }
+    let (step, bound) = (runner.session.step_estimate(positions), runner.session.submit_bound());
+    let [step_time, bound_time] = [step, bound].map(|time| human::seconds(time.as_secs_f64()));
+    let cut =
+        format!("a token is estimated at {step_time} of GPU time, a submit holds {bound_time} at most (--submit-ms)");
+    let brought = "steps went on in submits of their own behind weights that were not on the device".to_string();
+    let waited = step <= bound || runner.model.store_stats().is_some_and(|store| store.misses > 0);
+    let reasons: Vec<String> =
+        [(step > bound).then_some(cut), waited.then_some(brought)].into_iter().flatten().collect();
+    Some(reasons.join("; "))
 }
 
 /// Tokens a second; `None` where there was nothing to measure.

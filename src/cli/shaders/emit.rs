@@ -1,7 +1,7 @@
 //! A kernel's WGSL and its translations, as wgpu makes them: no bounds checks, no zeroed workgroup memory.
 
 use anyhow::{Result, anyhow, bail};
-use halogen::gpu::{KernelSpec, compose};
+use halogen::gpu::{KernelSpec, compose, parse};
 use naga::back::{hlsl, msl, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy::Unchecked};
 use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
@@ -28,10 +28,9 @@ impl Language {
 const UNCHECKED: BoundsCheckPolicies =
     BoundsCheckPolicies { index: Unchecked, buffer: Unchecked, image_load: Unchecked, binding_array: Unchecked };
 
-/// The module of a kernel, validated.
-pub fn module(spec: &KernelSpec) -> Result<(naga::Module, ModuleInfo)> {
-    let source = compose(spec)?.wgsl;
-    let module = naga::front::wgsl::parse_str(&source).map_err(|e| anyhow!("{spec}: {}", e.emit_to_string(&source)))?;
+/// The module of a kernel, validated, for HLSL or another language.
+pub fn module(spec: &KernelSpec, hlsl: bool) -> Result<(naga::Module, ModuleInfo)> {
+    let (source, module) = (compose(spec)?.wgsl, parse(spec, hlsl)?);
     let info = Validator::new(ValidationFlags::all(), Capabilities::all())
         .subgroup_stages(ShaderStages::COMPUTE)
         .subgroup_operations(SubgroupOperationSet::all())
@@ -71,7 +70,7 @@ pub fn emit(spec: &KernelSpec, language: Language) -> Result<Vec<u8>> {
     if let Some(why) = untranslatable(spec, language) {
         bail!("{spec}: {why}");
     }
-    let (module, info) = module(spec)?;
+    let (module, info) = module(spec, language == Language::Hlsl)?;
     Ok(match language {
         Language::Wgsl => unreachable!("returned above"),
         Language::Spirv => bytemuck::cast_slice(&spirv(&module, &info)?).to_vec(),

@@ -162,7 +162,7 @@ fn file_name(spec: &KernelSpec) -> String {
 
 /// Bindings as `name: kind`, by rising index.
 fn bindings(spec: &KernelSpec) -> Result<Vec<String>> {
-    let (module, _) = emit::module(spec)?;
+    let (module, _) = emit::module(spec, false)?;
     let kind = |kind| match kind {
         BindingKind::Read => "read",
         BindingKind::Write => "read_write",

@@ -116,7 +116,7 @@ fn snapshot(driver: &Driver, specs: &[KernelSpec], path: &Path, update: bool) ->
 }
 
 fn compile(driver: &Driver, spec: &KernelSpec, isa: bool) -> Result<Compiled> {
-    let (module, info) = emit::module(spec)?;
+    let (module, info) = emit::module(spec, false)?;
     driver.compile(&module, &emit::spirv(&module, &info)?, isa).with_context(|| format!("{spec}"))
 }
 

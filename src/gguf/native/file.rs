@@ -27,9 +27,24 @@ impl FileSource {
     }
 }
 
+/// Has the page cache let go of bytes of a file, to its end if `len` is 0, where the system can be told (Linux). It keeps what
+/// is not written yet, and what somebody has mapped.
+pub fn forget(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::fs::fadvise(file, offset, std::num::NonZeroU64::new(len), rustix::fs::Advice::DontNeed)?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, offset, len);
+    Ok(())
+}
+
 impl ReadAt for FileSource {
     fn len(&self) -> u64 {
         self.len
+    }
+
+    fn forget(&self, offset: u64, len: u64) {
+        // A page cache that keeps it is full and not wrong.
+        let _ = forget(&self.file, offset, len);
     }
 
     #[cfg(unix)]

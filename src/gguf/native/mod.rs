@@ -3,6 +3,6 @@
 mod file;
 mod threads;
 
-pub use file::FileSource;
 pub(super) use file::open_all;
+pub use file::{FileSource, forget};
 pub use threads::{READERS, Threads};

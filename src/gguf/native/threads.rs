@@ -69,6 +69,10 @@ impl<S: ReadAt + 'static> AsyncReadAt for Threads<S> {
         self.source.len()
     }
 
+    fn forget(&self, offset: u64, len: u64) {
+        self.source.forget(offset, len);
+    }
+
     fn read_at(&self, offset: u64, len: usize, then: Then) -> Reading {
         let (sender, receiver) = oneshot::channel();
         let source = self.source.clone();

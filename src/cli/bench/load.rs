@@ -1,0 +1,70 @@
+//! `halogen bench load`: how fast a file reaches the device.
+
+use super::origin;
+use super::table::Table;
+use crate::cli::device::DeviceArgs;
+use crate::cli::{human, model, output};
+use anyhow::Result;
+use halogen::bench::{LoadRow, PageCache, files_of, load};
+use std::path::PathBuf;
+
+/// Load a model, beside a plain parallel read of the same file: page cache warm and cold
+#[derive(clap::Args)]
+pub struct Args {
+    /// The path of a .gguf file; `halogen fit --like ... --write FILE` makes one
+    file: PathBuf,
+
+    /// Loads, and plain reads, of each kind
+    #[arg(short, long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    repetitions: u32,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let gguf = model::open(args.file.to_str())?;
+    let files = files_of(&args.file, &gguf)?;
+    let gpu = args.device.open()?;
+    let repetitions = args.repetitions as usize;
+    let rows = [PageCache::Warm, PageCache::Cold].map(|kind| load(&gpu, &files, &gguf, kind, repetitions));
+    let rows = rows.into_iter().collect::<Result<Vec<LoadRow>, _>>()?;
+    if args.json {
+        let mut all = origin(&gpu);
+        all["kind"] = "load".into();
+        all["model"] = gguf.name().into();
+        all["bytes"] = gguf.data_bytes().into();
+        all["rows"] = serde_json::to_value(&rows)?;
+        return output::print_json(&all);
+    }
+    let title = format!("{} ({}) on {}", gguf.name(), human::bytes(gguf.data_bytes()), gpu.info().name);
+    Ok(output::print(format_args!("{title}\n\n{}", markdown(&rows)))?)
+}
+
+fn markdown(rows: &[LoadRow]) -> String {
+    let head = ["page cache", "plain read", "to fresh memory", "load", "of plain", "layout", "all of it", "above plan"];
+    let mut table = Table::new(&head);
+    for r in rows {
+        let kind = if r.page_cache == PageCache::Warm { "warm" } else { "cold" };
+        table.row(vec![
+            kind.into(),
+            human::rate(r.plain.median),
+            human::rate(r.fresh.median),
+            human::rate(r.load.median),
+            format!("{:.0} %", 100.0 * r.fraction_of_plain),
+            format!("{:.0} %", 100.0 * r.layout_share),
+            human::seconds(r.seconds),
+            r.host_above_plan.map_or("?".into(), |bytes| human::bytes(bytes.max(0) as u64)),
+        ]);
+    }
+    format!(
+        "{}\nplain read: the whole file, 4 MiB at a time, by as many threads as load, into memory that they have; to fresh memory: into \
+         as much as the file takes.\nlayout: of the readers' time, what goes into laying rows out. above plan: most host memory that \
+         belongs to no file, beside the weights where they lie in it.\n",
+        table.markdown()
+    )
+}
