@@ -120,16 +120,18 @@ mod tests {
 
     #[test]
     fn caches_are_those_of_the_architecture() {
-        // 48 layers, 4 heads of 128, keys and values in f16.
-        assert_eq!(of("qwen3-30b-a3b", Mixture::Q4KM).demand.kv / 4096, 48 * 2 * 4 * 128 * 2);
+        // 48 layers, 4 heads of 128, keys and values in f16; and the 2,048 positions that a layer has while it grows to 4,096.
+        let layer = 2 * 4 * 128 * 2;
+        assert_eq!(of("qwen3-30b-a3b", Mixture::Q4KM).demand.kv, (48 * 4096 + 2048) * layer);
         // Blocks of 32 in 34 bytes.
         let preset = ModelPreset::named("qwen3-30b-a3b").unwrap();
         let file = Synthetic::new(preset, Mixture::Q4KM, preset.layers(), 1).unwrap().gguf().unwrap();
         let rounded = asked(&file, Some(4096), KvFormat::Q8_0).unwrap().demand;
-        assert_eq!((rounded.kv / 4096, rounded.kv_read), (48 * 2 * 4 * 128 * 34 / 32, rounded.kv));
+        let layer = 2 * 4 * 128 * 34 / 32;
+        assert_eq!((rounded.kv, rounded.kv_read), ((48 * 4096 + 2048) * layer, 48 * 4096 * layer));
         // Of 62 layers, 10 keep all positions, the others 1024 of a window, a chunk of 512 and 17 queued ahead.
         let gemma = of("gemma-3-27b", Mixture::Q4KM).demand;
-        assert_eq!(gemma.kv, (10 * 4096 + 52 * (1024 + 512 + 17)) * 2 * 16 * 128 * 2);
+        assert_eq!(gemma.kv, (10 * 4096 + 52 * (1024 + 512 + 17) + 2048) * 2 * 16 * 128 * 2);
         assert_eq!(gemma.kv_read, (10 * 4096 + 52 * 1024) * 2 * 16 * 128 * 2);
         // A latent of 512 and 64 rotated values in each of 61 layers.
         let preset = ModelPreset::named("deepseek-r1").unwrap();

@@ -271,6 +271,9 @@ impl Session {
     }
 
     /// The recording of one decode step.
+    ///
+    /// # Panics
+    /// Where a device was lost while the cache grew: then there is none, and every question ends with that error.
     pub fn decode_recording(&self) -> &Recording {
         &self.recordings[&(1, Ending::Sample)].recording
     }

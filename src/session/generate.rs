@@ -1,5 +1,6 @@
 //! An answer: steps given to the device ahead of the host, tokens collected as their steps end.
 
+use super::engine::Ending;
 use super::flight::{Back, Flight, Given, Landed};
 use super::state::State;
 use super::{Budget, Error, MAX_STOPS, Result, Sampling, Session, StopReason};
@@ -104,6 +105,8 @@ impl Session {
         };
         state.stops[..stops.len()].copy_from_slice(stops);
         let start = clock::now();
+        // There is one, unless the device failed while the cache grew.
+        self.record(1, Ending::Sample)?;
         let (cached_tokens, back) = self.begin(prompt)?;
         self.record_prompt(cached_tokens, prompt.len())?;
         let stats = Stats {
