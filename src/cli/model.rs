@@ -52,7 +52,7 @@ pub fn place(
     wishes.explain(gguf)?;
     let needs = Needs { weights: gguf.data_bytes(), ..session };
     let placement = needs.placed(gguf, gpu, &wishes.options(device.gpu_memory))?;
-    if let Some(ExpertMemory { bytes, all, .. }) = placement.experts {
+    if let Some(ExpertMemory { bytes, all, .. }) = placement.experts.filter(|experts| experts.bytes < experts.all) {
         let (some, all) = (human::bytes(bytes), human::bytes(all));
         output::note(format_args!("note: {some} of {all} of experts fit at once; others are read as they are needed"));
     }
