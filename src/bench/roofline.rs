@@ -28,7 +28,9 @@ const WIDTH: f64 = 600.0;
 const LEAST_HEIGHT: f64 = 420.0;
 /// Of the list of names.
 const LINE: f64 = 18.0;
-const LEGEND: f64 = 400.0;
+const LEAST_LEGEND: f64 = 400.0;
+/// Of most characters, at the size that the legend is set in.
+const CHARACTER: f64 = 7.0;
 
 /// A logarithmic axis over whole decades, from `least` to `most`, on `length` pixels.
 struct Axis {
@@ -71,7 +73,8 @@ pub fn roofline(title: &str, reads: f64, ceilings: &[Ceiling], points: &[Point])
     let x = Axis::new(least, most, WIDTH);
     let (least, most) = span(|p| p.flops_per_second, [highest * 1.5, highest]);
     let y = Axis::new(least, most, height);
-    let mut svg = head(title, height);
+    let longest = points.iter().map(|p| legend(p).chars().count()).max().unwrap_or(0) as f64;
+    let mut svg = head(title, LEFT + WIDTH + LEAST_LEGEND.max(50.0 + CHARACTER * longest), height);
     grid(&mut svg, &x, &y);
     roof(&mut svg, &x, &y, reads, ceilings);
     kernels(&mut svg, &x, &y, points);
@@ -82,8 +85,8 @@ fn put(svg: &mut String, line: std::fmt::Arguments) {
     writeln!(svg, "{line}").expect("a string takes all");
 }
 
-fn head(title: &str, height: f64) -> String {
-    let (width, height) = (LEFT + WIDTH + LEGEND, TOP + height + 60.0);
+fn head(title: &str, width: f64, height: f64) -> String {
+    let height = TOP + height + 60.0;
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
          font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n\
@@ -170,12 +173,15 @@ fn kernels(svg: &mut String, x: &Axis, y: &Axis, points: &[Point]) {
         put(svg, format_args!("<text {held} stroke=\"#fff\" stroke-width=\"3\">{number}</text>"));
         put(svg, format_args!("<text {held}>{number}</text>"));
         let (left, at) = (LEFT + x.length + 34.0, bottom - y.length + 12.0 + i as f64 * LINE);
-        let percent = (p.fraction * 100.0).round();
-        let label = escape(&p.label);
+        let label = escape(&legend(p));
         put(svg, format_args!("<text x=\"{left}\" y=\"{at}\" text-anchor=\"end\">{number}</text>"));
         let left = left + 8.0;
-        put(svg, format_args!("<text x=\"{left}\" y=\"{at}\">{label} ({percent} % of limit)</text>"));
+        put(svg, format_args!("<text x=\"{left}\" y=\"{at}\">{label}</text>"));
     }
+}
+
+fn legend(p: &Point) -> String {
+    format!("{} ({} % of limit)", p.label, (p.fraction * 100.0).round())
 }
 
 fn place(x: &Axis, y: &Axis, p: &Point) -> (f64, f64) {
