@@ -18,7 +18,7 @@ async function open(backend) {
     globalThis.gpu = create([`backend=${backend}`]);
     globalThis.adapter = await gpu.requestAdapter();
     if (!adapter) throw new Error(`Dawn finds no adapter of ${backend}`);
-    const wanted = ["maxStorageBufferBindingSize", "maxBufferSize"];
+    const wanted = ["maxStorageBufferBindingSize", "maxBufferSize", "maxStorageBuffersPerShaderStage"];
     const requiredLimits = Object.fromEntries(wanted.map(name => [name, adapter.limits[name]]));
     return adapter.requestDevice({ requiredFeatures: ["subgroups", "shader-f16"], requiredLimits });
 }
