@@ -34,6 +34,7 @@ struct Params {
     ratio: u32,          // of ENTRIES, as those below
     window_rows: u32,
     pairs: u32,          // that turn
+    shard_rows: u32,     // of a shard of the cache, times its heads
     first_z: u32,     // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;

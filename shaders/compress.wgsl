@@ -17,7 +17,9 @@ struct Params {
     gate_at: u32,
     pairs: u32,        // that turn
     eps: f32,
-    first_row: u32,    // of the entries in the cache
+    first_row: u32,    // of the entries, counted from that of the bound shard of the cache: below it the difference is huge
+    shard_rows: u32,   // of that shard: those of others are passed over
+    last: u32,         // whether it is the last shard: `sums` stay what they were until all have been written
     first_group: u32,  // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
@@ -94,7 +96,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
             if full {
                 rotated[i] = run.z / run.y;
                 acc[0] += rotated[i] * rotated[i];
-            } else {
+            } else if params.last != 0u {
                 sums[at + i] = run.x;
                 sums[at + HEAD_DIM + i] = run.y;
                 sums[at + 2u * HEAD_DIM + i] = run.z;
@@ -114,8 +116,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
                 rotated[lane + 1u] = v.y;
             }
             workgroupBarrier();
-            for (var i = tid; i < CACHE_WORDS; i += WG) {
-                cache[(params.first_row + window) * CACHE_WORDS + i] = cache_word(i);
+            let row = params.first_row + window;
+            for (var i = tid; row < params.shard_rows && i < CACHE_WORDS; i += WG) {
+                cache[row * CACHE_WORDS + i] = cache_word(i);
             }
             workgroupBarrier();
         }

@@ -1,6 +1,7 @@
 // From the joint projection qkv to attention's inputs: per-head RMSNorm of q and k (QK_NORM), rotary position
 // embedding (ADJACENT: pairs (2i, 2i+1); else (i, i + pairs)), and the write of k and v into the cache (KV_F16, KV_Q8_0 or f32).
-// V_NORM, of QK_NORM: v is normalised too, without weights. Without KV heads there is q alone.
+// V_NORM, of QK_NORM: v is normalised too, without weights. Without KV heads there is q alone; without others, k and v, of which
+// those are written whose rows lie in the bound shard of the cache.
 // TEMPERATURE: q *= 1 + temperature * ln(1 + floor((position + offset) / span)), which sharpens attention over long contexts.
 // Grid: one workgroup a head (q, then k, then v heads), tokens along z.
 // Bound: launch in decode.
@@ -21,6 +22,8 @@ struct Params {
     span: u32,       // of TEMPERATURE: positions
     offset: u32,     // of TEMPERATURE: positions
     rows: u32,       // of the cache: position p lies in row p % rows
+    first_row: u32,  // of the shard of the cache that is bound
+    shard_rows: u32,
     first_z: u32,     // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
@@ -49,6 +52,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
     let position = state.position + token;
     let is_q = head < params.heads;
     let is_v = head >= params.heads + params.kv_heads;
+    let cache_row = position % params.rows - params.first_row;
+    if !is_q && cache_row >= params.shard_rows {
+        return;
+    }
     var source = token * params.stride;
     if is_q {
         source += params.q_at + head * HEAD_DIM;
@@ -99,8 +106,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
         return;
     }
     let kv_head = (head - params.heads) % params.kv_heads;
-    let row = position % params.rows * params.kv_heads + kv_head;
-    let rows = params.rows * params.kv_heads;
+    let row = cache_row * params.kv_heads + kv_head;
+    let rows = params.shard_rows * params.kv_heads;
     for (var i = tid; i < CACHE_WORDS; i += WG) {
         if is_v {
             v_cache[cache_at(row, i, rows)] = cache_word(i);

@@ -11,6 +11,8 @@ struct Params {
     stride: u32,    // of a row of a
     at: u32,        // of the key in it
     eps: f32,
+    first_row: u32,    // of the shard of the keys that is bound
+    rows: u32,         // of that shard: those of others are passed over
     first_z: u32,     // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
@@ -44,6 +46,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
         }
         return;
     }
+    let cache_row = position - params.first_row;
+    if cache_row >= params.rows {
+        return;
+    }
     for (var i = tid; i < HEAD_DIM; i += WG) {
         rotated[i] = a[token * params.stride + params.at + i];
         acc[0] += rotated[i];
@@ -70,6 +76,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
     }
     workgroupBarrier();
     for (var i = tid; i < CACHE_WORDS; i += WG) {
-        keys[cache_at(position, i, 0u)] = cache_word(i);
+        keys[cache_at(cache_row, i, params.rows)] = cache_word(i);
     }
 }

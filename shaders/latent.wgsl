@@ -15,7 +15,8 @@ struct Params {
     eps: f32,
     q_stride: u32,       // of a head in q; its last lanes are the rotated part
     first_token: u32,    // of the step: that of row 0 of queries
-    rows: u32,           // of the cache
+    first_row: u32,      // of the shard of the cache that is bound
+    rows: u32,           // of that shard: those of others are passed over
     first_z: u32,     // of a slice of the grid
 }
 @group(0) @binding(1) var<uniform> params: Params;
@@ -52,6 +53,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
         }
         return;
     }
+    let cache_row = position - params.first_row;
+    if cache_row >= params.rows {
+        return;
+    }
     let source = token * params.stride + params.at;
     for (var i = tid; i < LATENT; i += WG) {
         rotated[i] = a[source + i];
@@ -70,6 +75,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
     }
     workgroupBarrier();
     for (var i = tid; i < CACHE_WORDS; i += WG) {
-        k_cache[cache_at(position, i, params.rows)] = cache_word(i);
+        k_cache[cache_at(cache_row, i, params.rows)] = cache_word(i);
     }
 }

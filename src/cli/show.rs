@@ -3,10 +3,11 @@
 use super::output::Style;
 use super::{human, model, output, success};
 use anyhow::Result;
+use halogen::SessionOptions;
 use halogen::formats::Format;
 use halogen::gguf::{Array, Gguf, TensorInfo, Value};
 use halogen::gpu::adapters;
-use halogen::memory::expert_stacks;
+use halogen::memory::{Extent, KvCache, KvFormat, expert_stacks};
 use halogen::ops::shards_at_once;
 use serde_json::{Map, json};
 use std::fmt::Write;
@@ -81,6 +82,23 @@ impl Stack {
         // Of the kernels of one token: input, output, gates or norm, the chosen experts, the table.
         (self.experts.div_ceil(each), shards_at_once(most, self.format, 5) as u64)
     }
+}
+
+/// What a layer's keys and values come to at the whole context in f16.
+struct Caches {
+    positions: usize,
+    /// Of the layer that has the most.
+    shards: usize,
+    /// More than where each is in one shard.
+    dispatches: usize,
+}
+
+/// Of a model that halogen knows, where a shard may have `limit` bytes.
+fn caches(gguf: &Gguf, limit: u64) -> Option<Caches> {
+    let shape = halogen::models::shape(gguf).ok()?;
+    let extent = Extent { positions: shape.context, beyond: SessionOptions::default().chunk };
+    let [shards, dispatches] = KvCache::shards(&shape.keeps, extent, KvFormat::F16, limit);
+    Some(Caches { positions: shape.context, shards, dispatches })
 }
 
 /// Gate and up are one stack where they are of one format.
@@ -215,6 +233,10 @@ fn json(gguf: &Gguf) -> serde_json::Value {
         let (shards, at_once) = stack.shards(limit, most);
         json!({ "count": shards, "most_bytes": limit, "at_once": at_once, "dispatches": shards.div_ceil(at_once), "on": on })
     });
+    let (limit, _, on) = limits();
+    let cache = caches(gguf, limit).map(|c| {
+        json!({ "positions": c.positions, "count": c.shards, "most_bytes": limit, "more_dispatches": c.dispatches, "on": on })
+    });
     let tensor = |t: &TensorInfo| {
         json!({
             "name": t.name,
@@ -232,6 +254,7 @@ fn json(gguf: &Gguf) -> serde_json::Value {
         "metadata": object(&rest),
         "tensors": gguf.tensors().iter().map(tensor).collect::<Vec<_>>(),
         "shards_of_largest_stack": shards,
+        "shards_of_largest_cache": cache,
         "total_bytes": gguf.data_bytes(),
         "active_bytes_per_token": gguf.tensors().iter().map(|t| active_bytes(gguf, t)).sum::<u64>(),
     })
@@ -300,6 +323,17 @@ fn sizes(gguf: &Gguf, out: &mut String) -> std::fmt::Result {
             "shards",
             human::bytes(limit),
             if dispatches == 1 { "dispatch" } else { "dispatches" }
+        )?;
+    }
+    let (limit, _, on) = limits();
+    if let Some(Caches { positions, shards, dispatches }) = caches(gguf, limit) {
+        writeln!(
+            out,
+            "  {:<8}  {shards:>9}  of a layer's keys in f16 at {} positions, {} each at most: {dispatches} dispatches more a \
+             token ({on})",
+            "shards",
+            human::count(positions as u64),
+            human::bytes(limit),
         )?;
     }
     let of = experts(gguf).map_or(String::new(), |(count, used)| format!(", with {used} of {count} experts"));

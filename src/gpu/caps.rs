@@ -79,6 +79,8 @@ pub struct Caps {
     pub max_buffer: u64,
     /// Bytes of weights that lie in one buffer: the lesser of the two, unless a test sets less.
     pub max_shard: u64,
+    /// The same of a layer's keys or values.
+    pub max_cache_shard: u64,
     /// Storage buffers that one kernel can bind.
     pub storage_buffers: u32,
     /// Bytes of alignment of a uniform binding's offset.
@@ -113,6 +115,7 @@ impl Caps {
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
             max_shard: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+            max_cache_shard: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
             storage_buffers: limits.max_storage_buffers_per_shader_stage,
             uniform_alignment: limits.min_uniform_buffer_offset_alignment,
             storage_alignment: limits.min_storage_buffer_offset_alignment,

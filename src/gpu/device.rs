@@ -237,6 +237,15 @@ impl Gpu {
         Some(self)
     }
 
+    /// The same of a layer's keys or values alone.
+    #[doc(hidden)]
+    pub fn with_cache_limits(mut self, bytes: u64, storage_buffers: u32) -> Option<Gpu> {
+        let caps = &mut Arc::get_mut(&mut self.inner)?.caps;
+        caps.max_cache_shard = caps.max_cache_shard.min(bytes);
+        caps.storage_buffers = caps.storage_buffers.min(storage_buffers);
+        Some(self)
+    }
+
     pub fn info(&self) -> &wgpu::AdapterInfo {
         &self.inner.info
     }

@@ -1,6 +1,8 @@
 //! What layers keep from one token to the next, and in how many bytes.
 
 use super::KvFormat;
+use super::rows::Kind;
+use crate::ops::KvUse;
 
 /// Values that a position takes in a layer's cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,12 +20,6 @@ impl KvWidth {
     /// Keys and values alike.
     pub fn both(heads: usize, head_dim: usize) -> KvWidth {
         KvWidth { heads, k: head_dim, v: head_dim, index: 0 }
-    }
-
-    /// Bytes of its keys, values and indexer's keys.
-    fn bytes(self, format: KvFormat) -> [u64; 3] {
-        let of_heads = |dim| format.row_bytes(self.heads, dim);
-        [of_heads(self.k), of_heads(self.v), format.of_index().row_bytes(1, self.index)]
     }
 }
 
@@ -86,38 +82,64 @@ impl Keeps {
 
     /// Whether its rows become more with the positions.
     pub(super) fn grows(self, extent: Extent) -> bool {
-        matches!(self, Keeps::Kv(_) | Keeps::Window { .. }) && !self.rows(extent).1
+        match self {
+            Keeps::Kv(_) | Keeps::Window { .. } => !self.rows(extent).1,
+            Keeps::Recurrent { .. } => false,
+            Keeps::Compressed(c) => c.ratio.is_some(),
+        }
     }
 
-    /// Bytes of each of its buffers.
-    pub(super) fn bytes(self, extent: Extent, format: KvFormat) -> [u64; 4] {
+    /// Its rows with room for `room` positions: keys, values, and an indexer's keys.
+    pub(super) fn kinds(self, extent: Extent, room: usize, format: KvFormat) -> [Option<Kind>; 3] {
+        let (own, ring) = self.rows(extent);
+        let kind = |name, reads, planes, rows| Some(Kind { name, reads, planes, rows });
         match self {
+            Keeps::Recurrent { .. } => [None; 3],
             Keeps::Kv(w) | Keeps::Window { width: w, .. } => {
-                let [k, v, index] = w.bytes(format).map(|bytes| bytes.saturating_mul(self.rows(extent).0 as u64));
-                [k, v, index, 0]
+                let rows = if ring { own } else { room.min(own) };
+                let reads = if w.v == 0 { KvUse::Latents } else { KvUse::KeysAndValues };
+                let v = kind("V cache", reads, format.planes(w.heads, w.v), rows);
+                let index = kind("index cache", KvUse::Index, format.of_index().planes(1, w.index), rows);
+                let k = kind("K cache", reads, format.planes(w.heads, w.k), rows);
+                [k, v.filter(|_| w.v > 0), index.filter(|_| w.index > 0)]
             }
-            Keeps::Recurrent { conv, delta } => [conv, delta, 0, 0].map(|floats| 4 * floats as u64),
             Keeps::Compressed(c) => {
-                let entries = c.entries(extent.positions);
-                let [sums, index_sums] = c.sums.map(|floats| 4 * floats as u64);
-                let rows = |dim, count: usize| format.row_bytes(1, dim).saturating_mul(count as u64);
-                let held = self.rows(extent).0.saturating_add(entries);
-                [rows(c.row, held), sums, rows(c.index, entries.max(1)), index_sums]
+                let entries = c.entries(room);
+                let rows = own.saturating_add(entries);
+                let index = kind("index cache", KvUse::Index, format.planes(1, c.index), entries.max(1));
+                let k = kind("K cache", KvUse::Compressed, format.planes(1, c.row), rows);
+                [k, None, index.filter(|_| c.index > 0)]
             }
         }
+    }
+
+    /// Bytes of each of its buffers that have no rows.
+    pub(super) fn fixed_bytes(self) -> [u64; 2] {
+        let floats = match self {
+            Keeps::Kv(_) | Keeps::Window { .. } => [0; 2],
+            Keeps::Recurrent { conv, delta } => [conv, delta],
+            Keeps::Compressed(c) => c.sums,
+        };
+        floats.map(|floats| 4 * floats as u64)
+    }
+
+    /// Bytes of all its buffers with room for `room` positions.
+    pub(super) fn bytes(self, extent: Extent, room: usize, format: KvFormat) -> u64 {
+        let rows = self.kinds(extent, room, format).into_iter().flatten().map(|kind| kind.bytes());
+        rows.chain(self.fixed_bytes()).fold(0, u64::saturating_add)
     }
 
     /// Bytes of it that cannot be cut back to any position: a state, or the window of a ring.
     pub(super) fn state_bytes(self, extent: Extent, format: KvFormat) -> u64 {
         match self {
             Keeps::Window { window, .. } if self.rows(extent).1 => {
-                self.bytes(Extent { positions: window, ..extent }, format).iter().sum()
+                self.bytes(Extent { positions: window, ..extent }, window, format)
             }
-            Keeps::Recurrent { .. } => self.bytes(extent, format).iter().sum(),
+            Keeps::Recurrent { .. } => self.fixed_bytes().iter().sum(),
             Keeps::Compressed(c) => {
                 let window =
                     if self.rows(extent).1 { format.row_bytes(1, c.row).saturating_mul(c.window as u64) } else { 0 };
-                c.sums.iter().map(|floats| 4 * *floats as u64).sum::<u64>() + window
+                self.fixed_bytes().iter().sum::<u64>() + window
             }
             _ => 0,
         }

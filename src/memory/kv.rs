@@ -1,10 +1,10 @@
 //! What a sequence keeps from one token to the next: keys and values of every position, or a recurrent state.
 
 use super::keeps::{Compressed, Extent, Keeps};
+use super::rows::{Kind, in_ring, shard_rows};
 use super::{Error, Result};
-use crate::gpu::{self, Gpu, View};
-use crate::ops::{CompressedLayer, KvFormat, KvLayer, RecurrentLayer};
-use std::ops::Range;
+use crate::gpu::{Gpu, View};
+use crate::ops::{CompressedLayer, KvFormat, KvLayer, KvRows, KvUse, RecurrentLayer};
 
 /// What of a cache cannot be cut back to any shorter sequence.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,16 +41,36 @@ impl LayerCache {
         }
     }
 
+    /// Its keys and values, where it has any.
+    fn kv(&self) -> Option<&KvLayer> {
+        match self {
+            LayerCache::Kv(layer) => Some(layer),
+            LayerCache::Recurrent(_) => None,
+            LayerCache::Compressed(layer) => Some(&layer.kv),
+        }
+    }
+
+    fn kv_mut(&mut self) -> Option<&mut KvLayer> {
+        match self {
+            LayerCache::Kv(layer) => Some(layer),
+            LayerCache::Recurrent(_) => None,
+            LayerCache::Compressed(layer) => Some(&mut layer.kv),
+        }
+    }
+
+    /// What has no rows.
+    fn fixed(&self) -> impl Iterator<Item = &View> {
+        let views = match self {
+            LayerCache::Kv(_) => [None, None],
+            LayerCache::Recurrent(layer) => [Some(&layer.conv), Some(&layer.delta)],
+            LayerCache::Compressed(layer) => [layer.sums.as_ref(), layer.index_sums.as_ref()],
+        };
+        views.into_iter().flatten()
+    }
+
     /// All that the layer keeps.
     pub fn views(&self) -> impl Iterator<Item = &View> {
-        let (first, others) = match self {
-            LayerCache::Kv(layer) => (&layer.k, [layer.v.as_ref(), layer.index.as_ref(), None]),
-            LayerCache::Recurrent(layer) => (&layer.conv, [Some(&layer.delta), None, None]),
-            LayerCache::Compressed(layer) => {
-                (&layer.kv.k, [layer.kv.index.as_ref(), layer.sums.as_ref(), layer.index_sums.as_ref()])
-            }
-        };
-        std::iter::once(first).chain(others.into_iter().flatten())
+        self.kv().into_iter().flat_map(KvLayer::parts).flatten().flat_map(|rows| &rows.shards).chain(self.fixed())
     }
 }
 
@@ -91,44 +111,32 @@ impl KvCache {
     pub fn new(gpu: &Gpu, keeps: &[Keeps], extent: Extent, room: usize, format: KvFormat) -> Result<Self> {
         KvCache::check(keeps, format)?;
         let room = room.clamp(1, extent.positions);
-        let mut layers = Vec::with_capacity(keeps.len());
-        for keeps in keeps {
-            let whole = keeps.bytes(extent, format);
-            whole.iter().try_for_each(|bytes| gpu.check_size("KV cache", *bytes))?;
-            let grows = keeps.grows(extent);
-            let [first, second, ..] =
-                keeps.bytes(if grows { Extent { positions: room, ..extent } } else { extent }, format);
-            let [_, _, index, fourth] = whole;
+        let layer = |keeps: &Keeps| {
+            let fixed = |name: &str, at: usize| {
+                let bytes = keeps.fixed_bytes()[at];
+                (bytes > 0).then(|| gpu.buffer(name, bytes)).transpose()
+            };
             let (rows, wraps) = keeps.rows(extent);
-            let buffer = |name: &str, bytes: u64| (bytes > 0).then(|| gpu.buffer(name, bytes)).transpose();
-            layers.push(match keeps {
-                Keeps::Kv(width) | Keeps::Window { width, .. } => LayerCache::Kv(KvLayer {
-                    k: gpu.buffer("K cache", first)?,
-                    v: if width.v == 0 { None } else { Some(gpu.buffer("V cache", second)?) },
-                    index: if width.index == 0 { None } else { Some(gpu.buffer("index cache", index)?) },
-                    format,
-                    ring: wraps.then_some(rows),
-                    grows_to: grows.then_some(rows),
-                }),
-                Keeps::Recurrent { .. } => LayerCache::Recurrent(RecurrentLayer {
-                    conv: gpu.buffer("convolution state", first)?,
-                    delta: gpu.buffer("delta state", second)?,
-                }),
+            Ok(match keeps {
+                Keeps::Kv(_) | Keeps::Window { .. } => {
+                    LayerCache::Kv(kv_layer(gpu, *keeps, extent, room, format, wraps.then_some(rows))?)
+                }
+                Keeps::Recurrent { .. } => {
+                    let [conv, delta] = keeps.fixed_bytes();
+                    LayerCache::Recurrent(RecurrentLayer {
+                        conv: gpu.buffer("convolution state", conv)?,
+                        delta: gpu.buffer("delta state", delta)?,
+                    })
+                }
                 Keeps::Compressed(_) => LayerCache::Compressed(CompressedLayer {
-                    kv: KvLayer {
-                        k: gpu.buffer("K cache", first)?,
-                        v: None,
-                        index: buffer("index cache", index)?,
-                        format,
-                        ring: None,
-                        grows_to: None,
-                    },
+                    kv: kv_layer(gpu, *keeps, extent, room, format, None)?,
                     window_rows: rows,
-                    sums: buffer("window sums", second)?,
-                    index_sums: buffer("index window sums", fourth)?,
+                    sums: fixed("window sums", 0)?,
+                    index_sums: fixed("index window sums", 1)?,
                 }),
-            });
-        }
+            })
+        };
+        let layers = keeps.iter().map(layer).collect::<Result<_>>()?;
         Ok(KvCache { layers, positions: extent.positions, room, keeps: keeps.to_vec(), extent, format })
     }
 
@@ -138,8 +146,8 @@ impl KvCache {
     }
 
     /// Makes room for so many positions, by doubling: new buffers layer by layer, into which the device copies what the old ones
-    /// hold, behind all that was submitted. What was recorded keeps the old ones alive. An indexer's keys have all their rows
-    /// from the start. Where the device has no room for old and new, it is waited for until it has let go of those before.
+    /// hold, behind all that was submitted. What was recorded keeps the old ones alive. Where the device has no room for old and
+    /// new, it is waited for until it has let go of those before.
     ///
     /// # Errors
     /// No memory, or a lost device.
@@ -152,16 +160,13 @@ impl KvCache {
             return Ok(());
         }
         for (layer, keeps) in self.layers.iter_mut().zip(&self.keeps) {
-            let (LayerCache::Kv(kv), Keeps::Kv(w) | Keeps::Window { width: w, .. }) = (layer, keeps) else { continue };
-            // A growth that failed may have left it longer than the others.
-            let rows = kv.rows(w.heads, w.k)..room;
-            if kv.grows_to.is_none() || rows.is_empty() {
-                continue;
+            let Some(kv) = layer.kv_mut().filter(|_| keeps.grows(self.extent)) else { continue };
+            // A growth that failed may have left some with more rows than others.
+            for (kind, rows) in keeps.kinds(self.extent, room, self.format).iter().zip(kv.parts_mut()) {
+                if let (Some(kind), Some(rows)) = (kind, rows) {
+                    *rows = kind.grown(gpu, rows)?;
+                }
             }
-            let new = |view, name, dim| grown(gpu, view, name, self.format.planes(w.heads, dim), &rows);
-            let k = new(&kv.k, "K cache", w.k)?;
-            kv.v = kv.v.as_ref().map(|v| new(v, "V cache", w.v)).transpose()?;
-            kv.k = k;
             gpu.poll()?;
         }
         self.room = room;
@@ -209,58 +214,48 @@ impl KvCache {
     /// What a sequence of `position` tokens needs to go on, beside keys and values that have rows of their own: recurrent
     /// states, and of rings the rows of the window before `position`.
     pub fn states(&self, position: usize) -> Vec<View> {
-        let of_layer = |(layer, keeps): (&LayerCache, &Keeps)| match (layer, keeps) {
-            (LayerCache::Recurrent(_), _) => layer.views().cloned().collect(),
-            (LayerCache::Kv(KvLayer { k, v, ring: Some(rows), .. }), Keeps::Window { width, window }) => {
-                let held = position.saturating_sub(*window)..position;
-                let slices = |view, dim| ring_slices(view, *rows, self.format.planes(width.heads, dim), &held);
-                slices(k, width.k).into_iter().chain(v.iter().flat_map(|v| slices(v, width.v))).collect()
-            }
-            (LayerCache::Compressed(c), Keeps::Compressed(Compressed { row, window, .. })) => {
-                let held = position.saturating_sub(*window)..position;
-                let rows = match c.window_rows < self.positions {
-                    true => ring_slices(&c.kv.k, c.window_rows, self.format.planes(1, *row), &held),
-                    false => vec![],
-                };
-                rows.into_iter().chain(c.sums.iter().chain(&c.index_sums).cloned()).collect()
-            }
-            _ => vec![],
+        let of_layer = |(layer, keeps): (&LayerCache, &Keeps)| {
+            let (ring, wraps) = keeps.rows(self.extent);
+            let window = match keeps {
+                Keeps::Window { window, .. } | Keeps::Compressed(Compressed { window, .. }) if wraps => *window,
+                _ => 0,
+            };
+            let held = in_ring(ring, &(position.saturating_sub(window)..position));
+            let slices = move |(kind, rows): (Kind, &KvRows)| kind.slices(rows, &held);
+            let rows = self
+                .kinds(layer, keeps)
+                .filter(move |(kind, _)| window > 0 && kind.reads != KvUse::Index)
+                .flat_map(slices);
+            rows.chain(layer.fixed().cloned()).collect::<Vec<View>>()
         };
-        self.layers.iter().zip(&self.keeps).flat_map(of_layer).collect::<Vec<View>>()
+        self.layers.iter().zip(&self.keeps).flat_map(of_layer).collect()
     }
 
     /// All that a sequence of `tokens` tokens goes on from: the rows of all its positions, where they have rows of their own; of
     /// a ring those that came before `reached` and are not overwritten; and where `settled`, recurrent states.
     pub fn held(&self, tokens: usize, reached: usize, settled: bool) -> Vec<View> {
-        let of_layer = |(layer, keeps): (&LayerCache, &Keeps)| -> Vec<View> {
-            let (rows, ring) = keeps.rows(self.extent);
-            let positions = if ring { reached.saturating_sub(rows).min(tokens)..tokens } else { 0..tokens };
-            let index = |dim| [self.format.of_index().row_bytes(1, dim), 0];
-            match (layer, keeps) {
-                (LayerCache::Kv(kv), Keeps::Kv(w) | Keeps::Window { width: w, .. }) => {
-                    let slices = |view: &View, planes| ring_slices(view, kv.rows(w.heads, w.k), planes, &positions);
-                    let v = kv.v.iter().flat_map(|v| slices(v, self.format.planes(w.heads, w.v)));
-                    let index = kv.index.iter().flat_map(|keys| slices(keys, index(w.index)));
-                    slices(&kv.k, self.format.planes(w.heads, w.k)).into_iter().chain(v).chain(index).collect()
+        let of_layer = |(layer, keeps): (&LayerCache, &Keeps)| {
+            let (ring, wraps) = keeps.rows(self.extent);
+            let positions = if wraps { reached.saturating_sub(ring).min(tokens)..tokens } else { 0..tokens };
+            let entries = |first: usize, c: &Compressed| first..first + c.entries(tokens);
+            let slices = |(kind, rows): (Kind, &KvRows)| match keeps {
+                Keeps::Compressed(c) if kind.reads == KvUse::Index => kind.slices(rows, &[entries(0, c)]),
+                Keeps::Compressed(c) => {
+                    let window = kind.slices(rows, &in_ring(ring, &positions));
+                    [window, kind.slices(rows, &[entries(ring, c)])].concat()
                 }
-                (LayerCache::Compressed(held), Keeps::Compressed(c)) => {
-                    let row = self.format.row_bytes(1, c.row);
-                    let entries = |view: &View, from: usize, row: u64| {
-                        let bytes = c.entries(tokens) as u64 * row;
-                        (bytes > 0).then(|| view.slice(from as u64 * row, bytes))
-                    };
-                    let mut views = ring_slices(&held.kv.k, rows, [row, 0], &positions);
-                    views.extend(entries(&held.kv.k, rows, row));
-                    let keys = |keys: &View| entries(keys, 0, self.format.row_bytes(1, c.index));
-                    views.extend(held.kv.index.as_ref().and_then(keys));
-                    views.extend(held.sums.iter().chain(&held.index_sums).filter(|_| settled).cloned());
-                    views
-                }
-                (LayerCache::Recurrent(_), _) if settled => layer.views().cloned().collect(),
-                _ => vec![],
-            }
+                _ => kind.slices(rows, &in_ring(ring, &positions)),
+            };
+            let rows = self.kinds(layer, keeps).flat_map(slices);
+            rows.chain(layer.fixed().filter(|_| settled).cloned()).collect::<Vec<View>>()
         };
         self.layers.iter().zip(&self.keeps).flat_map(of_layer).collect()
+    }
+
+    /// The rows of a layer, and of what kind they are.
+    fn kinds<'l>(&self, layer: &'l LayerCache, keeps: &Keeps) -> impl Iterator<Item = (Kind, &'l KvRows)> {
+        let kinds = keeps.kinds(self.extent, self.room, self.format);
+        kinds.into_iter().zip(layer.kv().map_or([None; 3], KvLayer::parts)).filter_map(|(kind, rows)| kind.zip(rows))
     }
 
     /// How far it reaches.
@@ -286,16 +281,32 @@ impl KvCache {
 
     /// Bytes that a cache takes once it has grown as far as it reaches.
     pub fn bytes(keeps: &[Keeps], extent: Extent, format: KvFormat) -> u64 {
-        keeps.iter().flat_map(|k| k.bytes(extent, format)).fold(0, u64::saturating_add)
+        keeps.iter().map(|k| k.bytes(extent, extent.positions, format)).fold(0, u64::saturating_add)
     }
 
-    /// Bytes beside these while it grows: what one layer had before, at most half.
+    /// Buffers of the rows of the layer that has the most, where one may have `limit` bytes, and dispatches that a step takes more
+    /// than with one each: rows are written shard by shard.
+    pub fn shards(keeps: &[Keeps], extent: Extent, format: KvFormat, limit: u64) -> [usize; 2] {
+        let of_layer = |keeps: &Keeps| {
+            let [k, v, index] = keeps.kinds(extent, extent.positions, format);
+            let widest = k.iter().chain(&v).map(Kind::row_bytes).max().unwrap_or(0);
+            let own = k.map(|kind| kind.rows.div_ceil(shard_rows(limit, widest).max(1)));
+            let index = index.map(|kind| kind.rows.div_ceil(shard_rows(limit, kind.row_bytes()).max(1)));
+            [own, index].map(|count| count.unwrap_or(1))
+        };
+        let layers: Vec<[usize; 2]> = keeps.iter().map(of_layer).collect();
+        let most = layers.iter().flatten().max().copied().unwrap_or(1);
+        [most, layers.iter().flatten().map(|count| count - 1).fold(0, usize::saturating_add)]
+    }
+
+    /// Bytes beside these while it grows: what one layer had before it grew for the last time.
     pub fn growth_bytes(keeps: &[Keeps], extent: Extent, room: usize, format: KvFormat) -> u64 {
         let growing = keeps.iter().filter(|keeps| room < extent.positions && keeps.grows(extent));
-        growing
-            .map(|keeps| keeps.bytes(extent, format)[..2].iter().fold(0u64, |sum, b| sum.saturating_add(b / 2)))
-            .max()
-            .unwrap_or(0)
+        let before = |keeps: &Keeps| {
+            let kinds = keeps.kinds(extent, extent.positions, format).into_iter().flatten();
+            kinds.map(|kind| kind.bytes() / 2).fold(0, u64::saturating_add)
+        };
+        growing.map(before).max().unwrap_or(0)
     }
 
     /// Bytes that [`KvCache::states`] has at most.
@@ -304,37 +315,30 @@ impl KvCache {
     }
 }
 
-/// A buffer with `rows.end` rows in place of `view`'s `rows.start`, which is copied. A row has so many bytes in each plane.
-fn grown(gpu: &Gpu, view: &View, name: &str, planes: [u64; 2], rows: &Range<usize>) -> Result<View> {
-    let [from, to] = [rows.start, rows.end].map(|rows| rows as u64);
-    let bytes = to * (planes[0] + planes[1]);
-    let new = match gpu.buffer(name, bytes) {
-        Err(gpu::Error::OutOfMemory(_)) => {
-            gpu.blocking_wait()?;
-            gpu.buffer(name, bytes)?
-        }
-        made => made?,
-    };
-    let plane =
-        |(start, bytes): (u64, u64)| (view.slice(from * start, from * bytes), new.slice(to * start, from * bytes));
-    let starts = [0, planes[0]].into_iter().zip(planes);
-    gpu.copy(&starts.filter(|(_, bytes)| *bytes > 0).map(plane).collect::<Vec<_>>())?;
-    Ok(new)
-}
-
-/// The rows of positions in a ring of `rows` rows, whose planes follow each other, each `planes` bytes a row: of each one part,
-/// or two about its end.
-fn ring_slices(view: &View, rows: usize, planes: [u64; 2], positions: &Range<usize>) -> Vec<View> {
-    let from = positions.start % rows;
-    let before = positions.len().min(rows - from);
-    let starts = [0, rows as u64 * planes[0]];
-    let parts = |(start, row): (u64, u64)| {
-        [(from, before), (0, positions.len() - before)]
-            .into_iter()
-            .filter(move |(_, count)| *count as u64 * row > 0)
-            .map(move |(from, count)| view.slice(start + from as u64 * row, count as u64 * row))
-    };
-    starts.into_iter().zip(planes).flat_map(parts).collect()
+/// The rows of a layer with room for `room` positions.
+fn kv_layer(
+    gpu: &Gpu,
+    keeps: Keeps,
+    extent: Extent,
+    room: usize,
+    format: KvFormat,
+    ring: Option<usize>,
+) -> Result<KvLayer> {
+    let whole = keeps.kinds(extent, extent.positions, format);
+    let widest = whole.iter().flatten().filter(|kind| kind.reads != KvUse::Index).map(Kind::row_bytes).max();
+    // Whoever writes rows of a window binds one shard.
+    let window = if matches!(keeps, Keeps::Compressed(_)) { keeps.rows(extent).0 } else { 1 };
+    let made = whole.into_iter().zip(keeps.kinds(extent, room, format)).map(|(whole, kind)| {
+        let Some((whole, kind)) = whole.zip(kind) else { return Ok(None) };
+        let (row_bytes, least) = match kind.reads {
+            KvUse::Index => (kind.row_bytes(), 1),
+            _ => (widest.unwrap_or(0), window),
+        };
+        let each = whole.each(gpu, row_bytes, least)?;
+        kind.make(gpu, each, keeps.grows(extent).then_some(whole.rows)).map(Some)
+    });
+    let [k, v, index] = made.collect::<Result<Vec<_>>>()?.try_into().expect("three kinds");
+    Ok(KvLayer { k: k.expect("a layer has keys"), v, index, format, ring })
 }
 
 #[cfg(test)]

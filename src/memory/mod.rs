@@ -8,6 +8,7 @@ mod keeps;
 mod kv;
 mod loader;
 mod plan;
+mod rows;
 mod store;
 mod stream;
 
@@ -63,6 +64,12 @@ pub enum Error {
     KvBlocks { dim: usize, block: usize },
     #[error("compressed keys are not kept in q8_0; -ctk f16 -ctv f16 would help")]
     KvCompressed,
+    #[error(
+        "a layer's {what} has {rows} rows of {row} bytes: more than {most} shards of {limit} bytes hold, which is what a kernel binds \
+         on this adapter, or the first has no room for the {least} that it must hold; a smaller -c, or -ctk q8_0 -ctv q8_0, \
+         would help"
+    )]
+    KvShards { what: &'static str, rows: usize, row: u64, least: usize, most: usize, limit: u64 },
     #[error("loading was cancelled")]
     Cancelled,
     #[error(

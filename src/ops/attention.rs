@@ -1,6 +1,6 @@
 //! Causal attention over the cache: one kernel, in decode over a long cache split over the keys.
 
-use super::kv::{KvLayer, no_values};
+use super::kv::{KEYS, KvLayer, KvUse, VALUES, no_values};
 use super::{Error, Result, Selection, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
@@ -18,6 +18,7 @@ params!(AttentionParams {
     ratio: u32,
     window_rows: u32,
     pairs: u32,
+    shard_rows: u32,
     first_z: u32,
 });
 params!(CombineParams { heads: u32 });
@@ -172,6 +173,12 @@ impl Step<'_> {
             "attention",
             || format!("entries of {value_dim} lanes that do not turn back by quads"),
         )?;
+        let reads = match (latent, entries) {
+            (false, _) => KvUse::KeysAndValues,
+            (true, None) => KvUse::Latents,
+            (true, Some(_)) => KvUse::Compressed,
+        };
+        self.binds("attention", &cache.k, reads)?;
         let (wg, most_rows) = if latent { self.tuning.latent } else { self.tuning.attention };
         let sharing = a.heads / a.kv_heads;
         // Of prefill one variant serves all lengths, so that none is compiled on the way.
@@ -181,7 +188,7 @@ impl Step<'_> {
             return Err(Error::Shape { op: "attention", message: wrong });
         }
         let rows_so_far = cache.rows(a.kv_heads, a.head_dim);
-        let held = cache.grows_to.unwrap_or(rows_so_far);
+        let held = cache.ring.unwrap_or_else(|| cache.k.most_rows(cache.format.row_bytes(a.kv_heads, a.head_dim)));
         let window = window.map(|w| w.min(held));
         let most = selection.map_or(usize::MAX, |s| s.top_k);
         let positions = match entries {
@@ -205,8 +212,9 @@ impl Step<'_> {
             .flag("CHUNK", matches!(a.window, Some(Window::Chunk(_))))
             .flag("SINKS", a.sinks.is_some())
             .flag("SPLIT", split);
-        let mut bind = vec![("q", &q.view), ("k_cache", &cache.k)];
-        bind.extend(cache.v.as_ref().map(|v| ("v_cache", v)));
+        let mut bind = vec![("q", &q.view)];
+        bind.extend(cache.k.bind(&KEYS));
+        bind.extend(cache.v.iter().flat_map(|v| v.bind(&VALUES)));
         let (sums, stats) = if split {
             let per_split = (a.heads * 4) as u64 * u64::from(splits);
             let gpu = self.recorder.gpu();
@@ -225,7 +233,7 @@ impl Step<'_> {
             false => (tokens * sharing).div_ceil(tile_rows as usize),
         };
         self.recorder.call(Call {
-            spec: cache.format.flag(spec),
+            spec: cache.k.beside(cache.format.flag(spec)),
             bind: &bind,
             params: AttentionParams {
                 tokens: tokens as u32,
@@ -240,6 +248,7 @@ impl Step<'_> {
                 ratio: entries.and_then(|e| e.ratio).map_or(u32::MAX, |ratio| ratio as u32),
                 window_rows: entries.map_or(0, |e| e.window_rows as u32),
                 pairs: entries.map_or(0, |e| e.pairs as u32),
+                shard_rows: cache.k.shard_rows(a.kv_heads),
                 ..Default::default()
             },
             grid: Grid::linear(tiles as u64, a.kv_heads as u64 * u64::from(splits)),

@@ -25,6 +25,8 @@ params!(CompressParams {
     pairs: u32,
     eps: f32,
     first_row: u32,
+    shard_rows: u32,
+    last: u32,
     first_group: u32
 });
 
@@ -145,7 +147,8 @@ impl Step<'_> {
         let needed = (self.tokens + c.window - 1).min(positions(rope, rope_dim));
         let bytes = cache.kv.format.row_bytes(1, head_dim).saturating_mul(cache.window_rows as u64);
         not_rounded("window_rows", &cache.kv)?;
-        ensure(c.window > 0 && cache.window_rows >= needed && cache.kv.k.size >= bytes, "window_rows", || {
+        let first = &cache.kv.k.shards[0];
+        ensure(c.window > 0 && cache.window_rows >= needed && first.size >= bytes, "window_rows", || {
             format!("{} rows for a window of {} and {} tokens", cache.window_rows, c.window, self.tokens)
         })?;
         let index_dim = index.map_or(0, |i| i.q.columns / i.heads.max(1));
@@ -157,7 +160,7 @@ impl Step<'_> {
         let index_heads = index.map_or(0, |i| i.heads);
         let wg = self.tuning.row;
         let mut bind =
-            vec![("q", &q.view), ("a", &a.view), ("rope", rope), ("norm", &c.norm.weight), ("k_cache", &cache.kv.k)];
+            vec![("q", &q.view), ("a", &a.view), ("rope", rope), ("norm", &c.norm.weight), ("k_cache", first)];
         bind.extend(index.map(|i| ("index_q", &i.q.view)));
         let lanes = 2 * heads * head_dim + 2 * head_dim + 2 * index_heads * rope_dim;
         self.recorder.call(Call {
@@ -219,37 +222,43 @@ impl Step<'_> {
         ensure(sums.size >= (4 * floats) as u64, "compress", || format!("{} bytes for {floats} sums", sums.size))?;
         let entries = first_row + positions(rope, rope_dim) / ratio;
         not_rounded("compress", &cache.kv)?;
-        ensure(rows.size >= cache.kv.format.row_bytes(1, head_dim).saturating_mul(entries as u64), "compress", || {
-            format!("{} bytes for {entries} rows of {head_dim}", rows.size)
+        let row_bytes = cache.kv.format.row_bytes(1, head_dim);
+        ensure(rows.most_rows(row_bytes) >= entries, "compress", || {
+            format!("{} rows for {entries} of {head_dim}", rows.most_rows(row_bytes))
         })?;
-        self.recorder.call(Call {
-            spec: self
-                .reducing("compress", self.tuning.row)
-                .size("HEAD_DIM", head_dim as u32)
-                .size("RATIO", ratio as u32)
-                .flag("OVERLAP", overlap)
-                .flag("KV_F16", cache.kv.format == KvFormat::F16),
-            bind: &[
-                ("a", &a.view),
-                ("place", &c.place),
-                ("norm", &c.norm.weight),
-                ("rope", rope),
-                ("sums", sums),
-                ("cache", rows),
-            ],
-            params: CompressParams {
-                tokens: self.tokens as u32,
-                stride: a.columns as u32,
-                kv_at: at[0] as u32,
-                gate_at: at[1] as u32,
-                pairs: (rope_dim / 2) as u32,
-                eps: c.norm.eps,
-                first_row: first_row as u32,
-                ..Default::default()
-            },
-            grid: Grid([(1 + self.tokens / ratio) as u32, 1, 1]),
-            cost: Cost { other_bytes: (8 * width * self.tokens + 8 * floats) as u64, ..Cost::default() },
-        })?;
+        let parts: Vec<_> = rows.parts(rows.rows(row_bytes)).collect();
+        for (i, part) in parts.iter().enumerate() {
+            self.recorder.call(Call {
+                spec: self
+                    .reducing("compress", self.tuning.row)
+                    .size("HEAD_DIM", head_dim as u32)
+                    .size("RATIO", ratio as u32)
+                    .flag("OVERLAP", overlap)
+                    .flag("KV_F16", cache.kv.format == KvFormat::F16),
+                bind: &[
+                    ("a", &a.view),
+                    ("place", &c.place),
+                    ("norm", &c.norm.weight),
+                    ("rope", rope),
+                    ("sums", sums),
+                    ("cache", part.view),
+                ],
+                params: CompressParams {
+                    tokens: self.tokens as u32,
+                    stride: a.columns as u32,
+                    kv_at: at[0] as u32,
+                    gate_at: at[1] as u32,
+                    pairs: (rope_dim / 2) as u32,
+                    eps: c.norm.eps,
+                    first_row: (first_row as u32).wrapping_sub(part.first as u32),
+                    shard_rows: part.rows as u32,
+                    last: u32::from(i + 1 == parts.len()),
+                    ..Default::default()
+                },
+                grid: Grid([(1 + self.tokens / ratio) as u32, 1, 1]),
+                cost: Cost { other_bytes: (8 * width * self.tokens + 8 * floats) as u64, ..Cost::default() },
+            })?;
+        }
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Per-head RMSNorm of q and k, rotary position embedding, and the cache write.
 
-use super::kv::{KvLayer, no_values};
+use super::kv::{KvLayer, Part, no_values};
 use super::{Error, Norm, Result, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, View, params};
 
@@ -17,6 +17,8 @@ params!(HeadsParams {
     span: u32,
     offset: u32,
     rows: u32,
+    first_row: u32,
+    shard_rows: u32,
     first_z: u32,
 });
 
@@ -80,7 +82,28 @@ impl Step<'_> {
             return Err(Error::Shape { op: "heads", message: wrong });
         }
         let q = self.tensor("q", h.heads * h.head_dim)?;
-        let (rope_dim, elements) = (h.rope_dim, (h.heads + 2 * h.kv_heads) * h.head_dim * self.tokens);
+        let v_cache = cache.v.as_ref().ok_or_else(|| no_values("heads"))?;
+        let rows = cache.rows(h.kv_heads, h.head_dim);
+        // Without KV heads nothing is written.
+        let shards = if h.kv_heads == 0 { 1 } else { usize::MAX };
+        for parts in cache.k.parts(rows).zip(v_cache.parts(rows)).take(shards) {
+            self.heads_of_shard(qkv, h, cache, &q, rows, parts)?;
+        }
+        Ok(q)
+    }
+
+    /// The queries beside the first shard of the cache, and the keys and values that lie in it.
+    fn heads_of_shard(
+        &mut self,
+        qkv: &Tensor,
+        h: &Heads,
+        cache: &KvLayer,
+        q: &Tensor,
+        rows: usize,
+        (k, v): (Part, Part),
+    ) -> Result<()> {
+        let heads = if k.first == 0 { h.heads } else { 0 };
+        let elements = (heads + 2 * h.kv_heads) * h.head_dim * self.tokens;
         let spec = self
             .reducing("heads", self.tuning.row)
             .size("HEAD_DIM", h.head_dim as u32)
@@ -88,9 +111,8 @@ impl Step<'_> {
             .flag("V_NORM", h.v_norm)
             .flag("ADJACENT", h.pairs == RopePairs::Adjacent)
             .flag("TEMPERATURE", h.temperature.is_some());
-        let mut bind = vec![("qkv", &qkv.view), ("q", &q.view), ("rope", h.rope)];
-        let v_cache = cache.v.as_ref().ok_or_else(|| no_values("heads"))?;
-        bind.extend([("k_cache", &cache.k), ("v_cache", v_cache)]);
+        let mut bind =
+            vec![("qkv", &qkv.view), ("q", &q.view), ("rope", h.rope), ("k_cache", k.view), ("v_cache", v.view)];
         if let Some((q_norm, k_norm)) = h.qk_norm {
             bind.extend([("q_norm", &q_norm.weight), ("k_norm", &k_norm.weight)]);
         }
@@ -98,9 +120,9 @@ impl Step<'_> {
             spec: cache.format.flag(spec),
             bind: &bind,
             params: HeadsParams {
-                heads: h.heads as u32,
+                heads: heads as u32,
                 kv_heads: h.kv_heads as u32,
-                pairs: (rope_dim / 2) as u32,
+                pairs: (h.rope_dim / 2) as u32,
                 eps: h.qk_norm.map_or(0.0, |(n, _)| n.eps),
                 q_at: h.at[0] as u32,
                 k_at: h.at[1] as u32,
@@ -109,12 +131,14 @@ impl Step<'_> {
                 temperature: h.temperature.map_or(0.0, |t| t.scale),
                 span: h.temperature.map_or(0, |t| t.span as u32),
                 offset: h.temperature.map_or(0, |t| t.offset as u32),
-                rows: cache.rows(h.kv_heads, h.head_dim) as u32,
+                rows: rows as u32,
+                first_row: k.first as u32,
+                shard_rows: k.rows as u32,
                 ..Default::default()
             },
-            grid: Grid([(h.heads + 2 * h.kv_heads) as u32, 1, self.tokens as u32]),
+            grid: Grid([(heads + 2 * h.kv_heads) as u32, 1, self.tokens as u32]),
             cost: Cost { other_bytes: 8 * elements as u64, ..Cost::default() },
         })?;
-        Ok(q)
+        Ok(())
     }
 }

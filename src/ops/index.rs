@@ -1,11 +1,12 @@
 //! The lightning indexer (DeepSeek-V3.2-Exp, section 2.1): a small attention of its own picks the positions that each token
 //! attends to. Scores are made for a slice of the step's tokens at a time, never for all of a prompt.
 
+use super::kv::{KEYS, KvRows, KvUse};
 use super::{Error, KvFormat, KvLayer, Result, RopePairs, Step, Tensor, ensure};
 use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 use std::ops::Range;
 
-params!(RowsParams { heads: u32, pairs: u32, stride: u32, at: u32, eps: f32, first_z: u32 });
+params!(RowsParams { heads: u32, pairs: u32, stride: u32, at: u32, eps: f32, first_row: u32, rows: u32, first_z: u32 });
 params!(ScoresParams {
     heads: u32,
     stride: u32,
@@ -14,6 +15,7 @@ params!(ScoresParams {
     top_k: u32,
     score_stride: u32,
     ratio: u32,
+    shard_rows: u32,
     first_z: u32
 });
 params!(SelectParams { first_token: u32, top_k: u32, score_stride: u32, ratio: u32, first_group: u32 });
@@ -59,7 +61,7 @@ pub struct Indexing<'a> {
     pub a: &'a Tensor,
     pub at: usize,
     /// [keys, head_dim], f16 or f32
-    pub keys: &'a View,
+    pub keys: &'a KvRows,
     pub f16: bool,
 }
 
@@ -76,6 +78,12 @@ impl Indexer {
     pub fn slice(positions: usize) -> usize {
         (SCORE_BYTES / (4 * positions.next_multiple_of(4))).max(1)
     }
+}
+
+/// The kernel that scores keys of so many values, which have none beside them, so many heads at a time.
+pub(super) fn scores_spec([wg, group, head_dim]: [u32; 3]) -> KernelSpec {
+    let spec = KernelSpec::new("index_scores").size("WG", wg).size("GROUP", group);
+    spec.size("KEY_DIM", head_dim).size("VALUE_DIM", head_dim).flag("LATENT", true)
 }
 
 fn key_bytes(head_dim: usize, f16: bool) -> usize {
@@ -129,7 +137,8 @@ impl Step<'_> {
         ensure(heads > 0 && top_k > 0 && ratio > 0 && head_dim.is_multiple_of(4), "index", || {
             format!("{heads} heads of {head_dim} (a multiple of 4), {top_k} keys of {ratio} positions")
         })?;
-        let count = (keys.size / key_bytes(head_dim, f16) as u64) as usize;
+        self.binds("index", keys, KvUse::Index)?;
+        let count = keys.most_rows(key_bytes(head_dim, f16) as u64);
         let view = self.tensor("selected", top_k)?.view;
         let most = Indexer::slice(count).min(self.scratch.max_tokens);
         let stride = count.next_multiple_of(4);
@@ -162,30 +171,36 @@ impl Step<'_> {
     fn index_rows(&mut self, on: &Indexing, at: usize, ix: &Indexer, rope: &View) -> Result<()> {
         let Indexing { q, a, keys, f16, .. } = *on;
         let wg = self.tuning.row;
-        let groups = 1 + (ix.heads * ix.rope_dim / 2).div_ceil(wg as usize);
-        let lanes = 2 * ix.heads * ix.rope_dim + 2 * ix.head_dim;
-        let spec = self.reducing("index_rows", wg).size("HEAD_DIM", ix.head_dim as u32);
-        self.recorder.call(Call {
-            spec: spec.flag("ADJACENT", ix.pairs == RopePairs::Adjacent).flag("KV_F16", f16),
-            bind: &[
-                ("q", &q.view),
-                ("a", &a.view),
-                ("rope", rope),
-                ("norm", &ix.norm[0]),
-                ("norm_bias", &ix.norm[1]),
-                ("keys", keys),
-            ],
-            params: RowsParams {
-                heads: ix.heads as u32,
-                pairs: (ix.rope_dim / 2) as u32,
-                stride: a.columns as u32,
-                at: at as u32,
-                eps: ix.eps,
-                ..Default::default()
-            },
-            grid: Grid([groups as u32, 1, self.tokens as u32]),
-            cost: Cost { other_bytes: (4 * lanes * self.tokens) as u64, ..Cost::default() },
-        })?;
+        for part in keys.parts(keys.rows(key_bytes(ix.head_dim, f16) as u64)) {
+            // The queries turn beside the first shard.
+            let heads = if part.first == 0 { ix.heads } else { 0 };
+            let groups = 1 + (heads * ix.rope_dim / 2).div_ceil(wg as usize);
+            let lanes = 2 * heads * ix.rope_dim + 2 * ix.head_dim;
+            let spec = self.reducing("index_rows", wg).size("HEAD_DIM", ix.head_dim as u32);
+            self.recorder.call(Call {
+                spec: spec.flag("ADJACENT", ix.pairs == RopePairs::Adjacent).flag("KV_F16", f16),
+                bind: &[
+                    ("q", &q.view),
+                    ("a", &a.view),
+                    ("rope", rope),
+                    ("norm", &ix.norm[0]),
+                    ("norm_bias", &ix.norm[1]),
+                    ("keys", part.view),
+                ],
+                params: RowsParams {
+                    heads: heads as u32,
+                    pairs: (ix.rope_dim / 2) as u32,
+                    stride: a.columns as u32,
+                    at: at as u32,
+                    eps: ix.eps,
+                    first_row: part.first as u32,
+                    rows: part.rows as u32,
+                    ..Default::default()
+                },
+                grid: Grid([groups as u32, 1, self.tokens as u32]),
+                cost: Cost { other_bytes: (4 * lanes * self.tokens) as u64, ..Cost::default() },
+            })?;
+        }
         Ok(())
     }
 
@@ -202,13 +217,11 @@ impl Step<'_> {
         let fits = |group: &usize| ix.heads.is_multiple_of(*group) && group * ix.head_dim <= MOST_VALUES;
         let group = (1..=MOST_GROUP).rev().find(fits).unwrap_or(1);
         let tiles = stride.div_ceil(wg as usize);
+        let mut bind = vec![("q", &q.view), ("a", &a.view), ("scores", scores)];
+        bind.extend(keys.bind(&KEYS));
         self.recorder.call(Call {
-            spec: KernelSpec::new("index_scores")
-                .size("WG", wg)
-                .size("GROUP", group as u32)
-                .size("HEAD_DIM", ix.head_dim as u32)
-                .flag("KV_F16", f16),
-            bind: &[("q", &q.view), ("a", &a.view), ("keys", keys), ("scores", scores)],
+            spec: keys.beside(scores_spec([wg, group as u32, ix.head_dim as u32]).flag("KV_F16", f16)),
+            bind: &bind,
             params: ScoresParams {
                 heads: ix.heads as u32,
                 stride: a.columns as u32,
@@ -217,6 +230,7 @@ impl Step<'_> {
                 top_k: ix.top_k as u32,
                 score_stride: stride as u32,
                 ratio: ix.ratio as u32,
+                shard_rows: keys.shard_rows(1),
                 ..Default::default()
             },
             grid: Grid([tiles.min((SCORE_GROUPS / tokens.len()).max(16)) as u32, 1, tokens.len() as u32]),

@@ -1,6 +1,7 @@
 //! Where a layer's keys and values lie.
 
-use super::Error;
+use super::shards::beside_flags;
+use super::{Error, Result, Step, ensure};
 use crate::gpu::{KernelSpec, View};
 
 /// How keys and values are kept.
@@ -56,25 +57,144 @@ impl KvFormat {
     }
 }
 
-/// One layer's keys and values, each [rows, kv_heads, head_dim].
-pub struct KvLayer {
-    pub k: View,
-    /// None: values are the first lanes of the keys (latent attention).
-    pub v: Option<View>,
-    /// Keys of a lightning indexer [positions, head size], see [`KvFormat::of_index`].
-    pub index: Option<View>,
-    pub format: KvFormat,
-    /// Rows of a layer whose tokens see a window: position p lies in row p % rows. None: each position has a row of its own.
-    pub ring: Option<usize>,
-    /// Rows that it may come to have, where it has fewer so far. Work is cut as if it had them, so that what a step computes
-    /// does not depend on how far the layer has grown.
+/// Rows of keys or values: in one buffer, or in shards where one buffer would be more than a kernel binds.
+#[derive(Clone, Debug)]
+pub struct KvRows {
+    /// Each has `each` rows, the last those that are left.
+    pub shards: Vec<View>,
+    /// Rows of a shard that is full.
+    pub each: usize,
+    /// Rows that it may come to have, where it has fewer so far. Work is cut as if it had them, and kernels bind as many shards,
+    /// so that what a step computes does not depend on how far the cache has grown.
     pub grows_to: Option<usize>,
 }
 
+impl From<View> for KvRows {
+    fn from(view: View) -> KvRows {
+        KvRows { shards: vec![view], each: usize::MAX, grows_to: None }
+    }
+}
+
+/// Rows of a cache in one of its shards.
+pub(super) struct Part<'r> {
+    pub view: &'r View,
+    /// Its first row.
+    pub first: usize,
+    pub rows: usize,
+}
+
+impl KvRows {
+    /// Rows of `bytes` so far.
+    pub fn rows(&self, bytes: u64) -> usize {
+        self.shards.iter().map(|view| self.each.min((view.size / bytes.max(1)) as usize)).sum()
+    }
+
+    /// Rows of `bytes` that it may come to have.
+    pub(super) fn most_rows(&self, bytes: u64) -> usize {
+        self.grows_to.unwrap_or_else(|| self.rows(bytes))
+    }
+
+    /// Bytes so far.
+    pub fn size(&self) -> u64 {
+        self.shards.iter().map(|view| view.size).sum()
+    }
+
+    /// Shards that it may come to have.
+    fn count(&self) -> usize {
+        self.grows_to.map_or(0, |rows| rows.div_ceil(self.each)).max(self.shards.len())
+    }
+
+    /// Has a kernel read all its shards.
+    pub(super) fn beside(&self, spec: KernelSpec) -> KernelSpec {
+        beside_flags(spec, self.count())
+    }
+
+    /// Their bindings; the last shard fills what a kernel has more.
+    pub(super) fn bind<'r>(
+        &'r self,
+        names: &'static [&'static str; MOST],
+    ) -> impl Iterator<Item = (&'static str, &'r View)> {
+        let last = self.shards.len() - 1;
+        names
+            .iter()
+            .take(self.count().next_power_of_two())
+            .enumerate()
+            .map(move |(i, name)| (*name, &self.shards[i.min(last)]))
+    }
+
+    /// Its first `rows` rows shard by shard, for kernels that write them: one dispatch a shard, each of which skips what lies in
+    /// others. So they need no more bindings than one shard takes, and no shard is bound twice where it is written.
+    pub(super) fn parts(&self, rows: usize) -> impl Iterator<Item = Part<'_>> {
+        let part = move |(i, view)| {
+            let first = i * self.each.min(rows);
+            Part { view, first, rows: self.each.min(rows - first.min(rows)) }
+        };
+        self.shards.iter().enumerate().map(part).filter(|part| part.rows > 0)
+    }
+
+    /// Rows of a full shard of `heads` heads each, as kernels count them.
+    pub(super) fn shard_rows(&self, heads: usize) -> u32 {
+        self.each.saturating_mul(heads).min(u32::MAX as usize) as u32
+    }
+}
+
+/// Most shards of a layer's keys that a kernel binds.
+const MOST: usize = 4;
+/// What `shaders/lib/kv.wgsl` names them.
+pub(super) const KEYS: [&str; MOST] = ["k_cache", "k_cache_1", "k_cache_2", "k_cache_3"];
+pub(super) const VALUES: [&str; MOST] = ["v_cache", "v_cache_1", "v_cache_2", "v_cache_3"];
+
+/// What a kernel reads rows for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvUse {
+    /// Attention over keys and values.
+    KeysAndValues,
+    /// Attention over keys that are values.
+    Latents,
+    /// The same, over entries behind the rows of a window.
+    Compressed,
+    /// The choice of an indexer.
+    Index,
+}
+
+impl KvUse {
+    /// Most shards that a kernel reads where it binds at most so many storage buffers.
+    pub fn most_shards(self, storage_buffers: u32) -> usize {
+        let (others, views) = match self {
+            KvUse::KeysAndValues => (4, 2), // q, result or sums, maxima, sinks
+            KvUse::Latents => (4, 1),       // q, result or sums, maxima, selection
+            KvUse::Compressed => (6, 1),    // and sinks, turns
+            KvUse::Index => (3, 1),         // q, weights, scores
+        };
+        [MOST, MOST / 2].into_iter().find(|count| others + count * views <= storage_buffers as usize).unwrap_or(1)
+    }
+}
+
+/// One layer's keys and values, each [rows, kv_heads, head_dim].
+pub struct KvLayer {
+    pub k: KvRows,
+    /// None: values are the first lanes of the keys (latent attention).
+    pub v: Option<KvRows>,
+    /// Keys of a lightning indexer [positions, head size], see [`KvFormat::of_index`].
+    pub index: Option<KvRows>,
+    pub format: KvFormat,
+    /// Rows of a layer whose tokens see a window: position p lies in row p % rows. None: each position has a row of its own.
+    pub ring: Option<usize>,
+}
+
 impl KvLayer {
+    /// Keys, values, and an indexer's keys.
+    pub fn parts(&self) -> [Option<&KvRows>; 3] {
+        [Some(&self.k), self.v.as_ref(), self.index.as_ref()]
+    }
+
+    pub(crate) fn parts_mut(&mut self) -> [Option<&mut KvRows>; 3] {
+        [Some(&mut self.k), self.v.as_mut(), self.index.as_mut()]
+    }
+
     /// Rows of `heads` heads of `dim` values.
     pub(crate) fn rows(&self, heads: usize, dim: usize) -> usize {
-        self.ring.unwrap_or((self.k.size / self.format.row_bytes(heads, dim).max(1)) as usize)
+        self.ring.unwrap_or_else(|| self.k.rows(self.format.row_bytes(heads, dim)))
     }
 
     /// What is wrong with such rows, for `tokens` tokens that write them before the first has read `window` positions.
@@ -82,13 +202,28 @@ impl KvLayer {
         if !dim.is_multiple_of(self.format.block()) {
             return Some(format!("heads of {dim} values in blocks of {}", self.format.block()));
         }
+        let alike = self.v.as_ref().is_none_or(|v| v.each == self.k.each && v.shards.len() == self.k.shards.len());
+        if !alike {
+            return Some(format!("keys in {} shards, values in others", self.k.shards.len()));
+        }
         let rows = self.ring?;
-        let bytes = (rows as u64).saturating_mul(self.format.row_bytes(heads, dim));
-        let fits = std::iter::once(&self.k).chain(&self.v).all(|view| view.size >= bytes);
+        let row = self.format.row_bytes(heads, dim);
+        let fits = std::iter::once(&self.k).chain(&self.v).all(|held| held.rows(row) >= rows);
         let enough = window.is_some_and(|window| window.saturating_add(tokens) <= rows + 1);
         (!fits || !enough).then(|| {
-            format!("a ring of {rows} rows in {} bytes, for {tokens} tokens that see {window:?} positions", self.k.size)
+            format!(
+                "a ring of {rows} rows in {} bytes, for {tokens} tokens that see {window:?} positions",
+                self.k.size()
+            )
         })
+    }
+}
+
+impl Step<'_> {
+    /// Fails where a kernel cannot bind all shards.
+    pub(super) fn binds(&self, op: &'static str, rows: &KvRows, reads: KvUse) -> Result<()> {
+        let (count, most) = (rows.count(), reads.most_shards(self.recorder.gpu().caps().storage_buffers));
+        ensure(count <= most, op, || format!("a cache in {count} shards, a kernel binds {most}"))
     }
 }
 

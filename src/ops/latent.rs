@@ -23,6 +23,7 @@ params!(LatentParams {
     eps: f32,
     q_stride: u32,
     first_token: u32,
+    first_row: u32,
     rows: u32,
     first_z: u32
 });
@@ -162,33 +163,38 @@ impl Step<'_> {
     ) -> Result<()> {
         let LatentInputs { q, a, at, rope, .. } = *inputs;
         let wg = self.tuning.row;
-        let spec = cache.format.flag(self.reducing("latent", wg));
-        let groups = 1 + (l.heads * l.rope_dim / 2).div_ceil(wg as usize);
-        let lanes = l.key_dim() + 2 * l.heads * l.rope_dim;
-        self.recorder.call(Call {
-            spec: spec.size("LATENT", l.rank as u32).size("HEAD_DIM", l.key_dim() as u32),
-            bind: &[
-                ("q", &q.view),
-                ("a", &a.view),
-                ("rope", rope),
-                ("norm", &l.norm.weight),
-                ("queries", &queries.view),
-                ("k_cache", &cache.k),
-            ],
-            params: LatentParams {
-                heads: l.heads as u32,
-                pairs: (l.rope_dim / 2) as u32,
-                stride: a.columns as u32,
-                at: at as u32,
-                eps: l.norm.eps,
-                q_stride: (l.k_b.columns + l.rope_dim) as u32,
-                first_token: tokens.start as u32,
-                rows: cache.rows(1, l.key_dim()) as u32,
-                ..Default::default()
-            },
-            grid: Grid([groups as u32, 1, tokens.len() as u32]),
-            cost: Cost { other_bytes: (8 * lanes * tokens.len()) as u64, ..Cost::default() },
-        })?;
+        for part in cache.k.parts(cache.rows(1, l.key_dim())) {
+            // The queries beside the first shard.
+            let heads = if part.first == 0 { l.heads } else { 0 };
+            let groups = 1 + (heads * l.rope_dim / 2).div_ceil(wg as usize);
+            let lanes = l.key_dim() + 2 * heads * l.rope_dim;
+            let spec = cache.format.flag(self.reducing("latent", wg));
+            self.recorder.call(Call {
+                spec: spec.size("LATENT", l.rank as u32).size("HEAD_DIM", l.key_dim() as u32),
+                bind: &[
+                    ("q", &q.view),
+                    ("a", &a.view),
+                    ("rope", rope),
+                    ("norm", &l.norm.weight),
+                    ("queries", &queries.view),
+                    ("k_cache", part.view),
+                ],
+                params: LatentParams {
+                    heads: heads as u32,
+                    pairs: (l.rope_dim / 2) as u32,
+                    stride: a.columns as u32,
+                    at: at as u32,
+                    eps: l.norm.eps,
+                    q_stride: (l.k_b.columns + l.rope_dim) as u32,
+                    first_token: tokens.start as u32,
+                    first_row: part.first as u32,
+                    rows: part.rows as u32,
+                    ..Default::default()
+                },
+                grid: Grid([groups as u32, 1, tokens.len() as u32]),
+                cost: Cost { other_bytes: (8 * lanes * tokens.len()) as u64, ..Cost::default() },
+            })?;
+        }
         Ok(())
     }
 

@@ -36,7 +36,7 @@ pub use heads::{Heads, RopePairs, Temperature};
 pub use hyper::{HyperConnection, Joining, STREAMS};
 pub use index::{IndexChoice, Indexer, Indexing, Selection};
 pub use input::{BLOCK, BLOCK_WORDS, rounded_bytes};
-pub use kv::{KvFormat, KvLayer};
+pub use kv::{KvFormat, KvLayer, KvRows, KvUse};
 pub use latent::{LatentAttention, LatentInputs};
 pub use linear::Activation;
 pub use lookup::{MAX_EXPERTS, NOWHERE, Record};

@@ -2,6 +2,7 @@
 
 use super::Tuning;
 use super::attention::staged;
+use super::index::scores_spec;
 use super::shards::beside_flags;
 use super::tiled::Tiled;
 use crate::formats::Format;
@@ -86,6 +87,11 @@ fn beside(expert: &KernelSpec, down: &KernelSpec, grouped: Vec<KernelSpec>, usua
 fn caches(specs: Vec<KernelSpec>, dim: u32) -> Vec<KernelSpec> {
     let formats: &[&'static str] = if dim.is_multiple_of(32) { &["KV_F16", "KV_Q8_0"] } else { &["KV_F16"] };
     one_of(specs, formats)
+}
+
+/// All of `specs` for caches in several shards.
+fn in_shards(specs: Vec<KernelSpec>) -> Vec<KernelSpec> {
+    specs.iter().flat_map(|spec| [2, 4].map(|count| beside_flags(spec.clone(), count))).collect()
 }
 
 /// The variants on one row of the tuning table. Formats differ in nothing but their snippet, so all but two of them meet
@@ -193,6 +199,9 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
                 let chunked = vec![all_of(attention.clone(), &["WINDOW", "CHUNK"])];
                 all.extend(each(caches(chunked, dim), &["SPLIT"]));
             }
+            if [64, 128].contains(&dim) {
+                all.extend(each(in_shards(caches(vec![attention.clone()], dim)), &["WINDOW", "SPLIT"]));
+            }
             all.extend(each(caches(vec![attention], dim), &["SINKS", "WINDOW", "SPLIT"]));
         }
         let combine = new("attention_combine").size("WG", t.row.min(dim / 4)).size("SPLITS", t.splits.0);
@@ -205,8 +214,9 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
         for rows in (0..).map(|i| 1 << i).take_while(|rows| *rows <= t.latent.1) {
             let spec = new("attention").size("WG", t.latent.0).size("ROWS", rows);
             let spec = staged(spec.size("KEY_DIM", row).size("VALUE_DIM", rank).flag("LATENT", true), rows, row);
-            all.extend(each(caches(vec![spec.clone()], row), &["SPLIT"]));
-            all.extend(each(caches(vec![all_of(spec, &["SELECTED", "LISTED"])], row), &["SPLIT"]));
+            let caches =
+                [caches(vec![spec.clone()], row), caches(vec![all_of(spec, &["SELECTED", "LISTED"])], row)].concat();
+            all.extend(each([in_shards(caches.clone()), caches].concat(), &["SPLIT"]));
         }
         let combine = new("attention_combine").size("WG", t.row.min(rank / 4)).size("SPLITS", t.latent_splits.0);
         all.push(combine.size("HEAD_DIM", rank));
@@ -222,14 +232,14 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
             let spec = new("attention").size("WG", t.latent.0).size("ROWS", rows);
             let spec = staged(spec.size("KEY_DIM", dim).size("VALUE_DIM", dim), rows, dim);
             let spec = all_of(spec, &["LATENT", "LISTED", "ENTRIES", "SINKS"]);
-            all.extend(each(vec![spec], &["KV_F16", "SELECTED", "SPLIT"]));
+            all.extend(each([in_shards(vec![spec.clone()]), vec![spec]].concat(), &["KV_F16", "SELECTED", "SPLIT"]));
         }
     }
     for (group, dim) in [(8, 128), (4, 64), (1, 12)] {
         let rows = new("index_rows").size("WG", t.row).size("HEAD_DIM", dim);
         all.extend(each(vec![rows], &["ADJACENT", "KV_F16", "SUBGROUP"]));
-        let scores = new("index_scores").size("WG", t.row).size("GROUP", group).size("HEAD_DIM", dim);
-        all.extend(each(vec![scores], &["KV_F16"]));
+        let scores = scores_spec([t.row, group, dim]);
+        all.extend(each([in_shards(vec![scores.clone()]), vec![scores]].concat(), &["KV_F16"]));
     }
     all.push(new("index_select").size("WG", t.wide));
     for experts in [2, 8, 64, 128, 512, 1024] {

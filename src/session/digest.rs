@@ -6,26 +6,45 @@ use crate::gguf::{self, Gguf};
 /// FNV-1a (Fowler, Noll, Vo 1991) over words of 8 bytes in place of bytes. Each step is a bijection of the sum, so a change
 /// within one word is always seen.
 #[derive(Clone, Copy)]
-pub struct Digest(u64);
+pub struct Digest {
+    sum: u64,
+    /// Bytes so far, and those of them that are no whole word yet.
+    count: u64,
+    rest: [u8; 8],
+}
 
 impl Digest {
     pub fn new() -> Digest {
-        Digest(0xcbf2_9ce4_8422_2325)
+        Digest { sum: 0xcbf2_9ce4_8422_2325, count: 0, rest: [0; 8] }
     }
 
-    /// Takes in `bytes` and their count: the same bytes in other pieces have another digest.
+    fn word(&mut self, word: u64) {
+        self.sum = (self.sum ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29);
+    }
+
+    /// Takes in `bytes`, which may come in any pieces.
     pub fn add(&mut self, bytes: &[u8]) {
-        let mut word = |word: u64| self.0 = (self.0 ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29);
-        word(bytes.len() as u64);
+        let held = (self.count % 8) as usize;
+        self.count += bytes.len() as u64;
+        let (first, bytes) = bytes.split_at(bytes.len().min((8 - held) % 8));
+        self.rest[held..held + first.len()].copy_from_slice(first);
+        if held > 0 && held + first.len() == 8 {
+            self.word(u64::from_le_bytes(self.rest));
+        }
         let (words, rest) = bytes.as_chunks::<8>();
-        words.iter().for_each(|bytes| word(u64::from_le_bytes(*bytes)));
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        word(u64::from_le_bytes(last));
+        words.iter().for_each(|bytes| self.word(u64::from_le_bytes(*bytes)));
+        if !rest.is_empty() {
+            self.rest[..rest.len()].copy_from_slice(rest);
+        }
     }
 
-    pub fn value(self) -> u64 {
-        self.0
+    /// Of all bytes, and how many they are.
+    pub fn value(mut self) -> u64 {
+        let held = (self.count % 8) as usize;
+        self.rest[held..].fill(0);
+        self.word(u64::from_le_bytes(self.rest));
+        self.word(self.count);
+        self.sum
     }
 }
 
@@ -63,5 +82,12 @@ mod tests {
             assert_ne!(of(&bytes), of(&changed), "bit {bit}");
         }
         assert_ne!(of(&[0; 8]), of(&[0; 9]));
+        for (first, second) in
+            (0..bytes.len()).flat_map(|first| (first..bytes.len()).map(move |second| (first, second)))
+        {
+            let mut pieces = Digest::new();
+            [&bytes[..first], &bytes[first..second], &bytes[second..]].into_iter().for_each(|piece| pieces.add(piece));
+            assert_eq!(pieces.value(), of(&bytes), "pieces that end at {first} and {second}");
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Attention over the cache, as prefill and as split decode.
 
-use crate::cache::{self, formats};
+use crate::cache::{self, Cut, formats};
 use crate::rig::*;
-use halogen::ops::{Attention, KvFormat, KvLayer, Window, twins};
+use halogen::ops::{Attention, KvFormat, KvLayer, KvUse, Window, twins};
 use halogen::presets::Heads;
 
 pub fn cases(cases: &mut Vec<Case>) {
@@ -192,11 +192,14 @@ fn add(cases: &mut Vec<Case>, g: Geometry) {
         if g.sinks { "/sinks" } else { "" },
         cache::name(g.format),
     );
-    cases.push(Case::new(name, move |setup| g.run(setup)));
+    for &shards in cache::shards(g.head_dim < 100 && (g.position + g.tokens) % 3 == 2) {
+        let name = name.clone() + &cache::in_shards(shards);
+        cases.push(Case::new(name, move |setup| g.run(setup, shards)));
+    }
 }
 
 impl Geometry {
-    fn run(self, setup: &Setup) -> Outcome {
+    fn run(self, setup: &Setup, shards: usize) -> Outcome {
         let Geometry { head_dim, groups, kv_heads, tokens, position, format, window, sinks, ring } = self;
         let heads = groups * kv_heads;
         let random = &mut Random::new((head_dim * groups + tokens + position) as u64);
@@ -215,9 +218,9 @@ impl Geometry {
             if ring.is_some() {
                 words.extend([cache::UNWRITTEN; 100]);
             }
-            gpu.upload("cache", &words).unwrap()
+            Cut::new(gpu, words, &held, shards, KvUse::KeysAndValues).rows
         };
-        let kv = KvLayer { k: upload(&k), v: Some(upload(&v)), index: None, format, ring, grows_to: None };
+        let kv = KvLayer { k: upload(&k), v: Some(upload(&v)), index: None, format, ring };
         let (k, v) = (twins::kept(&k, format), twins::kept(&v, format));
         let sinks = sinks.then(|| random.floats(heads));
         let on_device = sinks.as_ref().map(|s| gpu.upload("sinks", s).unwrap());

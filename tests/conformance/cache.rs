@@ -1,6 +1,7 @@
 //! Caches of any format, as tests fill and read them.
 
-use halogen::ops::{KvFormat, twins};
+use halogen::gpu::Gpu;
+use halogen::ops::{KvFormat, KvRows, KvUse, twins};
 
 /// NaN as an f32, as two f16, and as two scales.
 pub const UNWRITTEN: u32 = 0x7fff_7fff;
@@ -16,9 +17,14 @@ pub struct Rows {
 impl Rows {
     /// The words of each plane that a row has.
     fn of_row(&self, row: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
-        let [values, scales] = self.format.planes(self.heads, self.dim).map(|bytes| bytes as usize / 4);
+        let [values, scales] = self.planes();
         let scales_at = self.rows * values + row * scales;
         [row * values..(row + 1) * values, scales_at..scales_at + scales].into_iter()
+    }
+
+    /// Words of each plane that a row has.
+    pub fn planes(&self) -> [usize; 2] {
+        self.format.planes(self.heads, self.dim).map(|bytes| bytes as usize / 4)
     }
 
     /// Words of a cache that holds the rows of `data` at `place`, the later in place of the earlier, and nothing else.
@@ -60,6 +66,57 @@ impl Rows {
             }
         }
     }
+}
+
+/// A cache of rows of `planes` words in each of two planes, which lie behind each other in `whole` as in each shard.
+pub struct Cut {
+    pub rows: KvRows,
+    planes: [usize; 2],
+    count: usize,
+    whole: Vec<u32>,
+}
+
+impl Cut {
+    /// In so many shards, if the device binds them.
+    pub fn new(gpu: &Gpu, whole: Vec<u32>, held: &Rows, shards: usize, reads: KvUse) -> Cut {
+        let each = held.rows.div_ceil(shards.min(reads.most_shards(gpu.caps().storage_buffers))).max(1);
+        let rows = KvRows { shards: vec![], each, grows_to: None };
+        let mut cut = Cut { rows, planes: held.planes(), count: held.rows, whole };
+        let words = |at| cut.places(at).flat_map(|place| cut.whole[place].to_vec()).collect::<Vec<u32>>();
+        let shards = (0..held.rows.div_ceil(each)).map(|at| gpu.upload("cache", &words(at)).unwrap());
+        cut.rows.shards = shards.collect();
+        cut
+    }
+
+    /// Where the words of a shard lie in the whole; the last has what is behind the rows, too.
+    fn places(&self, shard: usize) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
+        let ([values, scales], count, all) = (self.planes, self.count, self.whole.len());
+        let rows = shard * self.rows.each..count.min((shard + 1) * self.rows.each);
+        let behind = if rows.end == count { count * (values + scales)..all } else { 0..0 };
+        let plane = |start: usize, row: usize| start + rows.start * row..start + rows.end * row;
+        [plane(0, values), plane(count * values, scales), behind].into_iter()
+    }
+
+    /// What the shards hold now, as one.
+    pub fn words(&self, gpu: &Gpu) -> Vec<u32> {
+        let mut whole = self.whole.clone();
+        for (at, shard) in self.rows.shards.iter().enumerate() {
+            let mut words = gpu.blocking_read::<u32>(shard).unwrap().into_iter();
+            let places = self.places(at).flatten();
+            places.for_each(|place| whole[place] = words.next().expect("a word that was uploaded"));
+        }
+        whole
+    }
+}
+
+/// In how many shards a case runs: some in as many as kernels are made for.
+pub fn shards(some: bool) -> &'static [usize] {
+    if some { &[1, 2, 4] } else { &[1] }
+}
+
+/// What a case's name says of them.
+pub fn in_shards(shards: usize) -> String {
+    if shards == 1 { String::new() } else { format!("/cut={shards}") }
 }
 
 pub fn name(format: KvFormat) -> &'static str {

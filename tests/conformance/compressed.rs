@@ -1,9 +1,10 @@
 //! DeepSeek-V4's attention: the window's rows, entries made of windows, and attention over both.
 
+use crate::cache::{self, Cut};
 use crate::rig::*;
-use halogen::gpu::View;
+use halogen::gpu::Gpu;
 use halogen::ops::{
-    CompressedAttention, CompressedLayer, Compressor, Entry, IndexQueries, KvFormat, KvLayer, Selection, twins,
+    CompressedAttention, CompressedLayer, Compressor, Entry, IndexQueries, KvFormat, KvLayer, KvUse, Selection, twins,
 };
 
 pub fn cases(cases: &mut Vec<Case>) {
@@ -39,7 +40,10 @@ pub fn cases(cases: &mut Vec<Case>) {
                 let entry = if position % 3 == 0 { Entry::IndexKey } else { Entry::Row };
                 let g = Windows { ratio, overlap, head_dim, rope_dim, tokens, position, f16, entry };
                 if head_dim < 512 || tokens < 30 || ratio == 128 {
-                    cases.push(Case::new(g.name(), move |setup| g.run(setup)));
+                    for &shards in cache::shards(tokens > 2 && head_dim < 512) {
+                        let name = g.name() + &cache::in_shards(shards);
+                        cases.push(Case::new(name, move |setup| g.run(setup, shards)));
+                    }
                 }
             }
         }
@@ -51,7 +55,10 @@ pub fn cases(cases: &mut Vec<Case>) {
                 let f16 = (tokens + position) % 2 == 1;
                 let g = Attended { heads, head_dim, ratio, top_k, tokens, position, f16 };
                 if small && (top_k != Some(1000) || position == 3000) {
-                    cases.push(Case::new(g.name(), move |setup| g.run(setup)));
+                    for &shards in cache::shards(heads < 60) {
+                        let name = g.name() + &cache::in_shards(shards);
+                        cases.push(Case::new(name, move |setup| g.run(setup, shards)));
+                    }
                 }
             }
         }
@@ -72,21 +79,17 @@ fn kept(values: &[f32], f16: bool) -> Vec<f32> {
     if f16 { twins::round_f16(values) } else { values.to_vec() }
 }
 
-/// A cache of such values.
-fn upload(rig: &Rig, values: &[f32], f16: bool) -> View {
-    match f16 {
-        true => {
-            let halves: Vec<half::f16> = values.iter().map(|x| half::f16::from_f32(*x)).collect();
-            rig.gpu().upload("cache", &halves).unwrap()
-        }
-        false => rig.gpu().upload("cache", values).unwrap(),
-    }
+/// A cache of such rows.
+fn cut(gpu: &Gpu, rows: &[f32], dim: usize, f16: bool, shards: usize, reads: KvUse) -> Cut {
+    let held = cache::Rows { rows: rows.len() / dim, heads: 1, dim, format: format_of(f16) };
+    Cut::new(gpu, held.words(rows, |row| row), &held, shards, reads)
 }
 
-fn download(rig: &Rig, view: &View, f16: bool) -> Vec<f32> {
+/// The values in a cache's words.
+fn floats_of(words: &[u32], f16: bool) -> Vec<f32> {
     match f16 {
-        true => rig.gpu().blocking_read::<half::f16>(view).unwrap().iter().map(|x| x.to_f32()).collect(),
-        false => rig.gpu().blocking_read(view).unwrap(),
+        true => bytemuck::cast_slice::<u32, half::f16>(words).iter().map(|x| x.to_f32()).collect(),
+        false => words.iter().map(|word| f32::from_bits(*word)).collect(),
     }
 }
 
@@ -159,9 +162,9 @@ impl Rows {
         let c = attention(&rig, random, [heads, head_dim, rope_dim], window_rows - tokens, None);
         let weight: Vec<f32> = rig.gpu().blocking_read(&c.norm.weight).unwrap();
         let before = kept(&random.floats((window_rows + 3) * head_dim), f16);
-        let k = upload(&rig, &before, f16);
+        let k = cut(rig.gpu(), &before, head_dim, f16, 1, KvUse::Compressed);
         let cache = CompressedLayer {
-            kv: KvLayer { k: k.clone(), v: None, index: None, format: format_of(f16), ring: None, grows_to: None },
+            kv: KvLayer { k: k.rows.clone(), v: None, index: None, format: format_of(f16), ring: None },
             window_rows,
             sums: None,
             index_sums: None,
@@ -187,7 +190,7 @@ impl Rows {
             ((position + t) % window_rows, twins::tail_turned(row, Some(&weight), c.norm.eps, own(t)))
         };
         let want: Vec<_> = (0..tokens).map(row).collect();
-        compare_rows(&download(&rig, &k, f16), &before, &want, head_dim, f16)?;
+        compare_rows(&floats_of(&k.words(rig.gpu()), f16), &before, &want, head_dim, f16)?;
         if index.is_some() {
             let turned = |(i, q): (usize, &[f32])| {
                 let (still, tail) = q.split_at(index_dim - rope_dim);
@@ -229,7 +232,7 @@ impl Windows {
         )
     }
 
-    fn run(self, setup: &Setup) -> Outcome {
+    fn run(self, setup: &Setup, shards: usize) -> Outcome {
         let Windows { ratio, overlap, head_dim, rope_dim, tokens, position, f16, entry } = self;
         let random = &mut Random::new((ratio * head_dim + tokens + position) as u64);
         let (pairs, width, end) = (rope_dim / 2, Compressor::width(head_dim, overlap), position + tokens);
@@ -266,17 +269,16 @@ impl Windows {
         let on_device = upload_guarded(gpu, "sums", &held);
         let first_row = if entry == Entry::Row { 11 } else { 0 };
         let before = kept(&random.floats((first_row + end / ratio + 2) * head_dim), f16);
-        let keys = upload(&rig, &before, f16);
+        let keys = cut(gpu, &before, head_dim, f16, shards, KvUse::Index);
         let (row, index) =
             if entry == Entry::Row { (Some(on_device.clone()), None) } else { (None, Some(on_device.clone())) };
         let cache = CompressedLayer {
             kv: KvLayer {
-                k: keys.clone(),
+                k: keys.rows.clone(),
                 v: None,
-                index: Some(keys.clone()),
+                index: Some(keys.rows.clone()),
                 format: format_of(f16),
                 ring: None,
-                grows_to: None,
             },
             window_rows: 11,
             sums: row,
@@ -292,7 +294,7 @@ impl Windows {
             let turns = &table[window * ratio * pairs..][..pairs];
             (first_row + window, twins::compressed_entry(&sums(window, end), (&weight, eps), turns))
         };
-        compare_rows(&download(&rig, &keys, f16), &before, &full.map(entry).collect::<Vec<_>>(), head_dim, f16)?;
+        compare_rows(&floats_of(&keys.words(gpu), f16), &before, &full.map(entry).collect::<Vec<_>>(), head_dim, f16)?;
         let got: Vec<f32> = bytemuck::cast_vec(guarded(gpu, &on_device, held.len())?);
         for (i, got) in got.chunks_exact(3 * head_dim).enumerate() {
             let window = end / ratio + i;
@@ -333,7 +335,7 @@ impl Attended {
         )
     }
 
-    fn run(self, setup: &Setup) -> Outcome {
+    fn run(self, setup: &Setup, shards: usize) -> Outcome {
         let Attended { heads, head_dim, ratio, top_k, tokens, position, f16 } = self;
         let random = &mut Random::new((heads * head_dim + tokens + position) as u64);
         let (window, window_rows, rope_dim) = (37, 90, head_dim / 4);
@@ -350,12 +352,11 @@ impl Attended {
         let sinks: Vec<f32> = rig.gpu().blocking_read(&c.sinks).unwrap();
         let cache = CompressedLayer {
             kv: KvLayer {
-                k: upload(&rig, &held, f16),
+                k: cut(rig.gpu(), &held, head_dim, f16, shards, KvUse::Compressed).rows,
                 v: None,
                 index: None,
                 format: format_of(f16),
                 ring: None,
-                grows_to: None,
             },
             window_rows,
             sums: None,

@@ -145,7 +145,7 @@ const OPERATORS: &[(&str, Record)] = &[
         let pairs = RopePairs::Adjacent;
         let ix = Indexer { heads: 3, head_dim: 16, rope_dim: 8, pairs, top_k: 4, norm, eps: 1e-6 };
         let kv =
-            KvLayer { k: keys.clone(), v: None, index: Some(keys), format: KvFormat::F32, ring: None, grows_to: None };
+            KvLayer { k: keys.clone().into(), v: None, index: Some(keys.into()), format: KvFormat::F32, ring: None };
         rig.run(|step| step.index(&q, &a, [0, 16], &ix, &rope, &kv).map(drop))
     }),
     ("hyper_connection", |rig, random, tokens| {
@@ -160,14 +160,14 @@ const OPERATORS: &[(&str, Record)] = &[
         let (c, _, cache, rope) = compressed(rig, random);
         let [q, index_q] = [64, 32].map(|columns| tensor(rig.gpu(), &random.floats(tokens * columns), columns));
         let a = tensor(rig.gpu(), &random.floats(tokens * 40), 40);
-        [&q.view, &index_q.view, &cache.kv.k].into_iter().for_each(|view| rig.watch(view));
+        [&q.view, &index_q.view, &cache.kv.k.shards[0]].into_iter().for_each(|view| rig.watch(view));
         let index = Some(IndexQueries { q: &index_q, heads: 2 });
         rig.run(|step| step.window_rows(&q, (&a, 8), index, &c, &rope, &cache))
     }),
     ("compress", |rig, random, tokens| {
         let (_, compressor, cache, rope) = compressed(rig, random);
         let a = tensor(rig.gpu(), &random.floats(tokens * 128), 128);
-        rig.watch(&cache.kv.k);
+        rig.watch(&cache.kv.k.shards[0]);
         rig.watch(cache.sums.as_ref().expect("sums"));
         rig.run(|step| step.compress(&a, [0, 64], &compressor, &rope, &cache, Entry::Row))
     }),
@@ -264,7 +264,7 @@ pub fn cache(rig: &mut Rig, words: &[u32]) -> KvLayer {
         }
         view
     };
-    KvLayer { k: upload(rig), v: Some(upload(rig)), index: None, format: KvFormat::F16, ring: None, grows_to: None }
+    KvLayer { k: upload(rig).into(), v: Some(upload(rig).into()), index: None, format: KvFormat::F16, ring: None }
 }
 
 /// Four heads on a latent of 32 and 16 rotated lanes, from column 4 of 56 on, with a watched cache of 32 positions.
@@ -279,7 +279,7 @@ pub fn latent(rig: &mut Rig, random: &mut Random, tokens: usize) -> (Tensor, Ten
     let l = LatentAttention { heads: 4, rank: 32, rope_dim: 16, scale: 0.15, norm, k_b, v_b };
     let k = gpu.upload("cache", &vec![0x3c00_3800u32; 32 * 24]).unwrap();
     rig.watch(&k);
-    (q, a, rope, l, KvLayer { k, v: None, index: None, format: KvFormat::F16, ring: None, grows_to: None })
+    (q, a, rope, l, KvLayer { k: k.into(), v: None, index: None, format: KvFormat::F16, ring: None })
 }
 
 /// Streams of `hidden` columns.
@@ -310,7 +310,7 @@ pub fn compressed(rig: &Rig, random: &mut Random) -> (CompressedAttention, Compr
     let attention =
         CompressedAttention { heads, head_dim, rope_dim, scale: 0.2, window, ratio, sinks, norm: of_rows() };
     let compressor = Compressor { ratio: 4, overlap: true, head_dim, rope_dim, place, norm: of_rows() };
-    let kv = KvLayer { k, v: None, index: None, format: KvFormat::F32, ring: None, grows_to: None };
+    let kv = KvLayer { k: k.into(), v: None, index: None, format: KvFormat::F32, ring: None };
     (attention, compressor, CompressedLayer { kv, window_rows: 32, sums: Some(sums), index_sums: None }, rope)
 }
 

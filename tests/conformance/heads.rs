@@ -1,9 +1,8 @@
 //! Head norms, rotary positions, and the cache write.
 
-use crate::cache;
+use crate::cache::{self, Cut};
 use crate::rig::*;
-use halogen::gpu::View;
-use halogen::ops::{Heads, KvFormat, KvLayer, RopePairs, Temperature, twins};
+use halogen::ops::{Heads, KvFormat, KvLayer, KvUse, RopePairs, Temperature, twins};
 use halogen::presets::Heads as Sizes;
 
 pub fn cases(cases: &mut Vec<Case>) {
@@ -45,18 +44,18 @@ pub fn cases(cases: &mut Vec<Case>) {
                 };
                 // Half of the product.
                 if qk_norm == f16 || format == Q8_0 || tokens == 1 || tokens == 3 {
-                    cases.push(Case::new(g.name(), move |setup| g.run(setup)));
+                    g.add(cases);
                 }
                 if pairs == HalfSplit && rope_dim == head_dim && qk_norm != f16 {
                     // Rows that come round within the step, or stand at any place.
                     let g = Geometry { ring: Some(tokens + position % 3 + 1), ..g };
-                    cases.push(Case::new(g.name(), move |setup| g.run(setup)));
+                    g.add(cases);
                 }
                 if pairs == Adjacent && f16 && !qk_norm {
                     // Before the first span's end, across one, and far beyond.
                     let g =
                         Geometry { temperature: Some(Temperature { scale: 0.1, span: 34, offset: tokens % 2 }), ..g };
-                    cases.push(Case::new(g.name(), move |setup| g.run(setup)));
+                    g.add(cases);
                 }
             }
         }
@@ -81,7 +80,7 @@ pub fn of_model(cases: &mut Vec<Case>, sizes: &Sizes, kv_heads: usize, rope_dim:
             temperature,
             ring,
         };
-        cases.push(Case::new(g.name(), move |setup| g.run(setup)));
+        g.add(cases);
     }
 }
 
@@ -119,7 +118,14 @@ impl Geometry {
         )
     }
 
-    fn run(self, setup: &Setup) -> Outcome {
+    fn add(self, cases: &mut Vec<Case>) {
+        for &shards in cache::shards(self.tokens % 2 == 1 && self.head_dim < 80) {
+            let name = self.name() + &cache::in_shards(shards);
+            cases.push(Case::new(name, move |setup| self.run(setup, shards)));
+        }
+    }
+
+    fn run(self, setup: &Setup, shards: usize) -> Outcome {
         let Geometry { head_dim, heads, kv_heads, tokens, position, pairs, rope_dim, .. } = self;
         let random = &mut Random::new((head_dim * heads + tokens) as u64);
         // v, then a gap, then q, then k: nothing may depend on the usual order.
@@ -145,14 +151,12 @@ impl Geometry {
             let mut words = held.words(&[], |p| p);
             // Behind a ring, which is known to be no longer.
             words.extend([cache::UNWRITTEN; 64].iter().take(if self.ring.is_some() { 64 } else { 0 }));
-            let upload = || gpu.upload("cache", &words).unwrap();
-            (
-                KvLayer { k: upload(), v: Some(upload()), index: None, format, ring: self.ring, grows_to: None },
-                held,
-                words.len(),
-            )
+            let cut = || Cut::new(gpu, words.clone(), &held, shards, KvUse::KeysAndValues);
+            let [k, v] = [cut(), cut()];
+            let kv = KvLayer { k: k.rows.clone(), v: Some(v.rows.clone()), index: None, format, ring: self.ring };
+            (kv, held, [k, v])
         };
-        let (kv, held, words) = empty(self.format);
+        let (kv, held, [k_on_device, v_on_device]) = empty(self.format);
         let rope_view = gpu.upload("rope", &rope).unwrap();
         let h = Heads {
             heads,
@@ -189,9 +193,8 @@ impl Geometry {
             }
         }
         compare("q", &rig.floats("q", q.len())?, &q, head_dim, 1e-7)?;
-        let written = |what: &str, view: &View, held: &cache::Rows, count: usize| -> Result<Vec<f32>, String> {
-            let mut words = gpu.blocking_read::<u32>(view).unwrap();
-            words.truncate(count);
+        let written = |what: &str, cut: &Cut, held: &cache::Rows| -> Result<Vec<f32>, String> {
+            let mut words = cut.words(gpu);
             let tokens = position..position + tokens;
             let found = tokens.flat_map(|p| held.take(&mut words, p % rows)).collect();
             match words.iter().all(|w| *w == cache::UNWRITTEN) {
@@ -200,19 +203,19 @@ impl Geometry {
             }
         };
         // The same in f32, of which q8_0 must be the rounding; a scale near the middle of two f16 may round either way.
-        let (plain, plain_held, plain_words) = empty(KvFormat::F32);
+        let (plain, plain_held, [plain_k, plain_v]) = empty(KvFormat::F32);
         if self.format == KvFormat::Q8_0 {
             rig.run(|step| step.heads(&xs, &h, &plain).map(drop))?;
         }
-        let both = [("k", &kv.k, &plain.k, k), ("v", kv.v.as_ref().unwrap(), plain.v.as_ref().unwrap(), v)];
-        for (what, view, plain, want) in both {
-            let got = written(what, view, &held, words)?;
+        let both = [("k", k_on_device, plain_k, k), ("v", v_on_device, plain_v, v)];
+        for (what, on_device, plain, want) in both {
+            let got = written(what, &on_device, &held)?;
             match self.format {
                 KvFormat::F32 => compare(what, &got, &want, head_dim, 1e-7)?,
                 // A value near the middle of two f16 may round either way: (2^-11)^2 of its power at most.
                 KvFormat::F16 => compare(what, &got, &twins::round_f16(&want), head_dim, 2e-7)?,
                 KvFormat::Q8_0 => {
-                    let plain = written(what, plain, &plain_held, plain_words)?;
+                    let plain = written(what, &plain, &plain_held)?;
                     compare(what, &plain, &want, head_dim, 1e-7)?;
                     compare(what, &got, &twins::kept(&plain, self.format), head_dim, 3e-7)?;
                 }

@@ -1,8 +1,9 @@
 //! The lightning indexer: its keys and queries, its scores, and what it selects.
 
+use crate::cache::{self, Cut};
 use crate::rig::*;
-use halogen::gpu::{Gpu, View};
-use halogen::ops::{Indexer, KvFormat, KvLayer, RopePairs, twins};
+use halogen::gpu::Gpu;
+use halogen::ops::{Indexer, KvFormat, KvLayer, KvUse, RopePairs, twins};
 
 #[derive(Clone, Copy)]
 struct Geometry {
@@ -62,24 +63,25 @@ fn add(cases: &mut Vec<Case>, g: Geometry) {
         g.position,
         if g.f16 { "f16" } else { "f32" },
     );
-    cases.push(Case::new(name, move |setup| g.run(setup)));
+    for &shards in cache::shards(g.heads < 5) {
+        let name = name.clone() + &cache::in_shards(shards);
+        cases.push(Case::new(name, move |setup| g.run(setup, shards)));
+    }
 }
 
 impl Geometry {
     /// The cache: `before`, and rows that are not written yet.
-    fn cache(&self, gpu: &Gpu, before: &[f32]) -> View {
-        let spare = (self.tokens + 3) * self.head_dim;
-        if self.f16 {
-            let mut halves: Vec<half::f16> = before.iter().map(|x| half::f16::from_f32(*x)).collect();
-            halves.resize(halves.len() + spare, half::f16::NAN);
-            return gpu.upload("cache", &halves).unwrap();
-        }
-        let mut all = before.to_vec();
-        all.resize(all.len() + spare, f32::NAN);
-        gpu.upload("cache", &all).unwrap()
+    fn cache(&self, gpu: &Gpu, before: &[f32], shards: usize) -> Cut {
+        let rows =
+            cache::Rows { rows: self.position + self.tokens + 3, heads: 1, dim: self.head_dim, format: self.format() };
+        Cut::new(gpu, rows.words(before, |p| p), &rows, shards, KvUse::Index)
     }
 
-    fn run(self, setup: &Setup) -> Outcome {
+    fn format(&self) -> KvFormat {
+        if self.f16 { KvFormat::F16 } else { KvFormat::F32 }
+    }
+
+    fn run(self, setup: &Setup, shards: usize) -> Outcome {
         let Geometry { heads, head_dim, rope_dim, top_k, tokens, position, f16, exact } = self;
         let random = &mut Random::new((heads * head_dim + tokens + position) as u64);
         let pairs = if heads == 4 { RopePairs::HalfSplit } else { RopePairs::Adjacent };
@@ -105,19 +107,18 @@ impl Geometry {
 
         let mut rig = Rig::new(setup, tokens, State::at(position), &[]);
         let gpu = rig.gpu();
-        let keys = self.cache(gpu, &before);
+        let keys = self.cache(gpu, &before, shards);
         rig.poison("selected", tokens * top_k);
         let norm = [&weight, &bias].map(|values| gpu.upload("norm", values).unwrap());
         let indexer = Indexer { heads, head_dim, rope_dim, pairs, top_k, norm, eps: 1e-6 };
         let (qs, rows) = (tensor(gpu, &q, heads * head_dim), tensor(gpu, &a, columns));
         let rope = gpu.upload("rope", &turns).unwrap();
         let kv = KvLayer {
-            k: keys.clone(),
+            k: keys.rows.clone(),
             v: None,
-            index: Some(keys.clone()),
-            format: if f16 { KvFormat::F16 } else { KvFormat::F32 },
+            index: Some(keys.rows.clone()),
+            format: self.format(),
             ring: None,
-            grows_to: None,
         };
         rig.run(|step| step.index(&qs, &rows, at, &indexer, &rope, &kv).map(drop))?;
 
@@ -135,10 +136,10 @@ impl Geometry {
                 twins::index_key(key, [&weight, &bias], indexer.eps, turns_of(t), pairs)
             })
             .collect();
-        let held: Vec<f32> = if f16 {
-            gpu.blocking_read::<half::f16>(&keys).unwrap().iter().map(|x| x.to_f32()).collect()
-        } else {
-            gpu.blocking_read(&keys).unwrap()
+        let words = keys.words(gpu);
+        let held: Vec<f32> = match f16 {
+            true => bytemuck::cast_slice::<u32, half::f16>(&words).iter().map(|x| x.to_f32()).collect(),
+            false => words.iter().map(|word| f32::from_bits(*word)).collect(),
         };
         let (first, end) = (position * head_dim, (position + tokens) * head_dim);
         let old = if f16 { twins::round_f16(&before) } else { before };

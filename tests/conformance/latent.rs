@@ -1,9 +1,9 @@
 //! Latent attention: the cache's row, absorbed queries, attention over latents, and the values made of its result.
 
-use crate::cache;
+use crate::cache::{self, Cut};
 use crate::rig::*;
 use halogen::formats::Format;
-use halogen::ops::{Arithmetic, KvFormat, KvLayer, LatentAttention, LatentInputs, Product, Selection, twins};
+use halogen::ops::{Arithmetic, KvFormat, KvLayer, KvUse, LatentAttention, LatentInputs, Product, Selection, twins};
 
 #[derive(Clone, Copy)]
 struct Geometry {
@@ -102,14 +102,16 @@ fn add_in(cases: &mut Vec<Case>, g: Geometry, format: KvFormat) {
         g.top_k.map_or(String::new(), |top_k| format!("/top={top_k}")),
         cache::name(format),
     );
-    let case = Case::new(name, move |setup| g.run(setup, format));
     // The products of heads differ by tier.
     let many = g.tokens > 1 && g.format == Format::Q8_0 && format == KvFormat::F16;
-    cases.push(if many { case.of_product(Product::of(g.tokens), g.format) } else { case });
+    for &cut in cache::shards(g.heads == 4) {
+        let case = Case::new(name.clone() + &cache::in_shards(cut), move |setup| g.run(setup, format, cut));
+        cases.push(if many { case.of_product(Product::of(g.tokens), g.format) } else { case });
+    }
 }
 
 impl Geometry {
-    fn run(self, setup: &Setup, kept: KvFormat) -> Outcome {
+    fn run(self, setup: &Setup, kept: KvFormat, cut: usize) -> Outcome {
         let Geometry { heads, rank, rope_dim, nope, value_dim, tokens, position, format, shards, top_k } = self;
         let random = &mut Random::new((heads * rank + tokens + position) as u64);
         let (key_dim, pairs, positions) = (rank + rope_dim, rope_dim / 2, position + tokens);
@@ -135,14 +137,8 @@ impl Geometry {
         let spare = if position % 3 == 1 { 9000 } else { 100 };
         let held = cache::Rows { rows: positions + spare, heads: 1, dim: key_dim, format: kept };
         let cached = held.words(&before, |p| p);
-        let kv = KvLayer {
-            k: gpu.upload("cache", &cached).unwrap(),
-            v: None,
-            index: None,
-            format: kept,
-            ring: None,
-            grows_to: None,
-        };
+        let on_device = Cut::new(gpu, cached.clone(), &held, cut, KvUse::Latents);
+        let kv = KvLayer { k: on_device.rows.clone(), v: None, index: None, format: kept, ring: None };
         let scale = 1.0 / ((nope + rope_dim) as f32).sqrt();
         let stack = |w: &Weights| in_order(w, gpu, heads, shards);
         let l = LatentAttention { heads, rank, rope_dim, scale, norm, k_b: stack(&k_b), v_b: stack(&v_b) };
@@ -170,7 +166,7 @@ impl Geometry {
                 twins::latent_row(&a[t * columns + at..][..key_dim], &twin, turns)
             })
             .collect();
-        let mut found = gpu.blocking_read::<u32>(&kv.k).unwrap();
+        let mut found = on_device.words(gpu);
         let got: Vec<f32> = (position..positions).flat_map(|p| held.take(&mut found, p)).collect();
         if found[..cached.len()] != cached {
             return Err("other rows of the cache were written".into());

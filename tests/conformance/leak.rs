@@ -48,7 +48,7 @@ const OPERATORS: &[(&str, Run)] = &[
         let cached = Random::new(4).floats((9 + tokens) * kv_heads * head_dim);
         let view = rig.gpu().upload("cache", &twins::round_f16(&cached)).unwrap();
         let kv =
-            KvLayer { k: view.clone(), v: Some(view), index: None, format: KvFormat::F32, ring: None, grows_to: None };
+            KvLayer { k: view.clone().into(), v: Some(view.into()), index: None, format: KvFormat::F32, ring: None };
         let a = Attention { heads, kv_heads, head_dim, scale: 0.125, window: None, sinks: None };
         let qs = tensor(rig.gpu(), x, COLUMNS);
         rig.run(|step| step.attention(&qs, &a, &kv).map(drop))?;

@@ -65,6 +65,22 @@ const REFUSED: &[(&str, Record)] = &[
         let kv = KvLayer { ring: Some(65), ..cache(rig, &[0; 4096]) };
         rig.run(|step| step.attention(&q, &a, &kv).map(drop))
     }),
+    ("attention/more shards than a kernel binds", |rig, random, tokens| {
+        let a = Attention { heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125, window: None, sinks: None };
+        let q = tensor(rig.gpu(), &random.floats(tokens * 256), 256);
+        let kv = cache(rig, &[0; 4096]);
+        let cut = KvRows { shards: vec![kv.k.shards[0].clone(); 5], each: 64, grows_to: None };
+        let kv = KvLayer { k: cut.clone(), v: Some(cut), ..kv };
+        rig.run(|step| step.attention(&q, &a, &kv).map(drop))
+    }),
+    ("attention/values in other shards", |rig, random, tokens| {
+        let a = Attention { heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125, window: None, sinks: None };
+        let q = tensor(rig.gpu(), &random.floats(tokens * 256), 256);
+        let kv = cache(rig, &[0; 4096]);
+        let cut = KvRows { shards: vec![kv.k.shards[0].clone(); 2], each: 64, grows_to: None };
+        let kv = KvLayer { v: Some(cut), ..kv };
+        rig.run(|step| step.attention(&q, &a, &kv).map(drop))
+    }),
     ("delta_net/columns", |rig, random, tokens| {
         let (net, state) = delta_net(rig, random);
         let x = tensor(rig.gpu(), &random.floats(tokens * 199), 199);
@@ -105,12 +121,11 @@ const REFUSED: &[(&str, Record)] = &[
         let (pairs, norm) = (RopePairs::Adjacent, [view.clone(), view.clone()]);
         let ix = Indexer { heads: 3, head_dim: 16, rope_dim: 8, pairs, top_k: 4, norm, eps: 1e-6 };
         let kv = KvLayer {
-            k: view.clone(),
+            k: view.clone().into(),
             v: None,
-            index: Some(view.clone()),
+            index: Some(view.clone().into()),
             format: KvFormat::F32,
             ring: None,
-            grows_to: None,
         };
         rig.run(|step| step.index(&q, &a, [0, 22], &ix, &view, &kv).map(drop))
     }),

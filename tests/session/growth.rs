@@ -17,11 +17,18 @@ fn options(kv: KvFormat, room: usize) -> SessionOptions {
 }
 
 /// What a session holds of its tokens, and its last logits.
-fn left(session: &Session) -> Vec<Vec<u32>> {
+fn left(session: &Session) -> Vec<u32> {
     let tokens = session.history().len();
     let held = session.cache().held(tokens, tokens, true);
-    let read = |view: &View| gpu().blocking_read(view).expect("a view");
-    held.iter().chain([session.logits_buffer()]).map(read).collect()
+    let read = |view: &View| session.model().gpu().blocking_read::<u32>(view).expect("a view");
+    held.iter().chain([session.logits_buffer()]).flat_map(read).collect()
+}
+
+fn saved(session: &mut Session) -> Vec<u8> {
+    let conversation = halogen::session::Conversation { sampling: Sampling::greedy(), app: serde_json::Value::Null };
+    let mut file = Vec::new();
+    session.blocking_save(&mut file, &conversation).expect("memory");
+    file
 }
 
 /// As [`answer`], once a frame within a budget that holds one slice of a step.
@@ -36,12 +43,12 @@ fn advanced(session: &mut Session, prompt: &[u32], limit: usize) -> Vec<u32> {
 
 #[test]
 fn a_cache_that_grows_has_the_bits_of_one_that_was_whole() {
-    let names = ["llama", "qwen3moe", "step35", "gemma4", "deepseek2", "glm-dsa", "qwen3next"];
+    let names = ["llama", "qwen3moe", "step35", "gemma4", "deepseek2", "glm-dsa", "deepseek4", "qwen3next"];
     for name in names {
         let model = Made::new(name, Format::F16, &SIZES).load().expect("a model");
         for kv in [KvFormat::F32, KvFormat::F16, KvFormat::Q8_0] {
             let Ok(mut whole) = Session::new(&model, &options(kv, CONTEXT)) else {
-                assert!(kv == KvFormat::Q8_0 && ["deepseek2", "glm-dsa"].contains(&name), "{name} {kv:?}");
+                assert!(kv == KvFormat::Q8_0 && ["deepseek2", "glm-dsa", "deepseek4"].contains(&name), "{name} {kv:?}");
                 continue;
             };
             let mut grows = session(&model, options(kv, 5));
@@ -114,17 +121,75 @@ fn a_plan_holds_the_grown_cache_and_what_growing_takes() {
 fn a_saved_conversation_goes_on_in_any_room() {
     let model = Made::new("qwen3moe", Format::F16, &SIZES).load().expect("a model");
     for (from, to) in [(7, CONTEXT), (CONTEXT, 7)] {
-        let conversation =
-            halogen::session::Conversation { sampling: Sampling::greedy(), app: serde_json::Value::Null };
-        let mut saved = session(&model, options(KvFormat::Q8_0, from));
-        let said = answer(&mut saved, &some_tokens(60), &Sampling::greedy(), 20);
-        let mut file = Vec::new();
-        saved.blocking_save(&mut file, &conversation).expect("memory");
+        let mut kept = session(&model, options(KvFormat::Q8_0, from));
+        let said = answer(&mut kept, &some_tokens(60), &Sampling::greedy(), 20);
+        let file = saved(&mut kept);
         let mut resumed = session(&model, options(KvFormat::Q8_0, to));
         resumed.blocking_resume("talk", file.len() as u64, &mut &file[..]).expect("a conversation");
         let prompt = [some_tokens(60), said].concat();
-        let expected = answer(&mut saved, &prompt, &Sampling::greedy(), 30);
+        let expected = answer(&mut kept, &prompt, &Sampling::greedy(), 30);
         assert_eq!(answer(&mut resumed, &prompt, &Sampling::greedy(), 30), expected);
-        assert!(left(&saved) == left(&resumed));
+        assert!(left(&kept) == left(&resumed));
     }
+}
+
+/// On devices that bind as many storage buffers as WebGPU promises, and more: two and four shards.
+#[test]
+fn a_cache_in_shards_has_the_bits_of_one_that_is_whole() {
+    let names = ["llama", "qwen3moe", "step35", "gemma4", "deepseek2", "glm-dsa", "deepseek4", "qwen3next"];
+    for (i, name) in names.into_iter().enumerate() {
+        let gguf = Made::new(name, Format::F16, &SIZES).gguf();
+        let model = load(gpu(), &gguf).expect("a model");
+        for kv in [KvFormat::F32, KvFormat::F16, KvFormat::Q8_0] {
+            let Ok(mut whole) = Session::new(&model, &options(kv, 5)) else { continue };
+            let (shards, buffers) = if name == "deepseek4" || i % 2 == 0 { (2, 8) } else { (4, 12) };
+            let views = |session: &Session| {
+                session.cache().layers.iter().flat_map(|l| l.views()).map(|v| v.size).collect::<Vec<_>>()
+            };
+            let largest = views(&session(&model, options(kv, CONTEXT))).into_iter().max().expect("layers");
+            let few = own_gpu().with_cache_limits(largest / shards + 256, buffers).expect("a device of our own");
+            let cut_model = load(&few, &gguf).expect("a model");
+            let mut cut = session(&cut_model, options(kv, 5));
+            let steps = |s: &Session| s.decode_recording().dispatches.len();
+            assert!(steps(&cut) >= steps(&whole), "{name} {kv:?}");
+            let mut prompt = some_tokens(23);
+            let mut file = (Vec::new(), Vec::new());
+            // On and on, then from the middle of what was said.
+            for (turn, limit) in [40, 9, 90, 20].into_iter().enumerate() {
+                if turn == 3 {
+                    prompt = [&prompt[..70], &some_tokens(9)].concat();
+                }
+                let expected = answer(&mut whole, &prompt, &Sampling::greedy(), limit);
+                assert_eq!(
+                    answer(&mut cut, &prompt, &Sampling::greedy(), limit),
+                    expected,
+                    "{name} {kv:?}, turn {turn}"
+                );
+                assert!(left(&whole) == left(&cut), "{name} {kv:?}, turn {turn}");
+                prompt = [&prompt[..], &expected, &some_tokens(5)].concat();
+                file = (saved(&mut whole), saved(&mut cut));
+                assert!(file.0 == file.1, "{name} {kv:?}, turn {turn}: files differ");
+            }
+            assert!(views(&cut).len() > views(&whole).len(), "{name} {kv:?}: no layer is in shards");
+            // Each goes on from the other's file.
+            let (mut whole, mut other) = (session(&cut_model, options(kv, 5)), session(&model, options(kv, 5)));
+            for (session, file) in [(&mut whole, &file.0), (&mut other, &file.1)] {
+                session.blocking_resume("talk", file.len() as u64, &mut &file[..]).expect("a conversation");
+            }
+            let expected = answer(&mut cut, &prompt, &Sampling::greedy(), 30);
+            for session in [&mut whole, &mut other] {
+                assert_eq!(answer(session, &prompt, &Sampling::greedy(), 30), expected, "{name} {kv:?}");
+                assert!(left(session) == left(&cut), "{name} {kv:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cache_of_more_shards_than_a_kernel_binds_is_refused() {
+    let gguf = Made::new("llama", Format::F16, &SIZES).gguf();
+    let few = own_gpu().with_cache_limits(4096, 9).expect("a device of our own");
+    let model = load(&few, &gguf).expect("a model");
+    let error = Session::new(&model, &options(KvFormat::F32, 5)).err().expect("too long").to_string();
+    assert!(error.contains("K cache") && error.contains("2 shards of 4096 bytes") && error.contains("-c"), "{error}");
 }

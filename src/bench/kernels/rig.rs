@@ -4,7 +4,7 @@
 use super::{Setting, Work};
 use crate::bench::{Error, Result};
 use crate::gpu::{DeviceProfile, Gpu, KernelSpec, Recording, View};
-use crate::ops::{self, Arithmetic, BLOCK, BLOCK_WORDS, KvFormat, KvLayer, Scratch, Step, Tensor, twins};
+use crate::ops::{self, Arithmetic, BLOCK, BLOCK_WORDS, KvFormat, KvLayer, KvRows, Scratch, Step, Tensor, twins};
 use crate::session::State;
 use bytemuck::Pod;
 
@@ -217,15 +217,15 @@ pub fn tensor(gpu: &Gpu, data: &[f32], columns: usize) -> Result<Tensor> {
 pub fn cache(gpu: &Gpu, k: &[f32], v: Option<&[f32]>, index: Option<&[f32]>) -> Result<KvLayer> {
     let upload = |data: &[f32]| {
         let halves: Vec<half::f16> = data.iter().map(|x| half::f16::from_f32(*x)).collect();
-        gpu.upload("cache", &halves)
+        gpu.upload("cache", &halves).map(KvRows::from)
     };
     let (v, index) = (v.map(upload).transpose()?, index.map(upload).transpose()?);
-    Ok(KvLayer { k: upload(k)?, v, index, format: KvFormat::F16, ring: None, grows_to: None })
+    Ok(KvLayer { k: upload(k)?, v, index, format: KvFormat::F16, ring: None })
 }
 
 /// What such a cache holds.
-pub fn halves(found: &Found, view: &View) -> Result<Vec<f32>> {
-    Ok(found.read::<half::f16>(view)?.iter().map(|x| x.to_f32()).collect())
+pub fn halves(found: &Found, rows: &KvRows) -> Result<Vec<f32>> {
+    Ok(found.read::<half::f16>(&rows.shards[0])?.iter().map(|x| x.to_f32()).collect())
 }
 
 /// At most `most` of `0..n`, evenly spread, the first and the last among them.
