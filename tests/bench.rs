@@ -143,7 +143,21 @@ fn usage_is_told() {
 fn budgets_of_experts_are_held_against_their_bound() {
     let plot = folder().join("experts.svg");
     let plot = plot.to_str().expect("UTF-8");
-    let said = json(&["experts", "demo", "-n", "6", "-r", "2", "--budgets", "50,100", "--experts", "disk", "--json", "--plot", plot]);
+    let said = json(&[
+        "experts",
+        "demo",
+        "-n",
+        "6",
+        "-r",
+        "2",
+        "--budgets",
+        "50,100",
+        "--experts",
+        "disk",
+        "--json",
+        "--plot",
+        plot,
+    ]);
     let rows = said["rows"].as_array().expect("rows");
     let names: Vec<&str> = rows.iter().filter_map(|r| r["name"].as_str()).collect();
     assert_eq!(names, ["tg6 @ 100 %", "tg6 @ 50 %"]);

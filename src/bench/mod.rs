@@ -9,6 +9,7 @@ mod load;
 mod model;
 pub mod random;
 mod roofline;
+mod routing;
 mod stats;
 
 pub use compare::{Change, Comparison, Verdict, compare};
@@ -19,6 +20,7 @@ pub use load::{LoadRow, PageCache, files_of, load};
 pub use model::{KernelTime, ModelBench, ModelReport, ModelRow};
 pub use random::Random;
 pub use roofline::{Ceiling, Point, roofline};
+pub use routing::{Skew, chosen_experts, share_of_tenth};
 pub use stats::Summary;
 
 use crate::{gpu, ops, session};

@@ -6,10 +6,11 @@ mod rates;
 
 pub use plot::expert_plot;
 
-use super::{Error, Random, Result, Row, Summary};
+use super::{Error, Random, Result, Row, Skew, Summary};
 use crate::gguf::Gguf;
 use crate::gpu::Gpu;
 use crate::memory::{Backing, Placement, StoreStats, available_bytes, expert_bytes};
+use crate::presets::Usage;
 use crate::session::{LoadOptions, Model, Sampling, Session, SessionOptions, Stats};
 use serde::Serialize;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub struct ExpertBench<'a> {
     /// Layers from the first on whose experts live in host memory, whatever the share.
     pub on_host: u32,
     pub backing: Backing,
+    /// What is asked of the routers of a made-up model.
+    pub usage: Option<&'a Usage>,
     /// Decoded one by one in a run.
     pub tokens: usize,
     /// Runs of every share.
@@ -82,6 +85,8 @@ pub struct ExpertReport {
     pub read_bytes_per_second: f64,
     /// What comes and goes is kept in host memory.
     pub held_on_host: bool,
+    /// Of a made-up model's routers.
+    pub skew: Option<Skew>,
 }
 
 /// A budget, its model while there is room for it, and what each round gave.
@@ -90,6 +95,7 @@ struct Budget {
     placement: Placement,
     loaded: Option<(Arc<Model>, Session)>,
     runs: Vec<Run>,
+    skew: Option<Skew>,
 }
 
 /// What a run of one budget took.
@@ -134,7 +140,7 @@ impl ExpertBench<'_> {
 
     fn budget(&self, share: u32) -> Result<Budget> {
         let placement = Placement::of_share(self.gguf, share, self.on_host).map_err(crate::session::Error::from)?;
-        Ok(Budget { share, placement, loaded: None, runs: Vec::new() })
+        Ok(Budget { share, placement, loaded: None, runs: Vec::new(), skew: None })
     }
 
     /// Whether the models of all budgets have room beside each other, twice over: the page cache wants some, too.
@@ -157,6 +163,9 @@ impl ExpertBench<'_> {
             None => self.load(budget.placement)?,
         };
         budget.runs.push(self.decode(&model, &mut session, round as u64 + 1)?);
+        if let Some(usage) = self.usage.filter(|_| budget.skew.is_none()) {
+            budget.skew = Some(Skew::of(&model, self.options, usage)?);
+        }
         let held = model.holds_on_host();
         budget.loaded = keep.then_some((model, session));
         Ok(held)
@@ -205,6 +214,7 @@ impl ExpertBench<'_> {
             resident_step_seconds: Summary::of(&resident).median,
             read_bytes_per_second: Summary::of(read).median,
             held_on_host,
+            skew: budgets[0].skew.clone(),
         }
     }
 
@@ -221,7 +231,11 @@ impl ExpertBench<'_> {
         let halts_per_token = halts / tokens / runs.len() as f64;
         let beyond = median(&|round, run| run.seconds - bounds[round]);
         ExpertRow {
-            row: Row { name: format!("tg{tokens} @ {} %", budget.share), unit: "t/s".into(), figure: Summary::of(&rates) },
+            row: Row {
+                name: format!("tg{tokens} @ {} %", budget.share),
+                unit: "t/s".into(),
+                figure: Summary::of(&rates),
+            },
             share: budget.share,
             expert_bytes: self.slots(budget),
             hit_rate: if misses > 0.0 { hits / (hits + misses) } else { 1.0 },
@@ -257,7 +271,13 @@ mod tests {
 
     fn budget(share: u32, seconds: &[f64]) -> Budget {
         let run = |seconds: &f64| Run { seconds: *seconds, stats: StoreStats::default() };
-        Budget { share, placement: Placement::default(), loaded: None, runs: seconds.iter().map(run).collect() }
+        Budget {
+            share,
+            placement: Placement::default(),
+            loaded: None,
+            runs: seconds.iter().map(run).collect(),
+            skew: None,
+        }
     }
 
     /// A machine that gets twice as slow between rounds is no difference between budgets.

@@ -13,7 +13,8 @@ const HEIGHT: f64 = 320.0;
 /// Draws tokens a second over the share of the experts that fits: measured, and the bound.
 pub fn expert_plot(title: &str, report: &ExpertReport) -> String {
     let bottom = TOP + HEIGHT;
-    let most = report.rows.iter().map(|r| r.bound_tokens_per_second.max(r.row.figure.median)).fold(1e-9, f64::max) * 1.1;
+    let most =
+        report.rows.iter().map(|r| r.bound_tokens_per_second.max(r.row.figure.median)).fold(1e-9, f64::max) * 1.1;
     let x = |share: u32| LEFT + WIDTH * f64::from(share) / 100.0;
     let y = |rate: f64| bottom - HEIGHT * rate / most;
     let (width, height) = (LEFT + WIDTH + 40.0, bottom + 60.0);

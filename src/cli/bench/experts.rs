@@ -55,6 +55,7 @@ pub fn run(args: Args) -> Result<()> {
     let limits = profile::of(&gpu, false)?;
     let options = SessionOptions { tier: args.device.tier, limits: Some(limits), ..SessionOptions::default() };
     args.placement.explain(&gguf)?;
+    let usage = args.like.usage()?;
     let bench = ExpertBench {
         gpu: &gpu,
         gguf: &gguf,
@@ -62,6 +63,7 @@ pub fn run(args: Args) -> Result<()> {
         shares: &args.budgets,
         on_host: args.placement.on_host(),
         backing: args.placement.backing(),
+        usage: usage.as_ref(),
         tokens: args.n_gen as usize,
         rounds: args.repetitions as usize,
     };
@@ -80,17 +82,24 @@ pub fn run(args: Args) -> Result<()> {
         all.as_object_mut().expect("an object").extend(report.as_object().expect("an object").clone());
         return output::print_json(&all);
     }
-    let made_up = match args.like.like {
-        Some(_) => {
-            "Made up: reads are what making the bytes takes; a random router picks experts, about the same where tokens repeat.\n"
-        }
-        None => "",
-    };
+    let made_up = report.skew.as_ref().map(|skew| format!("Made up: reads are what making the bytes takes. {skew}\n"));
+    let made_up = made_up.unwrap_or_default();
     Ok(output::print(format_args!("{title}\n\n{}{made_up}", markdown(&report)))?)
 }
 
 fn markdown(report: &ExpertReport) -> String {
-    let head = ["experts", "bytes", "t/s", "there", "read/token", "halts/token", "a halt", "bound t/s", "of bound", "half costs"];
+    let head = [
+        "experts",
+        "bytes",
+        "t/s",
+        "there",
+        "read/token",
+        "halts/token",
+        "a halt",
+        "bound t/s",
+        "of bound",
+        "half costs",
+    ];
     let mut table = Table::new(&head);
     let percent = |fraction: f64| format!("{} %", human::short(100.0 * fraction));
     for r in &report.rows {
@@ -114,7 +123,8 @@ fn markdown(report: &ExpertReport) -> String {
     }
     let step = human::seconds(report.resident_step_seconds);
     let rate = human::rate(report.read_bytes_per_second);
-    let from = if report.held_on_host { "copies of experts in host memory" } else { "random reads of this model's experts" };
+    let from =
+        if report.held_on_host { "copies of experts in host memory" } else { "random reads of this model's experts" };
     let most = human::short(100.0 * (MOST_EXCESS - 1.0));
     format!(
         "{}\nMedians over rounds, each with its prompt of random tokens through all budgets; the first token is not counted.\n\
