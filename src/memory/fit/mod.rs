@@ -134,8 +134,11 @@ impl Routing {
 
     /// The share of uses that a cache of `share` of `count` experts serves, of which a token uses `used`.
     pub fn hit_rate(self, count: u64, used: u64, share: f64) -> f64 {
+        if share >= 1.0 {
+            return 1.0;
+        }
         let usage = self.usage(count, used);
-        let held = share.clamp(0.0, 1.0) * count as f64;
+        let held = share.max(0.0) * count as f64;
         let part = usage.get(held as usize).map_or(0.0, |next| next * held.fract());
         (usage[..(held as usize).min(usage.len())].iter().sum::<f64>() + part) / used.max(1) as f64
     }
