@@ -2,7 +2,8 @@
 
 use super::budget::{ExpertMemory, Placement, layer_of};
 use super::filling::{READS, RowCopy, Rows, copies, cut};
-use super::store::{ExpertStore, Slots, Slotted};
+use super::slots::{Slots, Slotted};
+use super::store::ExpertStore;
 use super::{Error, Result};
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};

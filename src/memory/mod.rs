@@ -9,6 +9,7 @@ mod kv;
 mod loader;
 mod plan;
 mod rows;
+mod slots;
 mod store;
 mod stream;
 
