@@ -107,9 +107,9 @@ fn an_app_draws_while_two_devices_answer() {
 
 #[test]
 fn each_device_has_a_budget() {
-    let tokens = some_tokens(24);
+    let (tokens, sizes) = (some_tokens(24), Sizes { layers: 8, ..SIZES });
     for name in ["qwen3moe", "deepseek4", "llama"] {
-        let gguf = Made::new(name, Format::F16, &SIZES).gguf();
+        let gguf = Made::new(name, Format::F16, &sizes).gguf();
         let mut whole = session(&load(gpu(), &gguf).expect("a model"), f32_cache());
         let expected = whole.blocking_logits(&tokens, 7).expect("logits");
         let said = answer(&mut whole, &tokens, &Sampling::greedy(), 8);
@@ -120,7 +120,7 @@ fn each_device_has_a_budget() {
                 let placement = Placement::within(&part, part.data_bytes() * percent / 100).ok()?;
                 Some(Share { gpu: gpu.clone(), span, placement })
             };
-            let spans = Span::between(&[2]).into_iter().zip([gpu(), other()]);
+            let spans = Span::between(&[4]).into_iter().zip([gpu(), other()]);
             let Some(shares) = spans.map(share).collect::<Option<Vec<Share>>>() else { continue };
             assert!(shares.iter().all(|share| !share.placement.is_resident()));
             let model = load_shares(&shares, &gguf);
