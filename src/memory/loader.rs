@@ -2,8 +2,9 @@
 
 use super::budget::{ExpertMemory, Placement, layer_of};
 use super::filling::{READS, RowCopy, Rows, copies, cut};
+use super::slots::{Slots, Slotted};
 use super::span::Span;
-use super::store::{ExpertStore, Slots, Slotted};
+use super::store::ExpertStore;
 use super::{Error, Result};
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};

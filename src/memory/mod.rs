@@ -8,6 +8,7 @@ mod keeps;
 mod kv;
 mod loader;
 mod plan;
+mod slots;
 mod span;
 mod store;
 mod stream;

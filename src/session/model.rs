@@ -208,6 +208,11 @@ impl Model {
         self.parts.iter().filter_map(Part::store_stats).reduce(|sum, stats| sum + stats)
     }
 
+    /// Whether what comes and goes is kept in host memory, not read from the file.
+    pub fn holds_on_host(&self) -> bool {
+        self.stores().any(|store| store.holds())
+    }
+
     /// Takes all experts out of their slots, for tests.
     #[doc(hidden)]
     pub fn evict_experts(&self) -> Result<()> {
