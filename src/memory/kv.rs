@@ -1,7 +1,8 @@
 //! What a sequence keeps from one token to the next: keys and values of every position, or a recurrent state.
 
 use super::keeps::{Compressed, Extent, Keeps};
-use super::rows::{Kind, in_ring, shard_rows};
+use super::rows::{Kind, Place, in_ring, shard_rows};
+use super::span::Span;
 use super::{Error, Result};
 use crate::gpu::{Gpu, View};
 use crate::ops::{CompressedLayer, KvFormat, KvLayer, KvRows, KvUse, RecurrentLayer};
@@ -81,6 +82,8 @@ pub struct KvCache {
     /// Positions for which layers that keep all of them have rows so far.
     room: usize,
     keeps: Vec<Keeps>,
+    /// Layers that lie on this device: others have buffers that nobody uses.
+    span: Span,
     extent: Extent,
     format: KvFormat,
 }
@@ -104,40 +107,43 @@ impl KvCache {
         }
     }
 
-    /// A cache that reaches as far as `extent`, with room for `room` positions at first: [`KvCache::grow`].
+    /// A cache of the layers of `span` that reaches as far as `extent`, with room for `room` positions at first: [`KvCache::grow`].
     ///
     /// # Errors
     /// As [`KvCache::check`], no memory for it, or a layer that the device cannot bind once it has grown.
-    pub fn new(gpu: &Gpu, keeps: &[Keeps], extent: Extent, room: usize, format: KvFormat) -> Result<Self> {
+    pub fn new(gpu: &Gpu, keeps: &[Keeps], span: &Span, extent: Extent, room: usize, format: KvFormat) -> Result<Self> {
         KvCache::check(keeps, format)?;
         let room = room.clamp(1, extent.positions);
-        let layer = |keeps: &Keeps| {
+        let nothing = gpu.buffer("nothing", 0)?;
+        let layer = |(i, keeps): (usize, &Keeps)| {
+            let place = Place { gpu, elsewhere: (!span.contains(i)).then_some(&nothing) };
             let fixed = |name: &str, at: usize| {
                 let bytes = keeps.fixed_bytes()[at];
-                (bytes > 0).then(|| gpu.buffer(name, bytes)).transpose()
+                (bytes > 0).then(|| place.buffer(name, bytes)).transpose()
             };
             let (rows, wraps) = keeps.rows(extent);
             Ok(match keeps {
                 Keeps::Kv(_) | Keeps::Window { .. } => {
-                    LayerCache::Kv(kv_layer(gpu, *keeps, extent, room, format, wraps.then_some(rows))?)
+                    LayerCache::Kv(kv_layer(place, *keeps, extent, room, format, wraps.then_some(rows))?)
                 }
                 Keeps::Recurrent { .. } => {
                     let [conv, delta] = keeps.fixed_bytes();
                     LayerCache::Recurrent(RecurrentLayer {
-                        conv: gpu.buffer("convolution state", conv)?,
-                        delta: gpu.buffer("delta state", delta)?,
+                        conv: place.buffer("convolution state", conv)?,
+                        delta: place.buffer("delta state", delta)?,
                     })
                 }
                 Keeps::Compressed(_) => LayerCache::Compressed(CompressedLayer {
-                    kv: kv_layer(gpu, *keeps, extent, room, format, None)?,
+                    kv: kv_layer(place, *keeps, extent, room, format, None)?,
                     window_rows: rows,
                     sums: fixed("window sums", 0)?,
                     index_sums: fixed("index window sums", 1)?,
                 }),
             })
         };
-        let layers = keeps.iter().map(layer).collect::<Result<_>>()?;
-        Ok(KvCache { layers, positions: extent.positions, room, keeps: keeps.to_vec(), extent, format })
+        let layers = keeps.iter().enumerate().map(layer).collect::<Result<_>>()?;
+        let (keeps, span) = (keeps.to_vec(), span.clone());
+        Ok(KvCache { layers, positions: extent.positions, room, keeps, span, extent, format })
     }
 
     /// Positions for which there is room without growing.
@@ -159,12 +165,13 @@ impl KvCache {
         if room == self.room {
             return Ok(());
         }
-        for (layer, keeps) in self.layers.iter_mut().zip(&self.keeps) {
+        let all = self.layers.iter_mut().zip(&self.keeps).enumerate();
+        for (_, (layer, keeps)) in all.filter(|(i, _)| self.span.contains(*i)) {
             let Some(kv) = layer.kv_mut().filter(|_| keeps.grows(self.extent)) else { continue };
             // A growth that failed may have left some with more rows than others.
             for (kind, rows) in keeps.kinds(self.extent, room, self.format).iter().zip(kv.parts_mut()) {
                 if let (Some(kind), Some(rows)) = (kind, rows) {
-                    *rows = kind.grown(gpu, rows)?;
+                    *rows = kind.grown(Place { gpu, elsewhere: None }, rows)?;
                 }
             }
             gpu.poll()?;
@@ -228,7 +235,7 @@ impl KvCache {
                 .flat_map(slices);
             rows.chain(layer.fixed().cloned()).collect::<Vec<View>>()
         };
-        self.layers.iter().zip(&self.keeps).flat_map(of_layer).collect()
+        self.own().flat_map(of_layer).collect()
     }
 
     /// All that a sequence of `tokens` tokens goes on from: the rows of all its positions, where they have rows of their own; of
@@ -249,7 +256,13 @@ impl KvCache {
             let rows = self.kinds(layer, keeps).flat_map(slices);
             rows.chain(layer.fixed().filter(|_| settled).cloned()).collect::<Vec<View>>()
         };
-        self.layers.iter().zip(&self.keeps).flat_map(of_layer).collect()
+        self.own().flat_map(of_layer).collect()
+    }
+
+    /// Layers that lie on this device, and what they keep.
+    fn own(&self) -> impl Iterator<Item = (&LayerCache, &Keeps)> {
+        let all = self.layers.iter().zip(&self.keeps).enumerate();
+        all.filter(|(i, _)| self.span.contains(*i)).map(|(_, layer)| layer)
     }
 
     /// The rows of a layer, and of what kind they are.
@@ -276,7 +289,7 @@ impl KvCache {
 
     /// Bytes that the cache takes so far.
     pub fn total_bytes(&self) -> u64 {
-        self.layers.iter().flat_map(LayerCache::views).map(|view| view.size).sum()
+        self.own().flat_map(|(layer, _)| layer.views()).map(|view| view.size).sum()
     }
 
     /// Bytes that a cache takes once it has grown as far as it reaches.
@@ -317,7 +330,7 @@ impl KvCache {
 
 /// The rows of a layer with room for `room` positions.
 fn kv_layer(
-    gpu: &Gpu,
+    place: Place,
     keeps: Keeps,
     extent: Extent,
     room: usize,
@@ -334,8 +347,8 @@ fn kv_layer(
             KvUse::Index => (kind.row_bytes(), 1),
             _ => (widest.unwrap_or(0), window),
         };
-        let each = whole.each(gpu, row_bytes, least)?;
-        kind.make(gpu, each, keeps.grows(extent).then_some(whole.rows)).map(Some)
+        let each = whole.each(place.gpu, row_bytes, least)?;
+        kind.make(place, each, keeps.grows(extent).then_some(whole.rows)).map(Some)
     });
     let [k, v, index] = made.collect::<Result<Vec<_>>>()?.try_into().expect("three kinds");
     Ok(KvLayer { k: k.expect("a layer has keys"), v, index, format, ring })

@@ -15,6 +15,23 @@ pub(super) struct Kind {
     pub rows: usize,
 }
 
+/// Where a layer's buffers are made.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'p> {
+    pub gpu: &'p Gpu,
+    /// Of a layer that lies on another device: what stands for buffers that nobody uses.
+    pub elsewhere: Option<&'p View>,
+}
+
+impl Place<'_> {
+    pub fn buffer(&self, name: &str, bytes: u64) -> gpu::Result<View> {
+        match self.elsewhere {
+            None => self.gpu.buffer(name, bytes),
+            Some(nothing) => Ok(View { size: bytes.max(16).next_multiple_of(16), ..nothing.clone() }),
+        }
+    }
+}
+
 impl Kind {
     pub fn row_bytes(&self) -> u64 {
         self.planes.iter().fold(0, |sum, bytes| sum.saturating_add(*bytes))
@@ -35,39 +52,39 @@ impl Kind {
     }
 
     /// Rows of a cache with room for all of these, which come to be as many as `grows_to` says.
-    pub fn make(&self, gpu: &Gpu, each: usize, grows_to: Option<usize>) -> Result<KvRows> {
-        self.grown(gpu, &KvRows { shards: vec![], each, grows_to })
+    pub fn make(&self, place: Place, each: usize, grows_to: Option<usize>) -> Result<KvRows> {
+        self.grown(place, &KvRows { shards: vec![], each, grows_to })
     }
 
     /// Those of `held` in a cache with room for all of these: shards that are full stay, the last moves, others are added.
     /// Where the device has no room for old and new, it is waited for until it has let go of those before.
-    pub fn grown(&self, gpu: &Gpu, held: &KvRows) -> Result<KvRows> {
+    pub fn grown(&self, place: Place, held: &KvRows) -> Result<KvRows> {
         let each = held.each;
         let shard = |at: usize| {
             let rows = each.min(self.rows - at * each);
-            let Some(old) = held.shards.get(at) else { return self.buffer(gpu, rows) };
+            let Some(old) = held.shards.get(at) else { return self.buffer(place, rows) };
             let before = self.in_shard(old, each);
             if before >= rows {
                 return Ok(old.clone());
             }
-            let new = self.buffer(gpu, rows)?;
+            let new = self.buffer(place, rows)?;
             let plane = |[start, bytes]: [u64; 2]| {
                 let [from, to] = [before, rows].map(|rows| rows as u64);
                 (old.slice(from * start, from * bytes), new.slice(to * start, from * bytes))
             };
-            gpu.copy(&self.planes().map(plane).collect::<Vec<_>>())?;
+            place.gpu.copy(&self.planes().map(plane).collect::<Vec<_>>())?;
             Ok(new)
         };
         let shards = (0..self.rows.div_ceil(each)).map(shard).collect::<Result<_>>()?;
         Ok(KvRows { shards, ..*held })
     }
 
-    fn buffer(&self, gpu: &Gpu, rows: usize) -> Result<View> {
+    fn buffer(&self, place: Place, rows: usize) -> Result<View> {
         let bytes = rows as u64 * self.row_bytes();
-        match gpu.buffer(self.name, bytes) {
+        match place.buffer(self.name, bytes) {
             Err(gpu::Error::OutOfMemory(_)) => {
-                gpu.blocking_wait()?;
-                Ok(gpu.buffer(self.name, bytes)?)
+                place.gpu.blocking_wait()?;
+                Ok(place.buffer(self.name, bytes)?)
             }
             made => Ok(made?),
         }
