@@ -277,7 +277,9 @@ impl Placement {
     pub fn within(gguf: &Gguf, bytes: u64) -> Result<Placement> {
         let (experts, all_dense) = (expert_bytes(gguf), layers(gguf).iter().sum::<u64>());
         // What is in no layer, and what is no matrix.
-        let outside = gguf.data_bytes().saturating_sub(experts).saturating_sub(all_dense);
+        let others =
+            gguf.tensors().iter().filter(|t| !is_stack(t) && (t.dims.len() < 2 || layer_of(&t.name).is_none()));
+        let outside = others.map(|t| device_bytes(t).unwrap_or(t.bytes)).sum::<u64>();
         let room = bytes.saturating_sub(outside);
         let least_experts = if experts == 0 { 0 } else { least_experts(gguf)?.min(experts) };
         if all_dense + least_experts <= room {
