@@ -110,7 +110,7 @@ pub fn costs(gguf: &Gguf, placement: &Placement) -> Vec<(&'static str, String)> 
         let (some, all) = (human::bytes(bytes), human::bytes(all));
         said.push(("slots", format!("{slots}, {some} of {all}; {} lookups a step more", layers.len())));
     }
-    if let Some(DenseMemory { layers, streamed, slot, pieces, bytes }) = placement.dense {
+    if let Some(DenseMemory { layers, streamed, slot, pieces, bytes, .. }) = placement.dense {
         let ends = match pieces {
             0 => String::new(),
             pieces => format!(", the embedding and the output matrix in {pieces} pieces, a dispatch each,"),

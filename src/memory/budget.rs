@@ -28,7 +28,8 @@ pub struct ExpertMemory {
 /// Dense layers of which some pass through two slots for every step.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub struct DenseMemory {
-    /// Layers, and how many of them pass through.
+    /// The first layer on the device, how many there are, and how many of them pass through.
+    pub first: u32,
     pub layers: u32,
     pub streamed: u32,
     /// Bytes of a slot.
@@ -206,20 +207,23 @@ impl DenseMemory {
         }
         let slot = slot_of_layers(gguf);
         let (pieces, more) = if ends { Ends::of(gguf).pieces(slot) } else { (0, 0) };
+        let first = layers.iter().position(|bytes| *bytes > 0).unwrap_or(0) as u32;
+        let count = layers.len() as u32 - first;
         let placed = |streamed: u32| {
-            let all = DenseMemory { layers: layers.len() as u32, streamed, slot, pieces, bytes: more };
-            let passing = (0..all.layers).filter(|layer| all.streams(*layer)).map(|layer| layers[layer as usize]);
-            DenseMemory { bytes: more + passing.sum::<u64>(), ..all }
+            let all = DenseMemory { first, layers: count, streamed, slot, pieces, bytes: more };
+            let passing = (first..first + count).filter(|layer| all.streams(*layer));
+            DenseMemory { bytes: more + passing.map(|layer| layers[layer as usize]).sum::<u64>(), ..all }
         };
         let fits = |memory: &DenseMemory| layers.iter().sum::<u64>() + more - memory.bytes + 2 * slot <= bytes;
-        let memory = (u32::from(!ends)..=layers.len() as u32).map(placed).find(fits);
+        let memory = (u32::from(!ends)..=count).map(placed).find(fits);
         memory.map(Some).ok_or_else(|| Error::FewLayers { file: gguf.name().into(), bytes, least: 2 * slot })
     }
 
     /// Whether a layer passes through.
     pub fn streams(&self, layer: u32) -> bool {
         let before = |layer: u32| u64::from(layer) * u64::from(self.streamed) / u64::from(self.layers.max(1));
-        layer < self.layers && before(layer + 1) > before(layer)
+        let passes = |layer: u32| layer < self.layers && before(layer + 1) > before(layer);
+        layer.checked_sub(self.first).is_some_and(passes)
     }
 
     /// Which of those that pass through a layer is.
@@ -262,6 +266,12 @@ impl Ends {
         Ends { staying, passing, row: passing[0].1.max(passing[1].1) }
     }
 
+    /// Of a whole model; where layers lie on several devices, what is in none of them stays.
+    fn can_pass(gguf: &Gguf) -> bool {
+        let has = |name: &str| gguf.tensor(name).is_some();
+        has(EMBEDDING) && has("output_norm.weight") && layers(gguf).first().is_some_and(|bytes| *bytes > 0)
+    }
+
     /// Pieces of at most `slot` bytes, and the bytes of all.
     fn pieces(&self, slot: u64) -> (u32, u64) {
         let count = |(rows, bytes): &(u64, u64)| rows.div_ceil((slot / bytes.max(&1)).max(1)) as u32;
@@ -288,7 +298,7 @@ impl Placement {
         }
         // A step that brings the embedding brings all of it for a row: layers go first.
         let slots = 2 * slot_of_layers(gguf);
-        let ends = outside.saturating_add(slots).saturating_add(least_experts) > bytes;
+        let ends = Ends::can_pass(gguf) && outside.saturating_add(slots).saturating_add(least_experts) > bytes;
         let stays = if ends { outside.saturating_sub(Ends::of(gguf).staying) } else { outside };
         let least = stays.saturating_add(slots).saturating_add(least_experts);
         if least > bytes {

@@ -3,6 +3,7 @@
 use super::budget::{ExpertMemory, Placement, layer_of};
 use super::filling::{READS, RowCopy, Rows, copies, cut};
 use super::slots::{Slots, Slotted};
+use super::span::Span;
 use super::store::ExpertStore;
 use super::{Error, Result};
 use crate::formats::Format;
@@ -25,6 +26,10 @@ pub struct Weights<'a> {
     pub(super) host: Host,
     /// What is to be read.
     pub(super) copies: Vec<RowCopy>,
+    /// What of them lies on this device.
+    span: Span,
+    /// In place of what lies elsewhere, of whatever size.
+    nothing: View,
     /// Names of the tensors that were asked for.
     asked: HashSet<&'a str>,
     /// Where not all experts are to be resident.
@@ -35,8 +40,8 @@ pub struct Weights<'a> {
 
 /// Tensors whose values the host needs.
 pub(super) enum Host {
-    /// Asked for so far. What would lie on the device is this, of whatever size.
-    Wanted(Vec<Arc<TensorInfo>>, View),
+    /// Asked for so far.
+    Wanted(Vec<Arc<TensorInfo>>),
     /// Their bytes, by name.
     Read(HashMap<String, Vec<u8>>),
 }
@@ -77,12 +82,12 @@ fn expert_rows(tensors: &[Arc<TensorInfo>], experts: usize, rows: usize) -> Vec<
 impl<'a> Weights<'a> {
     /// For the first asking.
     pub fn new(gguf: &'a Gguf, gpu: &'a Gpu) -> Result<Self> {
-        Ok(Weights::with(gguf, gpu, Host::Wanted(Vec::new(), gpu.buffer("nothing", 0)?)))
+        Ok(Weights::with(gguf, gpu, Host::Wanted(Vec::new()), gpu.buffer("nothing", 0)?))
     }
 
-    fn with(gguf: &'a Gguf, gpu: &'a Gpu, host: Host) -> Self {
+    fn with(gguf: &'a Gguf, gpu: &'a Gpu, host: Host, nothing: View) -> Self {
         let (copies, asked, store) = (Vec::new(), HashSet::new(), ExpertStore::new(gpu, gguf));
-        Weights { gguf, gpu, done: 0, host, copies, asked, experts: None, store }
+        Weights { gguf, gpu, done: 0, host, copies, span: Span::whole(), nothing, asked, experts: None, store }
     }
 
     /// Reads what the host needs, for the second asking.
@@ -90,7 +95,7 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// The first of a read.
     pub async fn read(self) -> Result<Weights<'a>> {
-        let Weights { gguf, gpu, host: Host::Wanted(tensors, _), .. } = self else { return Ok(self) };
+        let Weights { gguf, gpu, host: Host::Wanted(tensors), nothing, .. } = self else { return Ok(self) };
         let each = tensors.iter().map(|tensor| async {
             let bytes = gguf.read(tensor, 0, tensor.bytes as usize, |bytes| bytes).await?;
             Ok::<_, Error>((tensor.name.clone(), bytes))
@@ -102,13 +107,20 @@ impl<'a> Weights<'a> {
             done += bytes.len() as u64;
             values.insert(name, bytes);
         }
-        Ok(Weights { done, ..Weights::with(gguf, gpu, Host::Read(values)) })
+        Ok(Weights { done, ..Weights::with(gguf, gpu, Host::Read(values), nothing) })
     }
 
-    /// From here on experts get no more than their memory, and come and go, and some dense layers pass through.
-    pub fn limit(&mut self, placement: &Placement) {
+    /// From here on only the weights of these layers are placed; experts get no more than their memory, and come and go, and some
+    /// dense layers pass through.
+    pub fn limit(&mut self, span: &Span, placement: &Placement) {
+        self.span = span.clone();
         self.experts = placement.experts;
         placement.dense.into_iter().for_each(|memory| self.store.set_stream(memory));
+    }
+
+    /// Bytes that are read once all is.
+    pub fn total(&self) -> u64 {
+        self.done + self.copies.iter().map(|copy| copy.bytes() as u64).sum::<u64>()
     }
 
     /// The store of what was not placed.
@@ -193,7 +205,7 @@ impl<'a> Weights<'a> {
     /// A tensor's bytes on the host, once they are read.
     fn bytes(&mut self, tensor: &Arc<TensorInfo>) -> Option<&[u8]> {
         match &mut self.host {
-            Host::Wanted(tensors, _) => {
+            Host::Wanted(tensors) => {
                 tensors.push(tensor.clone());
                 None
             }
@@ -209,17 +221,15 @@ impl<'a> Weights<'a> {
 
     /// What a model made of values that it read on the host.
     pub fn upload<T: bytemuck::NoUninit>(&self, name: &str, values: &[T]) -> Result<View> {
-        match &self.host {
-            Host::Wanted(_, nothing) => Ok(View { size: size_of_val(values) as u64, ..nothing.clone() }),
-            Host::Read(_) => Ok(self.gpu.upload(name, values)?),
+        match self.places(name) {
+            false => Ok(View { size: size_of_val(values) as u64, ..self.nothing.clone() }),
+            true => Ok(self.gpu.upload(name, values)?),
         }
     }
 
-    fn buffer(&self, name: &str, bytes: u64) -> Result<View> {
-        match &self.host {
-            Host::Wanted(_, nothing) => Ok(View { size: bytes, ..nothing.clone() }),
-            Host::Read(_) => Ok(self.gpu.buffer(name, bytes)?),
-        }
+    /// Whether a tensor is to lie on this device, at the second asking.
+    fn places(&self, name: &str) -> bool {
+        matches!(self.host, Host::Read(_)) && self.span.holds(self.gguf, name)
     }
 
     /// Vectors [rows, len] as f32 values on the host, empty at the first asking.
@@ -245,10 +255,10 @@ impl<'a> Weights<'a> {
     }
 
     /// Biases of experts' gate and up as f32 [experts, 2 * ff], those of the gate first.
-    pub fn expert_gate_up_bias(&mut self, gate: &str, up: &str, experts: usize, ff: usize) -> Result<View> {
-        let (gate, up) = (self.host_rows(gate, experts, ff)?, self.host_rows(up, experts, ff)?);
+    pub fn expert_gate_up_bias(&mut self, name: &str, up: &str, experts: usize, ff: usize) -> Result<View> {
+        let (gate, up) = (self.host_rows(name, experts, ff)?, self.host_rows(up, experts, ff)?);
         let both: Vec<f32> = gate.chunks(ff).zip(up.chunks(ff)).flat_map(|(g, u)| [g, u].concat()).collect();
-        self.upload("expert bias", &both)
+        self.upload(name, &both)
     }
 
     /// Biases of experts as f32 [experts, rows].
@@ -299,7 +309,7 @@ impl<'a> Weights<'a> {
                     biases.extend(self.host_vector(bias, take.taken())?);
                 }
             }
-            let bias = if bias.is_empty() { None } else { Some(self.upload("bias", &biases)?) };
+            let bias = if bias.is_empty() { None } else { Some(self.upload(takes[i].name, &biases)?) };
             parts.push(Part { matrix: self.place_matrix(takes[i].name, columns, &rows)?, bias, at: first });
         }
         Ok((Joint { parts, outputs }, at))
@@ -396,7 +406,7 @@ impl<'a> Weights<'a> {
         let experts = parts.iter().map(|part| part.count).sum::<usize>() / rows;
         let expert_bytes = (format.device_row_bytes(columns) * rows) as u64;
         let layer = layer_of(name).unwrap_or(u32::MAX);
-        let slots = match self.experts {
+        let slots = match self.experts.filter(|_| self.places(name)) {
             Some(ExpertMemory { shared: Some(slot), .. }) => {
                 let count = self.experts.map_or(experts, |memory| memory.slots(layer, experts));
                 // No more shards than any kernel binds: what is recorded must not depend on the budget.
@@ -458,7 +468,7 @@ impl<'a> Weights<'a> {
         for (index, shard) in shards.iter().enumerate() {
             table.extend((0..shard.count).map(|slot| [index as u32, slot as u32]));
         }
-        let table = self.upload("expert table", &table)?;
+        let table = if self.places(name) { self.gpu.upload("expert table", &table)? } else { self.nothing.clone() };
         let stride = (format.device_row_bytes(columns) * rows) as u64;
         Ok(Stack { format, experts, rows, columns, shards, stride, table, stamps: None })
     }
@@ -470,6 +480,9 @@ impl<'a> Weights<'a> {
 
     /// Copies into the shards of a matrix: at load, or whenever its layer passes through.
     fn copy(&mut self, name: &str, copies: Vec<RowCopy>) {
+        if !self.places(name) {
+            return;
+        }
         match self.store.stream_of(name) {
             Some((stream, layer)) => stream.add(layer, copies),
             None => self.copies.extend(copies),
@@ -490,11 +503,13 @@ impl<'a> Weights<'a> {
         if unit_bytes > limit {
             return Err(Error::Unit { file: self.file(), name: name.into(), bytes: unit_bytes, limit });
         }
+        let places = self.places(name);
         let mut shard = |units: Range<usize>| -> Result<Shard> {
             let bytes = unit_bytes * units.len() as u64;
             let view = match self.store.stream_of(name) {
+                _ if !places => View { size: bytes, ..self.nothing.clone() },
                 Some((stream, layer)) => stream.place(self.gpu, layer, bytes)?,
-                None => self.buffer(name, bytes)?,
+                None => self.gpu.buffer(name, bytes)?,
             };
             Ok(Shard { view, first: units.start, count: units.len() })
         };

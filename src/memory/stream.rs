@@ -48,7 +48,7 @@ impl Stream {
     }
 
     fn slot(&self, layer: u32) -> usize {
-        match layer.checked_sub(self.memory.layers) {
+        match layer.checked_sub(self.memory.first + self.memory.layers) {
             Some(piece) => piece as usize % 2,
             None => self.memory.rank(layer) % 2,
         }
@@ -56,7 +56,7 @@ impl Stream {
 
     /// The numbers of the first pieces of the embedding and of the output matrix, where they pass through.
     pub fn stages_of_ends(&self) -> Option<[u32; 2]> {
-        let output = self.memory.layers;
+        let output = self.memory.first + self.memory.layers;
         (self.memory.pieces > 0).then_some([output + MOST_PIECES, output])
     }
 
