@@ -103,8 +103,12 @@ fn runs(
 ) -> Result<Vec<Run>> {
     let experts = ExpertMemory::within(gguf, bytes).map_err(crate::session::Error::from)?;
     let placement = Placement { experts, dense: None };
-    let model =
-        pollster::block_on(Model::load_with(gpu, gguf, &LoadOptions { placement, backing: Backing::Disk }, |_| true))?;
+    let model = pollster::block_on(Model::load_with(
+        gpu,
+        gguf,
+        &LoadOptions { placement, backing: Backing::Disk, upload: None },
+        |_| true,
+    ))?;
     let mut session = Session::new(&model, &SessionOptions { context: Some(PROMPT + tokens + 1), ..options.clone() })?;
     let mut random = Random::new(1);
     let vocabulary = model.shape().vocabulary;

@@ -63,7 +63,7 @@ pub fn place(
              time that takes"
         ));
     }
-    Ok(LoadOptions { placement, backing: wishes.backing() })
+    Ok(LoadOptions { placement, backing: wishes.backing(), upload: None })
 }
 
 /// Loads a model's weights, with a progress bar on stderr where that is a terminal. `interrupted` cancels.

@@ -1,6 +1,7 @@
 //! What lies where: weights from the file into buffers, the KV cache, and the sum of it all before anything is allocated.
 
 mod budget;
+mod copies;
 mod filling;
 mod fit;
 mod held;
@@ -12,7 +13,7 @@ mod store;
 mod stream;
 
 pub use budget::{Backing, DenseMemory, ExpertMemory, Placement, PlacementOptions, expert_bytes, expert_stacks};
-pub use filling::{Filled, Progress};
+pub use filling::{Filled, Progress, Upload};
 pub use fit::{Bound, CHUNK, Demand, ExpertLayer, Fit, Machine, Place, Plan, Routing, System, plan};
 pub use keeps::{Compressed, Extent, Keeps, KvWidth};
 pub use kv::{KvCache, LayerCache, Rewind, Rings};

@@ -5,7 +5,7 @@ use super::{Error, Result};
 use crate::clock;
 use crate::gguf::Gguf;
 use crate::gpu::Gpu;
-use crate::memory::{Backing, ExpertStore, Filled, Placement, Progress, StoreStats, Weights};
+use crate::memory::{Backing, ExpertStore, Filled, Placement, Progress, StoreStats, Upload, Weights};
 use crate::models::{self, Architecture};
 use crate::tokenizer::{self, Chat, ChatTemplate, Special, Tokenizer};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -21,6 +21,7 @@ pub struct LoadStats {
     pub fill: Duration,
     /// Of all threads together, what laying out rows took.
     pub layout: Duration,
+    pub upload: Upload,
 }
 
 /// A model whose weights lie on a device.
@@ -45,6 +46,8 @@ pub struct LoadOptions {
     pub placement: Placement,
     /// Where those are kept.
     pub backing: Backing,
+    /// How resident weights get to the device; by default as [`Upload::on`] says.
+    pub upload: Option<Upload>,
 }
 
 impl Model {
@@ -78,16 +81,17 @@ impl Model {
         models::load(&mut asking)?;
         let mut weights = asking.read().await?;
         weights.limit(&options.placement);
+        options.upload.into_iter().for_each(|upload| weights.upload_by(upload));
         let (architecture, shape) = models::load(&mut weights)?;
         let mut store = weights.take_store();
         let filling = clock::now();
-        let Filled { mut bytes, layout } = weights.fill(progress).await?;
+        let Filled { mut bytes, layout, upload } = weights.fill(progress).await?;
         if let Some(store) = &mut store {
             let own = gpu.info().device_type == wgpu::DeviceType::DiscreteGpu;
             bytes += store.hold_on_host(options.backing, own).await?;
         }
         let store = store.map(Mutex::new);
-        let load = LoadStats { bytes, time: start.elapsed(), fill: filling.elapsed(), layout };
+        let load = LoadStats { bytes, time: start.elapsed(), fill: filling.elapsed(), layout, upload };
         let gpu = gpu.clone();
         Ok(Arc::new(Model { gpu, name, fingerprint, architecture, shape, tokenizer, template, load, store }))
     }
