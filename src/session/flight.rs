@@ -1,16 +1,17 @@
 //! Steps on the device: submitting them, and going on with those that missed an expert.
 
 use super::engine::{Ending, RECORD_OFFSET};
+use super::missing::{Missing, is_lookup};
 use super::state::State;
 use super::{Budget, Error, Result, Session};
-use crate::gpu::{self, Dispatch, Mark, Readback, Recording, View};
+use crate::gpu::{Dispatch, Mark, Readback, View};
 use crate::ops::Record;
 use std::collections::VecDeque;
 use std::task::Poll;
 
 /// A step on its way: given to the device in parts, then waited for.
 pub(super) struct Flight {
-    key: (usize, Ending),
+    pub key: (usize, Ending),
     /// Positions that are cached after it.
     pub positions: usize,
     /// Written before its first part, where it does not go on from the state of the step before.
@@ -18,32 +19,22 @@ pub(super) struct Flight {
     /// States are to be saved after it.
     keep: bool,
     /// Given so far, and up to where it may be given.
-    at: Mark,
-    until: usize,
+    pub at: Mark,
+    pub until: usize,
     /// Once all of it is given.
     report: Option<Readback>,
     /// Where a step is given in parts, of each that is not seen to have ended, and that of one that halted.
-    passing: VecDeque<Readback>,
-    halted: Option<Vec<u8>>,
+    pub passing: VecDeque<Readback>,
+    pub halted: Option<Vec<u8>>,
     /// The dispatch up to which the last of these parts goes.
-    open: usize,
+    pub open: usize,
     /// The layer that missed experts last.
     from: Option<u32>,
     /// Those, once they are on their way.
     states: Option<Vec<Readback>>,
-    missing: Option<Missing>,
+    pub missing: Option<Missing>,
     /// Parts given.
     pub submits: usize,
-}
-
-/// Experts that a step lacks.
-struct Missing {
-    layer: u32,
-    record: Box<Record>,
-    /// What is still to be brought and run, once the store is held: where the experts are more than the layer's slots, they
-    /// run in passes, each with those that it has. Every (token, rank) has a row of its own, and the rows are summed after
-    /// the last pass.
-    passes: Option<VecDeque<Vec<u32>>>,
 }
 
 /// A checkpoint on its way into the cache.
@@ -90,16 +81,6 @@ impl Flight {
         (self.at, self.open, self.report, self.halted, self.states) = (Mark::default(), 0, None, None, None);
         self.passing.clear();
     }
-}
-
-fn is_lookup(dispatch: &Dispatch) -> bool {
-    dispatch.kernel.spec.shader == "expert_lookup"
-}
-
-/// The first dispatch of a layer by its shader, from `from` on.
-fn find(recording: &Recording, from: usize, shader: &str, layer: u32) -> Option<usize> {
-    let wanted = |d: &Dispatch| d.kernel.spec.shader == shader && d.layer == layer;
-    recording.dispatches[from..].iter().position(wanted).map(|at| from + at)
 }
 
 impl Session {
@@ -213,17 +194,6 @@ impl Session {
         Ok(true)
     }
 
-    /// Bytes that the store has brought so far.
-    fn brought(&self) -> u64 {
-        self.model().store_stats().map_or(0, |stats| stats.bytes + stats.streamed)
-    }
-
-    /// What was brought since is work on the queue.
-    fn count_brought(&mut self, before: u64, budget: Budget) -> Result<()> {
-        let (bytes, gpu) = (self.brought() - before, self.gpu().clone());
-        Ok(self.pace.copied(&gpu, bytes, budget.seconds())?)
-    }
-
     /// Keeps the states after `positions` tokens as a checkpoint.
     pub(super) fn save(&mut self, positions: usize, states: Vec<Readback>) {
         let bytes = self.cache.states(positions).iter().map(|view| view.size).sum();
@@ -299,88 +269,6 @@ impl Session {
         Ok(true)
     }
 
-    /// Layers of a recording that are queued at once where experts come and go.
-    pub(super) fn layers_ahead(&self, recording: &Recording) -> usize {
-        let lookups = recording.dispatches.iter().filter(|d| is_lookup(d)).count();
-        if lookups == 0 || self.run_ahead.is_some() {
-            return usize::MAX;
-        }
-        let dispatches = recording.dispatches.len() as f64 / self.layers() as f64;
-        self.misses.layers_ahead(self.pace.idle_seconds(dispatches))
-    }
-
-    pub(super) fn layers(&self) -> usize {
-        self.cache.layers.len().max(1)
-    }
-
-    /// Up to which dispatch a step can be given now: as many layers as are worth it behind those that may miss an expert, and no dense
-    /// layer that passes through and is not there. Such a layer is brought; it takes the place of the last but one. Two parts are on
-    /// their way at most, and a step that is seen to have halted is not given further. As much as `most` bytes at once, or waits.
-    fn layer_in(&self, flight: &mut Flight, most: Option<u64>) -> Result<Poll<usize>> {
-        if !self.model().weights_move() {
-            return Ok(Poll::Ready(flight.until));
-        }
-        let mut store = self.model().store();
-        let recording = &self.recordings[&flight.key].recording;
-        let dispatches = &recording.dispatches;
-        let layer = dispatches[flight.at.dispatch].layer;
-        if store.lacks(layer) || flight.at >= flight.open.into() {
-            while flight.passing.len() > 1 {
-                if most.is_some() && !flight.passing[0].is_ready() {
-                    return Ok(Poll::Pending);
-                }
-                let report = flight.passing.pop_front().expect("more than one");
-                let report = if most.is_some() { report.take()? } else { report.blocking_take(self.gpu())? };
-                if bytemuck::pod_read_unaligned::<State>(&report[..size_of::<State>()]).halt != 0 {
-                    flight.passing.clear();
-                    flight.halted = Some(report);
-                    return Ok(Poll::Ready(flight.until));
-                }
-            }
-            if store.lacks(layer) && store.bring_layer(layer, most)?.is_pending() {
-                return Ok(Poll::Pending);
-            }
-            let last = (layer as usize).saturating_add(self.layers_ahead(recording));
-            let ends = |d: &Dispatch| d.layer != layer && (store.lacks(d.layer) || d.layer as usize >= last);
-            let rest = &dispatches[flight.at.dispatch..];
-            flight.open = rest.iter().position(ends).map_or(dispatches.len(), |more| flight.at.dispatch + more);
-        }
-        Ok(Poll::Ready(flight.open.min(flight.until)))
-    }
-
-    /// Whether a step can be given on: that no other session holds the store, and that what it missed is there.
-    fn has_experts(&self, flight: &mut Flight, budget: Budget, wait: bool) -> Result<bool> {
-        let mut store = self.model().store();
-        if !store.hold(self.id) {
-            return if wait { Err(Error::ExpertsHeld) } else { Ok(false) };
-        }
-        let Some(missing) = flight.missing.as_mut().filter(|_| flight.at == flight.until.into()) else {
-            return Ok(true);
-        };
-        let Missing { layer, record, passes } = missing;
-        let passes = passes.get_or_insert_with(|| store.passes(*layer, &record.needed().collect::<Vec<_>>()).into());
-        let most = (!wait).then(|| self.pace.room(budget.seconds()));
-        let pass = passes.front().expect("a pass that is still to run");
-        if store.bring(*layer, pass, &record.stamps, most)?.is_pending() {
-            return Ok(false);
-        }
-        passes.pop_front();
-        self.gpu().write(&self.state, 0, bytemuck::bytes_of(&0u32))?;
-        let recording = &self.recordings[&flight.key].recording;
-        let lookup = find(recording, 0, "expert_lookup", *layer).expect("a lookup halted");
-        flight.at = (lookup + 1).into();
-        flight.until = match passes.is_empty() {
-            true => recording.dispatches.len(),
-            false => find(recording, lookup, "expert_combine", *layer).expect("many tokens have rows of their own"),
-        };
-        Ok(true)
-    }
-
-    /// Lets other sessions use the store of experts that come and go.
-    pub(super) fn release(&self) -> Result<()> {
-        if self.model().weights_move() { Ok(self.model().store().release(self.id)?) } else { Ok(()) }
-    }
-
     /// What a step says that has ended, or is waited for. One that missed experts is to be given again.
     pub(super) fn land(&mut self, flight: &mut Flight, wait: bool) -> Result<Landed> {
         let report = match (flight.halted.take(), flight.report.take()) {
@@ -417,77 +305,5 @@ impl Session {
                 return Ok(());
             }
         }
-    }
-
-    /// Logits of every token, f32 [tokens, vocabulary], from an empty cache, `chunk` tokens a step.
-    ///
-    /// # Errors
-    /// Token ids out of range, or more tokens than the context.
-    pub fn blocking_logits(&mut self, tokens: &[u32], chunk: usize) -> Result<Vec<f32>> {
-        self.logits_by(tokens, chunk, |session, key, state| {
-            session.blocking_run(key, state.position as usize + key.0, state)
-        })
-    }
-
-    /// As [`Session::blocking_logits`], of a model whose experts are all there. After each router and each indexer's choice has
-    /// run, `watch` is told the first token's position and may read and write the dispatch's buffers; it runs again for as
-    /// long as `watch` asks. For tests that compare what models say, not which experts and keys they choose.
-    #[doc(hidden)]
-    pub fn blocking_logits_watched(
-        &mut self,
-        tokens: &[u32],
-        chunk: usize,
-        mut watch: impl FnMut(usize, &Dispatch) -> gpu::Result<bool>,
-    ) -> Result<Vec<f32>> {
-        self.logits_by(tokens, chunk, |session, key, state| {
-            session.write_state(&state)?;
-            let position = state.position as usize;
-            let (recording, mut from) = (&session.recordings[&key].recording, 0);
-            for (i, choice) in recording.dispatches.iter().enumerate() {
-                if ["router", "index_select"].contains(&choice.kernel.spec.shader) {
-                    session.gpu().submit(recording, from..i + 1, &[])?;
-                    while watch(position, choice)? {
-                        session.gpu().submit(recording, i..i + 1, &[])?;
-                    }
-                    from = i + 1;
-                }
-            }
-            session.gpu().submit(recording, from..recording.dispatches.len(), &[])?;
-            Ok(())
-        })
-    }
-
-    /// `run` runs a recorded step of tokens from a position on.
-    fn logits_by(
-        &mut self,
-        tokens: &[u32],
-        chunk: usize,
-        mut run: impl FnMut(&mut Session, (usize, Ending), State) -> Result<()>,
-    ) -> Result<Vec<f32>> {
-        let context = self.cache.positions;
-        if tokens.len() > context {
-            return Err(Error::ContextOverflow { prompt: tokens.len(), context });
-        }
-        self.check_tokens(tokens)?;
-        self.clear();
-        self.make_room(tokens.len())?;
-        self.fill_rope(tokens.len())?;
-        self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(tokens))?;
-        let chunk = chunk.clamp(1, self.chunk());
-        let vocabulary = self.model().shape().vocabulary;
-        let mut logits = Vec::with_capacity(tokens.len() * vocabulary);
-        for start in (0..tokens.len()).step_by(chunk) {
-            let count = chunk.min(tokens.len() - start);
-            self.record(count, Ending::Logits)?;
-            let (position, clock) = (start as u32, self.model().next_clock());
-            let state = State { position, context: context as u32, clock, ..State::default() };
-            run(self, (count, Ending::Logits), state)?;
-            let view = self.recordings[&(count, Ending::Logits)].logits.as_ref().expect("recorded with logits");
-            logits.extend_from_slice(&self.gpu().blocking_read::<f32>(view)?[..count * vocabulary]);
-        }
-        self.history.reach(tokens.len());
-        self.history.extend(tokens.iter().copied());
-        self.history.settle();
-        Ok(logits)
     }
 }

@@ -1,0 +1,124 @@
+//! Weights that a step waits for: how far it can be given, and how it goes on where it missed experts.
+
+use super::flight::Flight;
+use super::state::State;
+use super::{Budget, Error, Result, Session};
+use crate::gpu::{Dispatch, Recording};
+use crate::ops::Record;
+use std::collections::VecDeque;
+use std::task::Poll;
+
+/// Experts that a step lacks.
+pub(super) struct Missing {
+    pub layer: u32,
+    pub record: Box<Record>,
+    /// What is still to be brought and run, once the store is held: where the experts are more than the layer's slots, they
+    /// run in passes, each with those that it has. Every (token, rank) has a row of its own, and the rows are summed after
+    /// the last pass.
+    pub passes: Option<VecDeque<Vec<u32>>>,
+}
+
+pub(super) fn is_lookup(dispatch: &Dispatch) -> bool {
+    dispatch.kernel.spec.shader == "expert_lookup"
+}
+
+/// The first dispatch of a layer by its shader, from `from` on.
+fn find(recording: &Recording, from: usize, shader: &str, layer: u32) -> Option<usize> {
+    let wanted = |d: &Dispatch| d.kernel.spec.shader == shader && d.layer == layer;
+    recording.dispatches[from..].iter().position(wanted).map(|at| from + at)
+}
+
+impl Session {
+    /// Bytes that the store has brought so far.
+    pub(super) fn brought(&self) -> u64 {
+        self.model().store_stats().map_or(0, |stats| stats.bytes + stats.streamed)
+    }
+
+    /// What was brought since is work on the queue.
+    pub(super) fn count_brought(&mut self, before: u64, budget: Budget) -> Result<()> {
+        let (bytes, gpu) = (self.brought() - before, self.gpu().clone());
+        Ok(self.pace.copied(&gpu, bytes, budget.seconds())?)
+    }
+
+    /// Layers of a recording that are queued at once where experts come and go.
+    pub(super) fn layers_ahead(&self, recording: &Recording) -> usize {
+        let lookups = recording.dispatches.iter().filter(|d| is_lookup(d)).count();
+        if lookups == 0 || self.run_ahead.is_some() {
+            return usize::MAX;
+        }
+        let dispatches = recording.dispatches.len() as f64 / self.layers() as f64;
+        self.misses.layers_ahead(self.pace.idle_seconds(dispatches))
+    }
+
+    pub(super) fn layers(&self) -> usize {
+        self.cache.layers.len().max(1)
+    }
+
+    /// Up to which dispatch a step can be given now: as many layers as are worth it behind those that may miss an expert, and no dense
+    /// layer that passes through and is not there. Such a layer is brought; it takes the place of the last but one. Two parts are on
+    /// their way at most, and a step that is seen to have halted is not given further. As much as `most` bytes at once, or waits.
+    pub(super) fn layer_in(&self, flight: &mut Flight, most: Option<u64>) -> Result<Poll<usize>> {
+        if !self.model().weights_move() {
+            return Ok(Poll::Ready(flight.until));
+        }
+        let mut store = self.model().store();
+        let recording = &self.recordings[&flight.key].recording;
+        let dispatches = &recording.dispatches;
+        let layer = dispatches[flight.at.dispatch].layer;
+        if store.lacks(layer) || flight.at >= flight.open.into() {
+            while flight.passing.len() > 1 {
+                if most.is_some() && !flight.passing[0].is_ready() {
+                    return Ok(Poll::Pending);
+                }
+                let report = flight.passing.pop_front().expect("more than one");
+                let report = if most.is_some() { report.take()? } else { report.blocking_take(self.gpu())? };
+                if bytemuck::pod_read_unaligned::<State>(&report[..size_of::<State>()]).halt != 0 {
+                    flight.passing.clear();
+                    flight.halted = Some(report);
+                    return Ok(Poll::Ready(flight.until));
+                }
+            }
+            if store.lacks(layer) && store.bring_layer(layer, most)?.is_pending() {
+                return Ok(Poll::Pending);
+            }
+            let last = (layer as usize).saturating_add(self.layers_ahead(recording));
+            let ends = |d: &Dispatch| d.layer != layer && (store.lacks(d.layer) || d.layer as usize >= last);
+            let rest = &dispatches[flight.at.dispatch..];
+            flight.open = rest.iter().position(ends).map_or(dispatches.len(), |more| flight.at.dispatch + more);
+        }
+        Ok(Poll::Ready(flight.open.min(flight.until)))
+    }
+
+    /// Whether a step can be given on: that no other session holds the store, and that what it missed is there.
+    pub(super) fn has_experts(&self, flight: &mut Flight, budget: Budget, wait: bool) -> Result<bool> {
+        let mut store = self.model().store();
+        if !store.hold(self.id) {
+            return if wait { Err(Error::ExpertsHeld) } else { Ok(false) };
+        }
+        let Some(missing) = flight.missing.as_mut().filter(|_| flight.at == flight.until.into()) else {
+            return Ok(true);
+        };
+        let Missing { layer, record, passes } = missing;
+        let passes = passes.get_or_insert_with(|| store.passes(*layer, &record.needed().collect::<Vec<_>>()).into());
+        let most = (!wait).then(|| self.pace.room(budget.seconds()));
+        let pass = passes.front().expect("a pass that is still to run");
+        if store.bring(*layer, pass, &record.stamps, most)?.is_pending() {
+            return Ok(false);
+        }
+        passes.pop_front();
+        self.gpu().write(&self.state, 0, bytemuck::bytes_of(&0u32))?;
+        let recording = &self.recordings[&flight.key].recording;
+        let lookup = find(recording, 0, "expert_lookup", *layer).expect("a lookup halted");
+        flight.at = (lookup + 1).into();
+        flight.until = match passes.is_empty() {
+            true => recording.dispatches.len(),
+            false => find(recording, lookup, "expert_combine", *layer).expect("many tokens have rows of their own"),
+        };
+        Ok(true)
+    }
+
+    /// Lets other sessions use the store of experts that come and go.
+    pub(super) fn release(&self) -> Result<()> {
+        if self.model().weights_move() { Ok(self.model().store().release(self.id)?) } else { Ok(()) }
+    }
+}
