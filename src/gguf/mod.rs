@@ -229,6 +229,11 @@ impl Gguf {
         self.inner.files[tensor.shard].source.forget(tensor.offset.saturating_add(offset), len);
     }
 
+    /// As [`Gguf::forget`], of all files.
+    pub fn forget_all(&self) {
+        self.inner.files.iter().for_each(|file| file.source.forget(0, file.source.len()));
+    }
+
     /// Fills `buf` with a tensor's bytes from `offset`, as [`Gguf::read`], and waits for it.
     pub fn blocking_read(&self, tensor: &TensorInfo, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
         #[allow(clippy::disallowed_methods, reason = "it says so")]
