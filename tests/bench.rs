@@ -143,7 +143,21 @@ fn usage_is_told() {
 fn budgets_of_experts_are_held_against_their_bound() {
     let plot = folder().join("experts.svg");
     let plot = plot.to_str().expect("UTF-8");
-    let said = json(&["experts", "demo", "-n", "6", "-r", "1", "--budgets", "50,100", "--json", "--plot", plot]);
+    let said = json(&[
+        "experts",
+        "demo",
+        "-n",
+        "6",
+        "-r",
+        "2",
+        "--budgets",
+        "50,100",
+        "--experts",
+        "disk",
+        "--json",
+        "--plot",
+        plot,
+    ]);
     let rows = said["rows"].as_array().expect("rows");
     let names: Vec<&str> = rows.iter().filter_map(|r| r["name"].as_str()).collect();
     assert_eq!(names, ["tg6 @ 100 %", "tg6 @ 50 %"]);
@@ -152,7 +166,15 @@ fn budgets_of_experts_are_held_against_their_bound() {
     assert_eq!((number(0, "hit_rate"), number(0, "missed_bytes_per_token")), (1.0, 0.0));
     assert!(number(1, "hit_rate") < 1.0 && number(1, "missed_bytes_per_token") > 0.0, "{said}");
     assert!(number(1, "bound_tokens_per_second") < number(0, "bound_tokens_per_second"), "{said}");
+    assert!(number(1, "halts_per_token") > 0.0 && rows[0]["seconds_per_halt"].is_null(), "{said}");
+    let halving = &rows[0]["halving"];
+    assert!(halving["share"] == 50 && positive(&halving["excess"]) && halving["within"].is_boolean(), "{said}");
+    assert!(rows[1]["halving"].is_null() && said["held_on_host"] == false, "{said}");
     assert!(std::fs::read_to_string(plot).expect("a plot").contains("polyline"));
+    let text = bench(&["experts", "demo", "-n", "2", "-r", "1", "--budgets", "100,50,25", "-ncmoe", "2"]);
+    let (table, notes) = (String::from_utf8_lossy(&text.stdout), String::from_utf8_lossy(&text.stderr));
+    assert!(table.contains("half costs") && table.contains("copies of experts in host memory"), "{table}{notes}");
+    assert!(notes.contains("first 2 layers live in host memory"), "{notes}");
     let dense = bench(&["experts", "/nonexistent.gguf"]);
     assert_eq!(dense.status.code(), Some(1));
 }

@@ -9,16 +9,18 @@ mod load;
 mod model;
 pub mod random;
 mod roofline;
+mod routing;
 mod stats;
 
 pub use compare::{Change, Comparison, Verdict, compare};
 pub use device::{DeviceRow, device};
-pub use experts::{ExpertReport, ExpertRow, expert_plot, experts};
+pub use experts::{ExpertBench, ExpertReport, ExpertRow, Halving, MOST_EXCESS, expert_plot};
 pub use kernels::{Case, KernelBench, KernelRow, Limit, Selection, Setting, rate};
 pub use load::{LoadRow, PageCache, files_of, load};
 pub use model::{KernelTime, ModelBench, ModelReport, ModelRow};
 pub use random::Random;
 pub use roofline::{Ceiling, Point, roofline};
+pub use routing::{Skew, chosen_experts, share_of_tenth};
 pub use stats::Summary;
 
 use crate::{gpu, ops, session};

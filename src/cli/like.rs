@@ -3,8 +3,8 @@
 use super::model;
 use anyhow::{Result, bail};
 use halogen::gguf::Gguf;
-use halogen::memory::{Demand, KvFormat};
-use halogen::presets::{Mixture, ModelPreset, Synthetic, asked};
+use halogen::memory::{Demand, KvFormat, Routing};
+use halogen::presets::{Mixture, ModelPreset, Synthetic, Usage, asked};
 
 #[derive(clap::Args)]
 pub struct LikeArgs {
@@ -19,6 +19,10 @@ pub struct LikeArgs {
     /// With --like: another seed makes other weights
     #[arg(long, value_name = "N", requires = "like", default_value_t = 1)]
     pub seed: u64,
+
+    /// How often tokens use which experts: uniform, or zipf:S, the one of rank r as 1 / r^S [default: uniform]
+    #[arg(long, value_name = "ROUTING")]
+    pub routing: Option<Routing>,
 }
 
 /// A preset, and in which format.
@@ -35,8 +39,8 @@ impl Like {
     }
 
     /// The file with its first `layers` layers.
-    pub fn synthetic(&self, layers: usize, seed: u64) -> Result<Synthetic> {
-        Ok(Synthetic::new(self.preset, self.mixture, layers, seed)?)
+    pub fn synthetic(&self, layers: usize, seed: u64, routing: Routing) -> Result<Synthetic> {
+        Ok(Synthetic::with_routing(self.preset, self.mixture, layers, seed, routing)?)
     }
 }
 
@@ -58,9 +62,29 @@ impl LikeArgs {
     /// The model: MODEL, or one like a preset.
     pub fn open(&self, named: Option<&str>) -> Result<Gguf> {
         match self.like()? {
-            Some(like) => Ok(like.synthetic(self.layers_of(like.preset)?, self.seed)?.gguf()?),
-            None => model::open(named),
+            Some(like) => Ok(self.made(&like, self.layers_of(like.preset)?)?.gguf()?),
+            None => self.open_file(named),
         }
+    }
+
+    /// With so many layers.
+    pub fn made(&self, like: &Like, layers: usize) -> Result<Synthetic> {
+        like.synthetic(layers, self.seed, self.routing.unwrap_or_default())
+    }
+
+    fn open_file(&self, named: Option<&str>) -> Result<Gguf> {
+        if let Some(routing) = self.routing {
+            bail!(
+                "--routing {routing}: a file's routers choose as they were trained; only models made up by --like take it"
+            );
+        }
+        model::open(named)
+    }
+
+    /// How often the experts of a made-up model are to be used.
+    pub fn usage(&self) -> Result<Option<Usage>> {
+        let experts = self.like()?.and_then(|like| like.preset.experts());
+        Ok(experts.map(|(count, used)| Usage::new(self.routing.unwrap_or_default(), count, used, self.seed)))
     }
 }
 
@@ -90,8 +114,8 @@ impl LikeArgs {
         named: Option<&str>,
         fits: impl Fn(&Gguf) -> Result<bool>,
     ) -> Result<(Gguf, Option<Cut>)> {
-        let Some(like) = self.like()? else { return Ok((model::open(named)?, None)) };
-        let made = |layers| -> Result<Gguf> { Ok(like.synthetic(layers, self.seed)?.gguf()?) };
+        let Some(like) = self.like()? else { return Ok((self.open_file(named)?, None)) };
+        let made = |layers| -> Result<Gguf> { Ok(self.made(&like, layers)?.gguf()?) };
         let (all, mut layers) = (like.preset.layers(), self.layers_of(like.preset)?);
         let whole = made(all)?;
         if self.layers.is_none() && !fits(&whole)? {

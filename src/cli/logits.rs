@@ -5,6 +5,7 @@ use super::like::LikeArgs;
 use super::placement::PlacementArgs;
 use super::{human, model, output, success};
 use anyhow::{Result, anyhow};
+use halogen::bench::Skew;
 use halogen::gpu::Tier;
 use halogen::memory::KvFormat;
 use halogen::models;
@@ -70,6 +71,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let placed = model::place(&gpu, &gguf, Session::needs(&shape, &options), &args.device, &args.placement)?;
     let model = model::load(&gpu, &gguf, &placed, || false)?;
     let logits = Session::new(&model, &options)?.blocking_logits(&args.tokens, chunk)?;
+    if let Some(usage) = args.like.usage()? {
+        output::note(format_args!("note: {}", Skew::of(&model, &options, &usage)?));
+    }
 
     let dims = vec![args.tokens.len(), vocabulary];
     let tensor = TensorView::new(Dtype::F32, dims, bytemuck::cast_slice(&logits))?;

@@ -62,7 +62,7 @@ impl PlacementArgs {
     }
 
     /// Layers whose experts are to live in host memory.
-    fn on_host(&self) -> u32 {
+    pub fn on_host(&self) -> u32 {
         if self.cpu_moe || !self.override_tensor.is_empty() { u32::MAX } else { self.n_cpu_moe.unwrap_or(0) }
     }
 

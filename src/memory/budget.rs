@@ -127,6 +127,29 @@ impl ExpertMemory {
         Ok(Some(ExpertMemory { shared: Some(slot), ..memory }))
     }
 
+    /// Where the experts of the first `layers` layers live in host memory: room for all others, and the bytes of the slots that those
+    /// have. `None` where these layers have no experts.
+    fn beside_host(gguf: &Gguf, layers: u32) -> Result<Option<(ExpertMemory, u64)>> {
+        let host: u64 = by_layer(expert_stacks(gguf), device_bytes).iter().take(layers as usize).sum();
+        if host == 0 {
+            return Ok(None);
+        }
+        let (used, experts) = used_experts(gguf)?;
+        let slots = (u128::from(host) * u128::from(used)).div_ceil(u128::from(experts)) as u64;
+        let others = expert_bytes(gguf) - host;
+        Ok(Some((ExpertMemory { bytes: others, all: others, shared: None, on_host: layers, used }, slots)))
+    }
+
+    /// As much of it as `bytes` hold.
+    fn cut_to(self, gguf: &Gguf, bytes: u64) -> Result<ExpertMemory> {
+        let (memory, experts) = (ExpertMemory { bytes: bytes.min(self.all), ..self }, used_experts(gguf)?.1);
+        if memory.bytes == self.all || memory.slots(self.on_host, experts as usize) as u64 >= self.used {
+            return Ok(memory);
+        }
+        let least = (u128::from(self.all) * u128::from(self.used)).div_ceil(u128::from(experts.max(1))) as u64;
+        Err(Error::FewExperts { file: gguf.name().into(), bytes, least, used: self.used })
+    }
+
     /// Slots of a layer that has so many experts: its share of the memory, or those of all layers.
     pub fn slots(&self, layer: u32, experts: usize) -> usize {
         match self.shared {
@@ -230,21 +253,29 @@ impl Placement {
     /// # Errors
     /// As [`Placement::within`].
     pub fn with_experts_on_host(gguf: &Gguf, bytes: u64, layers: u32) -> Result<Placement> {
-        let stacks = by_layer(expert_stacks(gguf), device_bytes);
-        let host: u64 = stacks.iter().take(layers as usize).sum();
-        let (all, dense) = (expert_bytes(gguf), gguf.data_bytes().saturating_sub(expert_bytes(gguf)));
-        if host == 0 {
+        let Some((others, slots)) = ExpertMemory::beside_host(gguf, layers)? else {
             return if bytes == u64::MAX { Ok(Placement::default()) } else { Placement::within(gguf, bytes) };
+        };
+        let dense = gguf.data_bytes().saturating_sub(expert_bytes(gguf));
+        let room = bytes.saturating_sub(dense).saturating_sub(slots);
+        match others.cut_to(gguf, room) {
+            Ok(memory) if dense.saturating_add(slots) <= bytes => Ok(Placement { experts: Some(memory), dense: None }),
+            _ => Placement::within(gguf, bytes),
         }
-        let (used, experts) = used_experts(gguf)?;
-        let slots = (u128::from(host) * u128::from(used)).div_ceil(u128::from(experts)) as u64;
-        let (all, room) = (all - host, bytes.saturating_sub(dense).saturating_sub(slots));
-        let memory = ExpertMemory { bytes: room.min(all), all, shared: None, on_host: layers, used };
-        let enough = room >= all || memory.slots(layers, experts as usize) as u64 >= used;
-        if enough && dense.saturating_add(slots) <= bytes {
-            return Ok(Placement { experts: Some(memory), dense: None });
-        }
-        Placement::within(gguf, bytes)
+    }
+
+    /// All but experts on the device, and so many percent of those; the experts of the first `layers` layers live in host memory and
+    /// are not counted.
+    ///
+    /// # Errors
+    /// A share that holds fewer than the experts of one token.
+    pub fn of_share(gguf: &Gguf, percent: u32, layers: u32) -> Result<Placement> {
+        let share = |bytes: u64| (u128::from(bytes) * u128::from(percent) / 100) as u64;
+        let experts = match ExpertMemory::beside_host(gguf, layers)? {
+            Some((others, _)) => Some(others.cut_to(gguf, share(others.all))?),
+            None => ExpertMemory::within(gguf, share(expert_bytes(gguf)))?,
+        };
+        Ok(Placement { experts, dense: None })
     }
 
     /// Whether all of it is on the device.

@@ -27,6 +27,11 @@ impl Source {
         Source { gguf: gguf.clone(), held: HashMap::new() }
     }
 
+    /// Whether anything is held in host memory.
+    pub fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Whether `bytes` are to be held: as `backing` says. `own`: the device has a memory of its own.
     ///
     /// # Errors

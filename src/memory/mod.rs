@@ -9,6 +9,7 @@ mod keeps;
 mod kv;
 mod loader;
 mod plan;
+mod slots;
 mod store;
 mod stream;
 

@@ -3,13 +3,13 @@
 //! and goes on from there. Dense layers that do not fit pass through it, too.
 
 use super::budget::{ALIGNMENT, Backing, DenseMemory, layer_of};
-use super::copies::{RowCopy, Rows, copies, cut};
+use super::copies::{RowCopy, cut};
 use super::filling::{Reads, next_read};
 use super::held::Source;
+use super::slots::{Slots, Slotted};
 use super::stream::Stream;
 use super::{Error, Result};
 use crate::clock::{self, Instant};
-use crate::formats::Format;
 use crate::gguf::Gguf;
 use crate::gpu::{Gpu, View};
 use crate::ops::{NOWHERE, Shard};
@@ -31,6 +31,8 @@ pub struct StoreStats {
     pub bytes: u64,
     /// Bytes read of dense layers that pass through.
     pub streamed: u64,
+    /// How often a step stood still for experts.
+    pub halts: u64,
     /// Time that steps stood still for it.
     #[serde(rename = "stall_seconds", serialize_with = "seconds")]
     pub stall: Duration,
@@ -50,31 +52,10 @@ impl std::ops::Sub for StoreStats {
             misses: self.misses - before.misses,
             bytes: self.bytes - before.bytes,
             streamed: self.streamed - before.streamed,
+            halts: self.halts - before.halts,
             stall: self.stall - before.stall,
         }
     }
-}
-
-/// Where the slots of a stack lie.
-#[derive(Clone)]
-pub(super) struct Slots {
-    pub shards: Vec<Shard>,
-    /// Bytes from one slot to the next.
-    pub stride: u64,
-}
-
-/// The experts of one stack, and its slots.
-pub(super) struct Slotted {
-    format: Format,
-    columns: usize,
-    /// Rows of an expert.
-    rows: usize,
-    /// Where each expert lies in the file.
-    sources: Vec<Vec<Rows>>,
-    shards: Vec<Shard>,
-    /// Bytes from one slot to the next.
-    stride: u64,
-    table: View,
 }
 
 /// What a layer has of experts. Its slots are the same in each of its stacks.
@@ -127,53 +108,6 @@ struct Arrival {
     start: Instant,
 }
 
-impl Slotted {
-    /// A stack whose experts have `rows` rows each, `parts` one after another.
-    pub fn new(format: Format, columns: usize, rows: usize, parts: &[Rows], slots: &Slots, table: &View) -> Self {
-        let mut sources = Vec::new();
-        let (mut expert, mut filled) = (Vec::new(), 0);
-        for part in parts {
-            let mut done = 0;
-            while done < part.count {
-                let count = (rows - filled).min(part.count - done);
-                expert.push(Rows { tensor: part.tensor.clone(), first: part.first + done, count });
-                (done, filled) = (done + count, filled + count);
-                if filled == rows {
-                    sources.push(std::mem::take(&mut expert));
-                    filled = 0;
-                }
-            }
-        }
-        let Slots { shards, stride } = slots.clone();
-        Slotted { format, columns, rows, sources, shards, stride, table: table.clone() }
-    }
-
-    /// The copies of an expert into a slot.
-    fn copies(&self, expert: u32, slot: usize) -> Vec<RowCopy> {
-        let [shard, at] = self.place(slot).map(|n| n as usize);
-        let bytes = (self.format.device_row_bytes(self.columns) * self.rows) as u64;
-        let view = self.shards[shard].view.slice(at as u64 * self.stride, bytes);
-        copies(
-            &self.sources[expert as usize],
-            &[Shard { view, first: 0, count: 1 }],
-            0,
-            self.rows,
-            self.format,
-            self.columns,
-        )
-    }
-
-    fn slots(&self) -> usize {
-        self.shards.iter().map(|shard| shard.count).sum()
-    }
-
-    /// The table's entry of an expert that lies in `slot`.
-    fn place(&self, slot: usize) -> [u32; 2] {
-        let per_shard = self.shards[0].count;
-        [(slot / per_shard) as u32, (slot % per_shard) as u32]
-    }
-}
-
 impl ExpertStore {
     pub(super) fn new(gpu: &Gpu, gguf: &Gguf) -> Self {
         ExpertStore {
@@ -213,6 +147,11 @@ impl ExpertStore {
         copies.extend(self.stream.iter().flat_map(Stream::copies));
         let bytes = copies.iter().map(|copy| copy.laid_bytes() as u64).sum();
         if self.source.wanted(backing, bytes, own)? { self.source.hold(copies).await } else { Ok(0) }
+    }
+
+    /// Whether what comes and goes is kept in host memory.
+    pub fn holds(&self) -> bool {
+        self.source.holds()
     }
 
     /// Whether dense layers pass through.
@@ -367,6 +306,7 @@ impl ExpertStore {
         self.show(layer, |expert| experts.contains(&expert))?;
         self.stats.hits += (experts.len() - arrival.placed.len()) as u64;
         self.stats.misses += arrival.placed.len() as u64;
+        self.stats.halts += 1;
         self.stats.stall += arrival.start.elapsed();
         Ok(Poll::Ready(()))
     }

@@ -1,17 +1,39 @@
 //! Bytes of tensors without a file: blocks of every format that decode to finite weights of a wanted size, each made from the
 //! seed and its place alone.
 
+use super::usage::{Usage, best, normal};
 use crate::formats::Format;
+use std::sync::{Arc, OnceLock};
 
 /// What a tensor holds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Content {
     /// Weights around 0 with this root mean square.
     Weights { format: Format, rms: f32 },
+    /// The same in rows of so many blocks, of which the last `alike` are the same in all rows.
+    Rows { format: Format, rms: f32, blocks: u64, alike: u64 },
+    /// Rows of f32, one an expert, that choose as `skew` says.
+    Router { columns: usize, skew: Skew },
     /// Values within `spread` of `around`, f32.
     Values { around: f32, spread: f32 },
-    /// In each row of `used`, different ids below `count`, i32.
-    Ids { used: u32, count: u32 },
+    /// In each row of `used`, different ids below `count`, i32: as often as `skew` says, or all alike.
+    Ids { used: u32, count: u32, skew: Option<Skew> },
+}
+
+/// Which experts of a layer tokens are to choose how often.
+#[derive(Clone, Debug)]
+pub struct Skew {
+    pub usage: Arc<Usage>,
+    pub layer: u64,
+    /// What the last channels of a normalised input hold, whatever the token.
+    pub steady: Arc<[f32]>,
+}
+
+impl Skew {
+    /// What is added to the logits of a layer's experts.
+    fn biases(&self) -> Vec<f32> {
+        self.usage.ranks(self.layer).into_iter().map(|rank| self.usage.biases()[rank]).collect()
+    }
 }
 
 /// Where a block's scale lies.
@@ -51,7 +73,7 @@ fn scale(format: Format) -> Scale {
 }
 
 /// splitmix64 of a counter.
-fn word(seed: u64, index: u64) -> u64 {
+pub fn word(seed: u64, index: u64) -> u64 {
     let z = seed.wrapping_add((index.wrapping_add(1)).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -69,7 +91,7 @@ const LEAST_HALF: f32 = 1.0 / (1 << 24) as f32;
 const SCALES: u64 = 0x5ca1_e500_0000_0000;
 
 /// The bytes of one tensor.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Maker {
     content: Content,
     seed: u64,
@@ -77,12 +99,17 @@ pub struct Maker {
     scale: f32,
     /// The scale in the byte of the formats that have it there; it does not vary.
     code: u8,
+    /// Of a layer's experts, once they are asked for.
+    biases: OnceLock<Vec<f32>>,
 }
 
 impl Maker {
     pub fn new(content: Content, seed: u64) -> Maker {
         let scale = match content {
-            Content::Weights { format, rms } => rms / rms_at_1(format),
+            Content::Weights { format, rms } | Content::Rows { format, rms, .. } => rms / rms_at_1(format),
+            Content::Router { columns, ref skew } => {
+                1.0 / ((columns - skew.steady.len()) as f32).sqrt() / rms_at_1(Format::F32)
+            }
             _ => 0.0,
         };
         Maker::scaled(content, seed, scale)
@@ -90,33 +117,64 @@ impl Maker {
 
     fn scaled(content: Content, seed: u64, scale: f32) -> Maker {
         let code = match content {
-            Content::Weights { format: Format::MXFP4, .. } => (127.0 + scale.log2().round()).clamp(1.0, 254.0) as u8,
-            Content::Weights { format: Format::NVFP4, .. } => e4m3(scale),
+            Content::Weights { format, .. } | Content::Rows { format, .. } => match format {
+                Format::MXFP4 => (127.0 + scale.log2().round()).clamp(1.0, 254.0) as u8,
+                Format::NVFP4 => e4m3(scale),
+                _ => 0,
+            },
             _ => 0,
         };
-        Maker { content, seed, scale, code }
+        Maker { content, seed, scale, code, biases: OnceLock::new() }
+    }
+
+    fn biases(&self, skew: &Skew) -> &[f32] {
+        self.biases.get_or_init(|| skew.biases())
     }
 
     /// Bytes that are made at once.
     pub fn block_bytes(&self) -> usize {
         match self.content {
-            Content::Weights { format, .. } => format.block_bytes(),
-            Content::Values { .. } => 4,
+            Content::Weights { format, .. } | Content::Rows { format, .. } => format.block_bytes(),
+            Content::Values { .. } | Content::Router { .. } => 4,
             Content::Ids { used, .. } => 4 * used as usize,
         }
     }
 
     /// Makes one block.
     pub fn block(&self, index: u64, out: &mut [u8]) {
-        match self.content {
-            Content::Weights { format, .. } => self.weights(format, index, out),
+        match &self.content {
+            Content::Weights { format, .. } => self.weights(*format, index, out),
+            Content::Rows { format, blocks, alike, .. } => {
+                let at = index % blocks;
+                self.weights(*format, if at >= blocks - alike { at } else { index }, out)
+            }
+            Content::Router { columns, skew } => {
+                let (row, column) = ((index / *columns as u64) as usize, (index % *columns as u64) as usize);
+                match column.checked_sub(columns - skew.steady.len()) {
+                    None => self.weights(Format::F32, index, out),
+                    Some(at) => {
+                        let power: f32 = skew.steady.iter().map(|c| c * c).sum();
+                        out.copy_from_slice(&(self.biases(skew)[row] * skew.steady[at] / power).to_le_bytes());
+                    }
+                }
+            }
             Content::Values { around, spread } => {
                 out.copy_from_slice(&(around + spread * unit(word(self.seed, index))).to_le_bytes())
             }
-            Content::Ids { count, .. } => {
-                let first = word(self.seed, index) % u64::from(count);
-                for (i, id) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                    *id = (((first + i as u64) % u64::from(count)) as i32).to_le_bytes();
+            Content::Ids { count, used, skew } => {
+                let ids = match skew {
+                    None => {
+                        let first = word(self.seed, index) % u64::from(*count);
+                        (0..u64::from(*used)).map(|i| ((first + i) % u64::from(*count)) as u32).collect()
+                    }
+                    Some(skew) => {
+                        let place = |e: usize| index * u64::from(*count) + e as u64;
+                        let scores = self.biases(skew).iter().enumerate().map(|(e, b)| b + normal(self.seed, place(e)));
+                        best(&scores.collect::<Vec<_>>(), *used as usize)
+                    }
+                };
+                for (id, out) in ids.iter().zip(out.as_chunks_mut::<4>().0) {
+                    *out = id.to_le_bytes();
                 }
             }
         }
@@ -212,7 +270,7 @@ mod tests {
 
     #[test]
     fn ids_of_a_row_differ() {
-        let maker = Maker::new(Content::Ids { used: 6, count: 8 }, 3);
+        let maker = Maker::new(Content::Ids { used: 6, count: 8, skew: None }, 3);
         let mut row = [0; 24];
         for index in 0..100 {
             maker.block(index, &mut row);

@@ -49,8 +49,13 @@ pub fn asked(gguf: &Gguf, context: Option<usize>, kv: KvFormat) -> Result<Asked>
         }
         demand.parameters += values;
     }
-    let layer = |bytes: &u64| ExpertLayer { count: count as u64, used: used as u64, bytes: bytes / count as u64 };
-    demand.experts = experts.iter().filter(|bytes| **bytes > 0).map(layer).collect();
+    let layer = |(layer, bytes): (usize, u64)| ExpertLayer {
+        layer: layer as u32,
+        count: count as u64,
+        used: used as u64,
+        bytes: bytes / count as u64,
+    };
+    demand.experts = experts.into_iter().enumerate().filter(|(_, bytes)| *bytes > 0).map(layer).collect();
     let options = SessionOptions { context, kv, ..SessionOptions::default() };
     let runs = match models::shape(gguf) {
         Ok(shape) => {

@@ -8,6 +8,7 @@ mod mixture;
 mod model;
 mod synthetic;
 mod tensors;
+mod usage;
 
 pub use cache::{Cache, cache};
 pub use demand::{Asked, asked};
@@ -16,6 +17,7 @@ pub use mixture::Mixture;
 pub use model::{ModelPreset, Published, models};
 pub use synthetic::Synthetic;
 pub use tensors::{Heads, Kind, Shaped, Untold, is_expert, tensors};
+pub use usage::Usage;
 
 use crate::{gguf, memory, models};
 

@@ -166,6 +166,11 @@ impl ModelPreset {
         mixture.store(&keys, &shaped)
     }
 
+    /// Whether the embedding is the output matrix, too.
+    pub fn is_tied(&self) -> bool {
+        self.tied
+    }
+
     pub fn vocabulary(&self) -> usize {
         self.vocabulary
     }

@@ -1,12 +1,15 @@
 //! Models without a file: a preset's shape with weights from a seed. The whole GGUF file exists, but only where it is read:
 //! the loader, a copy on a disk and every later part see the same bytes.
 
-use super::blocks::{Content, Maker};
+use super::blocks::{Content, Maker, Skew};
 use super::mixture::ALIGNMENT;
+use super::usage::Usage;
 use super::{Mixture, ModelPreset, Result};
 use crate::formats::Format;
 use crate::gguf::{self, Gguf, Metadata, ReadAt, Strings, TensorInfo};
+use crate::memory::Routing;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 /// A made-up GGUF file.
 pub struct Synthetic {
@@ -21,22 +24,39 @@ pub struct Synthetic {
 const CHUNK: u64 = 8 << 20;
 
 impl Synthetic {
-    /// The model of `preset` with its first `layers` layers.
+    /// The model of `preset` with its first `layers` layers, whose routers choose all experts alike.
     ///
     /// # Errors
     /// A preset of which the tensors are not known.
     pub fn new(preset: &ModelPreset, mixture: Mixture, layers: usize, seed: u64) -> Result<Synthetic> {
+        Synthetic::with_routing(preset, mixture, layers, seed, Routing::Uniform)
+    }
+
+    /// As [`Synthetic::new`]; its routers choose experts as often as `routing` says.
+    ///
+    /// # Errors
+    /// A preset of which the tensors are not known.
+    pub fn with_routing(
+        preset: &ModelPreset,
+        mixture: Mixture,
+        layers: usize,
+        seed: u64,
+        routing: Routing,
+    ) -> Result<Synthetic> {
         let mut metadata = preset.metadata(layers);
         vocabulary(&mut metadata, preset.vocabulary());
         let mut infos = preset.tensors(layers, mixture)?;
         let header = gguf::header(&metadata, &infos)?;
         infos.iter_mut().for_each(|t| t.offset += header.len() as u64);
         let len = infos.last().map_or(0, |t| t.offset + t.bytes.next_multiple_of(ALIGNMENT));
+        let contents = Contents::new(preset, layers, seed, routing, &infos);
         let tensors = infos.into_iter().map(|t| {
-            let maker = Maker::new(content(&t, preset), t.name.bytes().fold(seed, mix));
+            let maker = Maker::new(contents.of(&t), seed_of(seed, &t));
             (t, maker)
         });
-        Ok(Synthetic { name: format!("like {}:{mixture}", preset.name), header, tensors: tensors.collect(), len })
+        let skewed = if routing == Routing::Uniform { String::new() } else { format!(", {routing}") };
+        let name = format!("like {}:{mixture}{skewed}", preset.name);
+        Ok(Synthetic { name, header, tensors: tensors.collect(), len })
     }
 
     /// The model, as if its file had been opened.
@@ -112,32 +132,94 @@ fn vocabulary(metadata: &mut Metadata, count: usize) {
     metadata.insert("tokenizer.ggml.eos_token_id", 0u32.into());
 }
 
-/// What a tensor of this name holds, so that activations stay near 1 through all layers.
-fn content(t: &TensorInfo, preset: &ModelPreset) -> Content {
-    let name = t.name.as_str();
-    let what = name.rsplit_once("blk.").map_or(name, |(_, n)| n.split_once('.').map_or(n, |(_, what)| what));
-    let Some(format) = Format::from_ggml(t.ggml_type) else {
-        let count = preset.experts().map_or(1, |(count, _)| count as u32);
-        return Content::Ids { used: t.dims[0] as u32, count };
-    };
-    if what == "ssm_a" {
-        // Minus the rates at which states decay.
-        return Content::Values { around: -1.0, spread: 0.5 };
+/// Of a tensor, by its name.
+fn seed_of(seed: u64, t: &TensorInfo) -> u64 {
+    t.name.bytes().fold(seed, mix)
+}
+
+/// What tensors hold, so that activations stay near 1 through all layers, differ by token, and are routed as asked.
+struct Contents<'p> {
+    preset: &'p ModelPreset,
+    layers: usize,
+    /// Where experts are not all used alike, and what the last channels of each embedding hold then.
+    skew: Option<(Arc<Usage>, Arc<[f32]>)>,
+}
+
+/// Channels that are the same for all tokens where experts are not all used alike: so many, or this part of all.
+const STEADY: u64 = 256;
+const STEADY_PART: u64 = 8;
+/// How much larger the embedding is then than what layers add to it, which is in part the same for all tokens.
+const OUTWEIGHS: f32 = 4.0;
+
+impl<'p> Contents<'p> {
+    fn new(preset: &'p ModelPreset, layers: usize, seed: u64, routing: Routing, infos: &[TensorInfo]) -> Self {
+        let mut contents = Contents { preset, layers, skew: None };
+        let embedding = infos.iter().find(|t| t.name == "token_embd.weight").filter(|_| routing != Routing::Uniform);
+        if let Some((t, (experts, used))) = embedding.zip(preset.experts()) {
+            let usage = Arc::new(Usage::new(routing, experts, used, seed));
+            contents.skew = Some((usage.clone(), Arc::default()));
+            let Content::Rows { format, rms, blocks, alike } = contents.of(t) else { return contents };
+            let maker = Maker::new(contents.of(t), seed_of(seed, t));
+            let mut bytes = vec![0; alike as usize * format.block_bytes()];
+            for (i, block) in bytes.chunks_mut(format.block_bytes()).enumerate() {
+                maker.block(blocks - alike + i as u64, block);
+            }
+            let mut steady = vec![0.0; alike as usize * format.block()];
+            format.decode(&bytes, &mut steady);
+            contents.skew = Some((usage, steady.into_iter().map(|v| v / rms).collect()));
+        }
+        contents
     }
-    if what == "rope_freqs.weight" {
-        return Content::Values { around: 1.0, spread: 0.0 };
+
+    fn of(&self, t: &TensorInfo) -> Content {
+        let name = t.name.as_str();
+        let what = name.rsplit_once("blk.").map_or(name, |(_, n)| n.split_once('.').map_or(n, |(_, what)| what));
+        let skew = || {
+            let (usage, steady) = self.skew.clone()?;
+            let layer = name.strip_prefix("blk.")?.split('.').next()?.parse().ok()?;
+            Some(Skew { usage, layer, steady })
+        };
+        let Some(format) = Format::from_ggml(t.ggml_type) else {
+            let count = self.preset.experts().map_or(1, |(count, _)| count as u32);
+            return Content::Ids { used: t.dims[0] as u32, count, skew: skew() };
+        };
+        let columns = t.dims[0];
+        let rms = 1.0 / (columns as f32).sqrt();
+        match what {
+            // Minus the rates at which states decay.
+            "ssm_a" => return Content::Values { around: -1.0, spread: 0.5 },
+            "rope_freqs.weight" => return Content::Values { around: 1.0, spread: 0.0 },
+            // Signs as they fall: where the embedding is the output matrix, too, a token would be followed by itself for ever.
+            "output_norm.weight" if self.preset.is_tied() => {
+                return Content::Values { around: 0.0, spread: 3f32.sqrt() };
+            }
+            // Gemma multiplies it by the root of the columns. What comes in differs by token as much as all that layers add; where
+            // routers are calibrated, it outweighs that.
+            "token_embd.weight" => {
+                let rms = if self.preset.architecture.starts_with("gemma") { rms } else { 1.0 };
+                let rms = if self.skew.is_some() { OUTWEIGHS * rms } else { rms };
+                let blocks = columns / format.block() as u64;
+                let steady = STEADY.min(columns / STEADY_PART).div_ceil(format.block() as u64);
+                return Content::Rows { format, rms, blocks, alike: if self.skew.is_some() { steady } else { 0 } };
+            }
+            "ffn_gate_inp.weight" if format == Format::F32 => {
+                if let Some(skew) = skew() {
+                    return Content::Router { columns: columns as usize, skew };
+                }
+            }
+            _ => {}
+        }
+        if what.contains("norm") && what.ends_with(".weight") || what.contains("scale") && !what.contains("hc_") {
+            return Content::Values { around: 1.0, spread: 0.1 };
+        }
+        if format == Format::F32 && (t.dims.len() == 1 || what.ends_with(".bias") || what.contains("_ape")) {
+            return Content::Values { around: 0.0, spread: 0.02 };
+        }
+        // Two branches a layer are added up.
+        let branch = ["attn_output", "ffn_down", "ssm_out"].iter().any(|end| what.starts_with(end));
+        let rms = if branch { rms / (2.0 * self.layers as f32).sqrt() } else { rms };
+        Content::Weights { format, rms }
     }
-    if what.contains("norm") && what.ends_with(".weight") || what.contains("scale") && !what.contains("hc_") {
-        return Content::Values { around: 1.0, spread: 0.1 };
-    }
-    if format == Format::F32 && (t.dims.len() == 1 || what.ends_with(".bias") || what.contains("_ape")) {
-        return Content::Values { around: 0.0, spread: 0.02 };
-    }
-    let rms = 1.0 / (t.dims[0] as f32).sqrt();
-    // Two branches a layer are added up.
-    let branch = ["attn_output", "ffn_down", "ssm_out"].iter().any(|end| what.starts_with(end));
-    let rms = if branch { rms / (2.0 * preset.layers() as f32).sqrt() } else { rms };
-    Content::Weights { format, rms }
 }
 
 #[cfg(test)]

@@ -150,6 +150,11 @@ impl Model {
         self.weights_move().then(|| self.store().stats())
     }
 
+    /// Whether what comes and goes is kept in host memory, not read from the file.
+    pub fn holds_on_host(&self) -> bool {
+        self.weights_move() && self.store().holds()
+    }
+
     /// Takes all experts out of their slots, for tests.
     #[doc(hidden)]
     pub fn evict_experts(&self) -> Result<()> {

@@ -1,7 +1,10 @@
 //! Made-up models: what their headers say is what the loader wants, and activations stay finite through all layers.
 
 use crate::common::{gpu, load};
-use halogen::presets::{Mixture, ModelPreset, Synthetic};
+use halogen::bench::{chosen_experts, share_of_tenth};
+use halogen::formats::Format;
+use halogen::memory::Routing;
+use halogen::presets::{Mixture, ModelPreset, Synthetic, Usage};
 use halogen::session::{Model, Session, SessionOptions};
 use std::sync::Arc;
 
@@ -79,4 +82,51 @@ fn mixtures_run_on_made_up_weights_and_a_seed_says_which() {
     let first = logits(&preset, Mixture::Q4KM, 1);
     assert_eq!(first, logits(&preset, Mixture::Q4KM, 1));
     assert_ne!(first, logits(&preset, Mixture::Q4KM, 2));
+}
+
+/// Routers of `architecture` that are to choose as `routing` says: the share of uses of the tenth that is asked to be used most, and
+/// by how much the logs of how often ranks are used fall with those of the ranks, over all layers.
+fn usage_of(architecture: &str, more: &str, routing: Routing) -> (f64, f64, f64) {
+    const EXPERTS: usize = 40;
+    let more = format!(
+        r#", "expert_count": {EXPERTS}, "expert_used_count": 4, "expert_feed_forward_length": 64, "block_count": 4,
+            "embedding_length": 512{more}"#
+    );
+    let text = format!(
+        r#"{{ "name": "skewed {architecture}", "source": "none", "architecture": "{architecture}", "vocabulary": 1000,
+            "keys": {{ {}{more} }}, "published": {{ "total": "1B" }} }}"#,
+        COMMON.replace(r#""block_count": 6, "#, "").replace(r#""embedding_length": 256, "#, "")
+    );
+    let preset: ModelPreset = serde_json::from_str(&text).expect("a preset");
+    let gguf = Synthetic::with_routing(&preset, Mixture::Pure(Format::Q8_0), 4, 1, routing)
+        .and_then(Synthetic::gguf)
+        .expect("a header");
+    let mut session =
+        Session::new(&load(gpu(), &gguf).expect("it loads"), &SessionOptions::default()).expect("a session");
+    let chosen = chosen_experts(&mut session, EXPERTS, 128).expect("it runs");
+    let usage = Usage::new(routing, EXPERTS, 4, 1);
+    let mut by_rank = [0f64; EXPERTS];
+    for (layer, counts) in &chosen {
+        let ranks = usage.ranks(u64::from(*layer));
+        ranks.iter().zip(counts).for_each(|(rank, count)| by_rank[*rank] += f64::from(*count));
+    }
+    // The first ranks may be used by every token; the last are used seldom.
+    let points = (3..30).map(|r| (((r + 1) as f64).ln(), by_rank[r].max(0.5).ln()));
+    let n = points.clone().count() as f64;
+    let (mx, my) = (points.clone().map(|p| p.0).sum::<f64>() / n, points.clone().map(|p| p.1).sum::<f64>() / n);
+    let slope = points.clone().map(|(x, y)| (x - mx) * (y - my)).sum::<f64>()
+        / points.map(|(x, _)| (x - mx).powi(2)).sum::<f64>();
+    (share_of_tenth(&chosen, &usage), usage.asked(), -slope)
+}
+
+#[test]
+fn routers_choose_as_they_are_asked() {
+    let glm = GLM.replace(r#""leading_dense_block_count": 1"#, r#""leading_dense_block_count": 0"#);
+    for (architecture, more) in [("qwen3moe", ""), ("glm4moe", glm.as_str()), ("qwen3next", DELTA)] {
+        for (routing, exponent) in [(Routing::Uniform, 0.0), (Routing::Zipf(0.6), 0.6), (Routing::Zipf(1.2), 1.2)] {
+            let (found, asked, slope) = usage_of(architecture, more, routing);
+            let said = format!("{architecture} {routing}: tenth {found:.3}, asked {asked:.3}, exponent {slope:.2}");
+            assert!((found - asked).abs() < 0.03 && (slope - exponent).abs() < 0.25, "{said}");
+        }
+    }
 }

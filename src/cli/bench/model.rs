@@ -8,7 +8,7 @@ use crate::cli::like::{Cut, LikeArgs};
 use crate::cli::placement::PlacementArgs;
 use crate::cli::{human, model, output, pipelines, profile};
 use anyhow::Result;
-use halogen::bench::{KernelTime, ModelBench, ModelReport, ModelRow};
+use halogen::bench::{KernelTime, ModelBench, ModelReport, ModelRow, Skew};
 use halogen::gguf::Gguf;
 use halogen::gpu::{DeviceProfile, Gpu};
 use halogen::memory::{KvCache, Needs, Placement};
@@ -142,13 +142,14 @@ pub fn run(args: Args) -> Result<()> {
     let model = model::load(&gpu, &gguf, &placed, || false)?;
     let mut session = pipelines::session(&model, &options)?;
     let report = measure(&mut session, &gpu, limits, &tests, &args)?;
+    let skew = args.like.usage()?.map(|usage| Skew::of(&model, &options, &usage)).transpose()?;
     match args.output {
         Format::Json => {
             let mut all = origin(&gpu);
             let more = json!({
                 "kind": "model", "model": gguf.name(), "model_bytes": gguf.data_bytes(), "tier": session.tier().to_string(),
                 "limits": limits, "rows": report.rows, "timing": report.timing, "kernels": report.kernels,
-                "cut": cut.as_ref().map(|cut| json!({
+                "skew": skew, "cut": cut.as_ref().map(|cut| json!({
                     "layers": cut.layers, "of": cut.all,
                     "tokens_per_second": scaled(&report.rows, cut).into_iter().collect::<BTreeMap<_, _>>(),
                 })),
@@ -165,7 +166,8 @@ pub fn run(args: Args) -> Result<()> {
                 session.tier()
             );
             let cut = cut.map(|cut| all_layers(&report.rows, &cut)).unwrap_or_default();
-            Ok(output::print(format_args!("{head}{}{cut}", markdown(&report, limits, &args)))?)
+            let skew = skew.map(|skew| format!("\n{skew}\n")).unwrap_or_default();
+            Ok(output::print(format_args!("{head}{}{skew}{cut}", markdown(&report, limits, &args)))?)
         }
     }
 }
@@ -205,12 +207,7 @@ fn scaled(rows: &[ModelRow], cut: &Cut) -> Vec<(String, f64)> {
 fn all_layers(rows: &[ModelRow], cut: &Cut) -> String {
     let rates: Vec<String> =
         scaled(rows, cut).into_iter().map(|(name, rate)| format!("{name} {} t/s", human::short(rate))).collect();
-    format!(
-        "\nMade up, {} of {} layers; a random router picks experts. Scaled to all layers: {}.\n",
-        cut.layers,
-        cut.all,
-        rates.join(", ")
-    )
+    format!("\nMade up, {} of {} layers. Scaled to all layers: {}.\n", cut.layers, cut.all, rates.join(", "))
 }
 
 fn percent(fraction: f64) -> String {

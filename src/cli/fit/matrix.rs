@@ -5,7 +5,7 @@ use super::target::Target;
 use crate::cli::like::Like;
 use crate::cli::{human, output};
 use anyhow::{Result, bail};
-use halogen::memory::{Fit, KvFormat, Plan, plan};
+use halogen::memory::{Fit, KvFormat, Plan, Routing, plan};
 use halogen::presets::{asked, machines, models};
 use serde_json::{Value, json};
 
@@ -28,16 +28,17 @@ pub fn print(args: &Args) -> Result<()> {
         targets.iter().enumerate().map(|(i, t)| format!("{}  {:<15} {}\n", letter(i), t.name, t.title)).collect();
     let heads: String = (0..targets.len()).map(|i| format!("{:>7}", letter(i))).collect();
     text += &format!("\n{:<32}{:>9}{heads}\n", "", "weights");
-    let mut cells = Vec::new();
+    let (mut cells, routing) = (Vec::new(), args.like.routing.unwrap_or_default());
+    let on_host = args.placement.on_host();
     for preset in models() {
         let like = Like { preset, mixture: preset.format() };
-        let gguf = like.synthetic(preset.layers(), 1)?.gguf()?;
+        let gguf = like.synthetic(preset.layers(), 1, Routing::Uniform)?.gguf()?;
         let asked = asked(&gguf, args.context.map(|c| c as usize), KvFormat::F16)?;
         let weights = asked.demand.dense_bytes() + asked.demand.expert_bytes();
         text += &format!("{:<32}{:>9}", format!("{}:{}", preset.name, like.mixture), human::bytes(weights));
         for target in &targets {
-            let now = plan(&asked.demand, &target.machine, args.routing);
-            let set = target.set.as_ref().map(|(_, machine)| plan(&asked.demand, machine, args.routing));
+            let now = plan(&asked.demand, &target.machine, routing, on_host);
+            let set = target.set.as_ref().map(|(_, machine)| plan(&asked.demand, machine, routing, on_host));
             text += &format!("{:>7}", cell(&now, set.as_ref()));
             cells.push(json_cell(&preset.name, &like.mixture.to_string(), target, &now, set.as_ref()));
         }

@@ -8,9 +8,10 @@ mod target;
 use super::cache::CacheArgs;
 use super::device::DeviceArgs;
 use super::like::LikeArgs;
-use super::{human, output, success};
+use super::placement::PlacementArgs;
+use super::{human, model, output, success};
 use anyhow::{Context, Result};
-use halogen::memory::{Routing, plan};
+use halogen::memory::{Backing, plan};
 use halogen::presets::asked;
 use report::Report;
 use std::fs::File;
@@ -64,10 +65,6 @@ pub struct Args {
     #[arg(long, value_name = "GB/S", value_parser = positive)]
     disk: Option<f64>,
 
-    /// How often tokens use which experts: uniform, or zipf:S
-    #[arg(long, value_name = "ROUTING", default_value = "uniform", value_parser = routing)]
-    routing: Routing,
-
     /// All presets on all machines
     #[arg(long, conflicts_with = "like")]
     matrix: bool,
@@ -86,18 +83,13 @@ pub struct Args {
 
     #[command(flatten)]
     device: DeviceArgs,
+
+    #[command(flatten)]
+    placement: PlacementArgs,
 }
 
 fn positive(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|v: &f64| v.is_finite() && *v > 0.0).ok_or("a positive number is needed".into())
-}
-
-fn routing(text: &str) -> Result<Routing, String> {
-    let zipf = text.strip_prefix("zipf:").and_then(|s| s.parse().ok()).filter(|s| (0.0..=4.0).contains(s));
-    match text {
-        "uniform" => Ok(Routing::Uniform),
-        _ => zipf.map(Routing::Zipf).ok_or("uniform, or zipf:S with S from 0 to 4".into()),
-    }
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
@@ -105,7 +97,12 @@ pub fn run(args: Args) -> Result<ExitCode> {
         matrix::print(&args)?;
         return success();
     }
-    let gguf = args.like.open(args.model.as_deref())?;
+    let gguf = match args.like.like {
+        Some(_) => args.like.open(None)?,
+        // --routing is then of the plan alone.
+        None => model::open(args.model.as_deref())?,
+    };
+    let routing = args.like.routing.unwrap_or_default();
     let asked = asked(&gguf, args.context.map(|c| c as usize), args.cache.format()?)?;
     let mut target = match &args.machine {
         Some(name) => Target::preset(name)?,
@@ -113,13 +110,18 @@ pub fn run(args: Args) -> Result<ExitCode> {
     };
     target.change(args.ram, args.link, args.disk)?;
     target.limit(args.device.gpu_memory);
+    args.placement.explain(&gguf)?;
+    let on_host = args.placement.on_host();
+    if args.placement.backing() == Backing::Disk {
+        target.read_files();
+    }
     let report = Report {
         name: gguf.name(),
         asked: &asked,
         target: &target,
-        routing: args.routing,
-        plan: plan(&asked.demand, &target.machine, args.routing),
-        set: target.set.as_ref().map(|(_, machine)| plan(&asked.demand, machine, args.routing)),
+        routing,
+        plan: plan(&asked.demand, &target.machine, routing, on_host),
+        set: target.set.as_ref().map(|(_, machine)| plan(&asked.demand, machine, routing, on_host)),
     };
     if let Some(file) = &args.plot {
         std::fs::write(file, picture::draw(&report))
@@ -138,7 +140,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
 fn write(like: &LikeArgs, file: &Path) -> Result<()> {
     let Some(preset) = like.like()? else { return Ok(()) };
-    let synthetic = preset.synthetic(like.layers_of(preset.preset)?, like.seed)?;
+    let synthetic = like.made(&preset, like.layers_of(preset.preset)?)?;
     let mut out = BufWriter::new(File::create(file)?);
     synthetic.write(&mut out)?;
     out.flush()?;

@@ -90,6 +90,12 @@ impl Target {
         }
     }
 
+    /// `--experts disk`: the host's memory keeps nothing.
+    pub fn read_files(&mut self) {
+        self.machine.ram = 0;
+        self.set.iter_mut().for_each(|(_, machine)| machine.ram = 0);
+    }
+
     /// Takes what the command line says instead.
     pub fn change(&mut self, ram: Option<f64>, link: Option<f64>, disk: Option<f64>) -> Result<()> {
         let machines = std::iter::once(&mut self.machine).chain(self.set.as_mut().map(|(_, machine)| machine));

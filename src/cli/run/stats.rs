@@ -131,7 +131,7 @@ impl fmt::Display for Stats {
         let rate = human::rate(self.load_bytes as f64 / self.load_seconds.max(1e-9));
         write!(f, " · loaded in {}, {rate}", human::seconds(self.load_seconds))?;
         write!(f, " · {} of weights a token", human::bytes(self.weight_bytes_per_token))?;
-        if let Some(StoreStats { hits, misses, bytes, streamed, stall }) = self.experts {
+        if let Some(StoreStats { hits, misses, bytes, streamed, stall, .. }) = self.experts {
             if hits + misses > 0 {
                 let rate = 100.0 * hits as f64 / (hits + misses) as f64;
                 write!(f, " · {} % of experts were there", human::short(rate))?;

@@ -7,6 +7,8 @@ pub use plan::{Bound, CHUNK, Fit, Place, Plan, plan};
 pub use system::System;
 
 use serde::Serialize;
+use std::fmt::{self, Display, Formatter};
+use std::str::FromStr;
 
 /// What a model asks for.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -31,6 +33,8 @@ pub struct Demand {
 /// The routed experts of one layer.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct ExpertLayer {
+    /// Of the model's.
+    pub layer: u32,
     pub count: u64,
     /// Of each token.
     pub used: u64,
@@ -50,6 +54,15 @@ impl Demand {
     /// Of all routed experts that one token uses.
     pub fn used_bytes(&self) -> u64 {
         self.experts.iter().map(|l| l.used * l.bytes).sum()
+    }
+
+    /// Of the first `layers` layers: bytes of their experts, of slots for those of one token, and of those that a token uses in all
+    /// others.
+    pub fn split_experts(&self, layers: u32) -> [u64; 3] {
+        let (host, others): (Vec<&ExpertLayer>, Vec<&ExpertLayer>) =
+            self.experts.iter().partition(|l| l.layer < layers);
+        let used = |of: &[&ExpertLayer]| of.iter().map(|l| l.used * l.bytes).sum();
+        [host.iter().map(|l| l.count * l.bytes).sum(), used(&host), used(&others)]
     }
 
     pub fn total(&self) -> u64 {
@@ -101,13 +114,54 @@ pub enum Routing {
 }
 
 impl Routing {
-    /// The share of uses that a cache of `share` of `count` experts serves.
-    pub fn hit_rate(self, count: u64, share: f64) -> f64 {
-        let Routing::Zipf(s) = self else { return share.min(1.0) };
-        let weight = |rank: u64| (rank as f64).powf(-s);
-        let held = share.clamp(0.0, 1.0) * count as f64;
-        let whole = held as u64;
-        let part = if whole < count { weight(whole + 1) * held.fract() } else { 0.0 };
-        ((1..=whole).map(weight).sum::<f64>() + part) / (1..=count).map(weight).sum::<f64>()
+    /// How many of a token's `used` experts, on average, are the one of each rank of `count`: at most 1, and together `used`.
+    pub fn usage(self, count: u64, used: u64) -> Vec<f64> {
+        let weight = |rank: u64| match self {
+            Routing::Uniform => 1.0,
+            Routing::Zipf(s) => (rank as f64).powf(-s),
+        };
+        let weights: Vec<f64> = (1..=count).map(weight).collect();
+        // The first that would pass 1 take 1, the others share the rest.
+        let mut rest: f64 = weights.iter().sum();
+        let mut whole = 0;
+        while whole < weights.len().min(used as usize) && weights[whole] * (used as f64 - whole as f64) > rest {
+            rest -= weights[whole];
+            whole += 1;
+        }
+        let each = if rest > 0.0 { (used as f64 - whole as f64) / rest } else { 0.0 };
+        weights.iter().enumerate().map(|(rank, w)| if rank < whole { 1.0 } else { w * each }).collect()
+    }
+
+    /// The share of uses that a cache of `share` of `count` experts serves, of which a token uses `used`.
+    pub fn hit_rate(self, count: u64, used: u64, share: f64) -> f64 {
+        if share >= 1.0 {
+            return 1.0;
+        }
+        let usage = self.usage(count, used);
+        let held = share.max(0.0) * count as f64;
+        let part = usage.get(held as usize).map_or(0.0, |next| next * held.fract());
+        (usage[..(held as usize).min(usage.len())].iter().sum::<f64>() + part) / used.max(1) as f64
+    }
+}
+
+impl FromStr for Routing {
+    type Err = String;
+
+    /// `uniform`, or `zipf:S`.
+    fn from_str(text: &str) -> Result<Routing, String> {
+        let zipf = text.strip_prefix("zipf:").and_then(|s| s.parse().ok()).filter(|s| (0.0..=4.0).contains(s));
+        match text {
+            "uniform" => Ok(Routing::Uniform),
+            _ => zipf.map(Routing::Zipf).ok_or("uniform, or zipf:S with S from 0 to 4".into()),
+        }
+    }
+}
+
+impl Display for Routing {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        match self {
+            Routing::Uniform => f.write_str("uniform"),
+            Routing::Zipf(s) => write!(f, "zipf:{s}"),
+        }
     }
 }

@@ -69,18 +69,19 @@ struct Split {
     experts_off: u64,
 }
 
-/// Places a model on a machine.
-pub fn plan(demand: &Demand, machine: &Machine, routing: Routing) -> Plan {
+/// Places a model on a machine; the experts of the first `on_host` layers live in host memory, whatever fits.
+pub fn plan(demand: &Demand, machine: &Machine, routing: Routing, on_host: u32) -> Plan {
     let (needed, least, usable) = (demand.total(), demand.least(), machine.device);
     let fixed = demand.kv + demand.scratch;
     // As a load does it.
-    let budget = usable - usable / MARGIN;
+    let budget = if needed <= usable { usable } else { usable - usable / MARGIN };
+    let [host, slots, used_beside] = demand.split_experts(on_host);
     let (dense, experts) = (demand.dense_bytes(), demand.expert_bytes());
     let one_layer = demand.experts.iter().map(|l| l.used * l.bytes).max().unwrap_or(0);
-    let (fit, split) = if needed <= usable {
+    let (fit, split) = if needed <= usable && host == 0 {
         (Fit::Resident, Split { dense, dense_off: 0, experts, experts_off: 0 })
-    } else if experts > 0 && fixed + dense + one_layer <= budget {
-        let held = (budget - fixed - dense).min(experts);
+    } else if experts > 0 && fixed + dense + slots.max(one_layer) <= budget {
+        let held = slots + (budget - fixed - dense - slots).min(experts - host);
         (Fit::Cached, Split { dense, dense_off: 0, experts: held, experts_off: experts - held })
     } else if least <= budget {
         // Two slots take what passes through; one token's experts of a layer have theirs.
@@ -92,8 +93,16 @@ pub fn plan(demand: &Demand, machine: &Machine, routing: Routing) -> Plan {
         (Fit::No, Split { dense: 0, dense_off: dense, experts: 0, experts_off: experts })
     };
     let cached_share = if experts == 0 { 1.0 } else { split.experts as f64 / experts as f64 };
-    let count = demand.experts.iter().map(|l| l.count).max().unwrap_or(1);
-    let hit_rate = if fit == Fit::Streamed { 0.0 } else { routing.hit_rate(count, cached_share) };
+    let (count, used) = demand.experts.iter().map(|l| (l.count, l.used)).max().unwrap_or((1, 1));
+    // Of the layers whose experts are cached by their share, and of those that have slots for one token's.
+    let beside = split.experts.saturating_sub(slots) as f64 / (experts - host).max(1) as f64;
+    let (beside, on_host) =
+        (routing.hit_rate(count, used, beside), routing.hit_rate(count, used, used as f64 / count as f64));
+    let hit_rate = match fit {
+        Fit::Streamed => 0.0,
+        _ if experts == 0 => 1.0,
+        _ => (beside * used_beside as f64 + on_host * slots as f64) / (used_beside + slots).max(1) as f64,
+    };
     let backing = Backing::of(demand, machine, &split);
     let token = |kv: u64| backing.token(demand, machine, &split, hit_rate, kv as f64);
     let runs = fit != Fit::No;
@@ -184,7 +193,7 @@ mod tests {
         Demand {
             dense: vec![GB / 10; 10],
             tables: 0,
-            experts: vec![ExpertLayer { count: 100, used: 5, bytes: GB / 100 }; 10],
+            experts: (0..10).map(|layer| ExpertLayer { layer, count: 100, used: 5, bytes: GB / 100 }).collect(),
             kv: GB - GB / 10,
             kv_read: GB - GB / 10,
             scratch: GB / 10,
@@ -211,7 +220,7 @@ mod tests {
 
     #[test]
     fn what_fits_is_resident_and_bound_by_its_bytes() {
-        let plan = plan(&demand(), &machine(12 * GB, 0), Routing::Uniform);
+        let plan = plan(&demand(), &machine(12 * GB, 0), Routing::Uniform, 0);
         assert_eq!((plan.fit, plan.needed, plan.hit_rate), (Fit::Resident, 12 * GB, 1.0));
         // 1 GB dense and 0.5 GB of experts at 100 GB/s.
         assert!((plan.decode.tokens_per_second - 100.0 / 1.5).abs() < 1e-6);
@@ -224,20 +233,39 @@ mod tests {
 
     #[test]
     fn experts_that_do_not_fit_are_cached_and_come_over_the_link() {
-        let short = plan(&demand(), &machine(7 * GB, 64 * GB), Routing::Uniform);
+        let short = plan(&demand(), &machine(7 * GB, 64 * GB), Routing::Uniform, 0);
         assert!(short.fit == Fit::Cached && (short.cached_share - 0.5).abs() < 1e-9);
         // Half of 0.5 GB at 20 GB/s beside 1.5 GB at 100 GB/s.
         assert!((short.decode.seconds - (0.015 + 0.0125)).abs() < 1e-9);
         assert_eq!(short.decode.disk_bytes, 0.0);
         // On the host they would be read at 50 GB/s, and not on the device.
         assert!((1.0 / short.on_host.unwrap() - (0.0125 + 0.005)).abs() < 1e-9);
-        let skewed = plan(&demand(), &machine(7 * GB, 64 * GB), Routing::Zipf(1.0));
+        let skewed = plan(&demand(), &machine(7 * GB, 64 * GB), Routing::Zipf(1.0), 0);
         assert!(skewed.hit_rate > 0.8 && skewed.decode.seconds < short.decode.seconds);
     }
 
     #[test]
+    fn experts_that_are_to_live_on_the_host_have_slots_for_one_token() {
+        let roomy = plan(&demand(), &machine(20 * GB, 64 * GB), Routing::Uniform, 4);
+        // 4 of 10 layers hit 5 times of 100.
+        assert!(roomy.fit == Fit::Cached && (roomy.hit_rate - (0.6 + 0.4 * 0.05)).abs() < 1e-9);
+        assert!((roomy.decode.link_bytes - 0.5e9 * 0.38).abs() < 1.0);
+        let device = roomy.places.iter().filter(|p| p.what == "routed experts, cached" && p.at == "device");
+        assert_eq!(device.map(|p| p.bytes).sum::<u64>(), 6 * GB + 4 * GB / 20);
+        let all = plan(&demand(), &machine(20 * GB, 64 * GB), Routing::Uniform, u32::MAX);
+        assert!((all.hit_rate - 0.05).abs() < 1e-9);
+        // Half of the other layers' experts.
+        let tight = plan(&demand(), &machine(2 * GB + GB / 5 + 3 * GB, 64 * GB), Routing::Uniform, 4);
+        assert!(
+            tight.fit == Fit::Cached && (tight.hit_rate - (0.6 * 0.5 + 0.4 * 0.05)).abs() < 1e-6,
+            "{}",
+            tight.hit_rate
+        );
+    }
+
+    #[test]
     fn what_the_hosts_memory_lacks_comes_from_the_disk() {
-        let plan = plan(&demand(), &machine(7 * GB, 5 * GB), Routing::Uniform);
+        let plan = plan(&demand(), &machine(7 * GB, 5 * GB), Routing::Uniform, 0);
         assert!((plan.decode.link_bytes - plan.decode.disk_bytes).abs() < 1.0);
         assert!((plan.decode.seconds - (0.015 + 0.125 / 20.0 + 0.125 / 2.0)).abs() < 1e-9);
         assert_eq!(plan.on_host, None);
@@ -247,19 +275,27 @@ mod tests {
     fn below_the_dense_weights_layers_cross_for_every_token_and_below_the_least_nothing_runs() {
         let demand = demand();
         assert_eq!(demand.least(), GB + GB / 10 + GB / 5 + GB / 20);
-        let tight = plan(&demand, &machine(demand.least(), 64 * GB), Routing::Uniform);
+        let tight = plan(&demand, &machine(demand.least(), 64 * GB), Routing::Uniform, 0);
         assert!(tight.fit == Fit::Streamed && (tight.decode.link_bytes - 1.4e9).abs() < 10.0);
-        let less = plan(&demand, &machine(demand.least() - 2, 64 * GB), Routing::Uniform);
+        let less = plan(&demand, &machine(demand.least() - 2, 64 * GB), Routing::Uniform, 0);
         assert_eq!((less.fit, less.decode.tokens_per_second), (Fit::No, 0.0));
     }
 
     #[test]
     fn a_cache_of_the_most_used_hits_more_often_than_its_share() {
-        assert_eq!(Routing::Uniform.hit_rate(10, 0.3), 0.3);
+        assert!((Routing::Uniform.hit_rate(10, 2, 0.3) - 0.3).abs() < 1e-12);
         let zipf = Routing::Zipf(1.0);
         // 1 + 1/2 + 1/3 of the tenth harmonic number.
-        assert!((zipf.hit_rate(10, 0.3) - (11.0 / 6.0) / 2.928_968_253_968).abs() < 1e-9);
-        assert!((zipf.hit_rate(10, 1.0) - 1.0).abs() < 1e-12);
-        assert!((Routing::Zipf(0.0).hit_rate(10, 0.35) - 0.35).abs() < 1e-12);
+        assert!((zipf.hit_rate(10, 1, 0.3) - (11.0 / 6.0) / 2.928_968_253_968).abs() < 1e-9);
+        assert!((zipf.hit_rate(10, 1, 1.0) - 1.0).abs() < 1e-12);
+        assert!((Routing::Zipf(0.0).hit_rate(10, 3, 0.35) - 0.35).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_token_uses_an_expert_once() {
+        let usage = Routing::Zipf(2.0).usage(10, 3);
+        assert!(usage[0] == 1.0 && usage[1] <= 1.0 && (usage.iter().sum::<f64>() - 3.0).abs() < 1e-12);
+        assert!((usage[4] / usage[8] - (9.0f64 / 5.0).powi(2)).abs() < 1e-9);
+        assert!(Routing::Zipf(1.0).usage(4, 4).iter().all(|p| (p - 1.0).abs() < 1e-9));
     }
 }

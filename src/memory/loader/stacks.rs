@@ -6,7 +6,7 @@ use crate::gguf::TensorInfo;
 use crate::memory::Result;
 use crate::memory::budget::{ExpertMemory, layer_of};
 use crate::memory::copies::{Rows, copies};
-use crate::memory::store::{Slots, Slotted};
+use crate::memory::slots::{Slots, Slotted};
 use crate::ops::{ExpertGateUp, NOWHERE, Shard, Stack, shards_at_once};
 use std::sync::Arc;
 

@@ -1,0 +1,83 @@
+//! How fast experts come: what a budget's misses cost at least.
+
+use super::super::{Random, Result};
+use crate::gguf::{Error as ReadError, Gguf, READERS, TensorInfo};
+use crate::gpu::Gpu;
+use crate::memory::expert_stacks;
+use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Spent on measuring random reads.
+const READ_TIME: Duration = Duration::from_millis(300);
+/// Handed to the device to measure the way there.
+const LINK_BYTES: u64 = 32 << 20;
+/// Host memory that experts are copied out of: more than caches hold.
+const HOST_BYTES: usize = 256 << 20;
+
+/// Bytes a second of bringing experts at random: from where they are kept, or over the way to the device if that is slower.
+pub fn bring_rate(gpu: &Gpu, gguf: &Gguf, on_host: bool) -> Result<f64> {
+    let kept = match on_host {
+        true => host_rate(gguf),
+        false => random_read_rate(gguf, READ_TIME).map_err(crate::session::Error::from)?,
+    };
+    Ok(kept.min(link_rate(gpu, gguf)?))
+}
+
+/// Bytes a second of copying experts out of host memory, one at a time, as the store does.
+fn host_rate(gguf: &Gguf) -> f64 {
+    let expert = (largest(gguf) as usize).clamp(1, HOST_BYTES);
+    let (held, mut random, mut bytes) = (vec![1u8; HOST_BYTES], Random::new(1), 0);
+    let start = Instant::now();
+    while start.elapsed() < READ_TIME {
+        let at = random.below(HOST_BYTES - expert + 1);
+        bytes += black_box(held[at..at + expert].to_vec()).len();
+    }
+    bytes as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Bytes of the largest matrix of an expert.
+fn largest(gguf: &Gguf) -> u64 {
+    expert_stacks(gguf).map(|t| t.bytes / t.dims.get(2).copied().unwrap_or(1).max(1)).max().unwrap_or(0)
+}
+
+/// Bytes a second of reading experts of a file at random, as many at once as the store does, for about `time`.
+fn random_read_rate(gguf: &Gguf, time: Duration) -> std::result::Result<f64, ReadError> {
+    let stacks: Vec<&TensorInfo> = expert_stacks(gguf).collect();
+    let (start, bytes) = (Instant::now(), AtomicU64::new(0));
+    let read = |seed| -> std::result::Result<(), ReadError> {
+        let (mut random, mut buffer) = (Random::new(seed), Vec::new());
+        while start.elapsed() < time {
+            let tensor = stacks[random.below(stacks.len())];
+            let experts = tensor.dims.get(2).copied().unwrap_or(1);
+            let expert = tensor.bytes / experts;
+            buffer.resize(expert as usize, 0);
+            gguf.blocking_read(tensor, random.below(experts as usize) as u64 * expert, &mut buffer)?;
+            bytes.fetch_add(expert, Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let read = &read;
+        let readers: Vec<_> = (0..READERS as u64).map(|seed| scope.spawn(move || read(seed))).collect();
+        readers.into_iter().try_for_each(|reader| reader.join().expect("a reader does not panic"))
+    })?;
+    Ok(bytes.into_inner() as f64 / start.elapsed().as_secs_f64())
+}
+
+/// Bytes a second of handing experts to the device.
+fn link_rate(gpu: &Gpu, gguf: &Gguf) -> Result<f64> {
+    let bytes = largest(gguf).next_multiple_of(4).clamp(4, LINK_BYTES);
+    let (view, data) = (gpu.buffer("link", LINK_BYTES)?, vec![0u8; bytes as usize]);
+    let write_all = || -> Result<()> {
+        (0..LINK_BYTES / bytes).try_for_each(|i| gpu.write(&view, i * bytes, &data))?;
+        gpu.flush()?;
+        Ok(gpu.blocking_wait()?)
+    };
+    // Memory that is touched for the first time is slower.
+    write_all()?;
+    let start = Instant::now();
+    write_all()?;
+    Ok((LINK_BYTES / bytes * bytes) as f64 / start.elapsed().as_secs_f64())
+}
