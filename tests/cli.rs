@@ -150,6 +150,21 @@ fn answers_are_those_of_another_implementation() {
 }
 
 #[test]
+fn layers_on_two_devices_say_the_same() {
+    let (prompt, _, ids) = &expected()[0];
+    let args = ["run", "demo", prompt, "--temp", "0", "--json", "--device", "0,0"];
+    let output = halogen(&args);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let said: Value = serde_json::from_str(stdout(&output)).expect("JSON");
+    assert_eq!(&said["tokens"], ids);
+    let devices = said["stats"]["devices"].as_array().expect("devices");
+    let layers: Vec<u64> = devices.iter().map(|d| d["layers"].as_u64().expect("a number")).collect();
+    assert!(layers.len() == 2 && layers[0] == devices[1]["first_layer"].as_u64().expect("a number"), "{devices:?}");
+    assert!(stderr(&output).contains("note: layers 0 to "), "{}", stderr(&output));
+    fails(halogen(&["bench", "device", "--device", "0,0"]), &["--device 0,0", "bench model"]);
+}
+
+#[test]
 fn the_answer_goes_to_stdout_and_the_rest_to_stderr() {
     let output = halogen(&["run", "demo", "What is error E0382?", "--temp", "0"]);
     assert_eq!(stdout(&output), "A variable was used after its contents have been moved elsewhere.\n");

@@ -3,16 +3,16 @@
 use halogen::formats::Format;
 use halogen::gguf::Gguf;
 use halogen::gpu::{Dispatch, Gpu, Selector, Tier, View};
-use halogen::memory::{ExpertMemory, KvFormat, Placement, expert_bytes};
+use halogen::memory::{Backing, ExpertMemory, KvFormat, Placement, PlacementOptions, Span, expert_bytes};
 use halogen::models::{self, Keys};
 use halogen::ops::Arithmetic;
 use halogen::presets::{self, Kind, Untold};
-use halogen::session::{LoadOptions, Model, Session, SessionOptions};
+use halogen::session::{LoadOptions, Model, Session, SessionOptions, Share};
 use libtest_mimic::{Arguments, Failed, Trial};
 use safetensors::SafeTensors;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// NMSE of f32 paths, per position, the worst position counting; and of narrower arithmetic that is held to the experts
 /// which the f32 run chose.
@@ -138,6 +138,14 @@ fn main() {
         let (gpu, file) = (gpu.clone(), golden.as_ref().map(|g| g.join("models").join(name)));
         let trial =
             Trial::test(format!("budgets/{name}"), move || check_budgets(&gpu, file.as_deref().ok_or("no folder")?));
+        trials.push(match golden {
+            Some(_) => trial,
+            None => trial.with_kind("HALOGEN_GOLDEN is not set").with_ignored_flag(true),
+        });
+    }
+    for name in MODELS {
+        let (gpu, file) = (gpu.clone(), golden.as_ref().map(|g| g.join("models").join(name)));
+        let trial = Trial::test(format!("cuts/{name}"), move || check_cuts(&gpu, file.as_deref().ok_or("no folder")?));
         trials.push(match golden {
             Some(_) => trial,
             None => trial.with_kind("HALOGEN_GOLDEN is not set").with_ignored_flag(true),
@@ -340,12 +348,45 @@ fn nmse(x: &[f32], y: &[f32]) -> f64 {
     error / x.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>()
 }
 
-/// With a part of the experts on the device, down to those of one token, the logits have the bits that they have with all.
-fn check_budgets(gpu: &Gpu, file: &Path) -> Result<(), Failed> {
+/// With layers on two devices of one kind, wherever they can be cut, the logits have the bits that they have on one.
+fn check_cuts(gpu: &Gpu, file: &Path) -> Result<(), Failed> {
+    static OTHER: OnceLock<Gpu> = OnceLock::new();
+    let other = OTHER.get_or_init(|| pollster::block_on(Gpu::new(Selector::Best)).expect("it was opened before"));
+    let (gguf, tokens) = (Gguf::open(&file.with_extension("gguf"))?, tokens(file)?);
+    let shape = models::shape(&gguf)?;
+    let (layers, together) = (shape.keeps.len(), shape.together);
+    let logits = |cuts: &[usize]| -> Result<Vec<f32>, Failed> {
+        let share = |(span, gpu): (Span, &Gpu)| Share { gpu: gpu.clone(), span, placement: Placement::default() };
+        let shares: Vec<Share> = Span::between(cuts).into_iter().zip([gpu, other]).map(share).collect();
+        let model = pollster::block_on(Model::load_shares(&shares, &gguf, Backing::Disk, |_| true))?;
+        let mut session = Session::new(&model, &SessionOptions { kv: KvFormat::F32, ..SessionOptions::default() })?;
+        Ok([session.blocking_logits(&tokens, 7)?, session.blocking_logits(&tokens, 1)?].concat())
+    };
+    let whole = logits(&[])?;
+    for cut in (1..layers).filter(|cut| *cut <= together.start || *cut >= together.end) {
+        if !logits(&[cut])?.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits()) {
+            return Err(format!("cut before layer {cut}: other bits").into());
+        }
+    }
+    // One device more than there are parts.
+    let parts = (0..layers).filter(|layer| *layer <= together.start || *layer >= together.end).count();
+    let gpus = vec![gpu.clone(); parts + 1];
+    let wishes = PlacementOptions { budget: Some(1 << 30), ..PlacementOptions::default() };
+    let refused = Share::among(&gpus, &gguf, &SessionOptions::default(), &wishes).err().ok_or("too many devices")?;
+    let why = if together.is_empty() { "cannot lie on" } else { "stay together" };
+    if refused.to_string().contains(why) { Ok(()) } else { Err(refused.to_string().into()) }
+}
+
+/// The tokens of which a file holds the logits.
+fn tokens(file: &Path) -> Result<Vec<u32>, Failed> {
     let bytes = std::fs::read(file.with_extension("safetensors"))?;
     let tokens: Vec<i32> = bytemuck::pod_collect_to_vec(SafeTensors::deserialize(&bytes)?.tensor("tokens")?.data());
-    let tokens: Vec<u32> = tokens.iter().map(|t| *t as u32).collect();
-    let gguf = Gguf::open(&file.with_extension("gguf"))?;
+    Ok(tokens.iter().map(|t| *t as u32).collect())
+}
+
+/// With a part of the experts on the device, down to those of one token, the logits have the bits that they have with all.
+fn check_budgets(gpu: &Gpu, file: &Path) -> Result<(), Failed> {
+    let (tokens, gguf) = (tokens(file)?, Gguf::open(&file.with_extension("gguf"))?);
     let all = expert_bytes(&gguf);
     let least =
         (1..=100).find(|share| ExpertMemory::within(&gguf, all * share / 100).is_ok()).ok_or("no share is enough")?;

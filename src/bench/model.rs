@@ -9,7 +9,8 @@ use std::time::Duration;
 /// A session to be measured against the device's limits.
 pub struct ModelBench<'s> {
     session: &'s mut Session,
-    limits: DeviceProfile,
+    /// Of each device that layers lie on: one waits for the other.
+    limits: Vec<DeviceProfile>,
     /// Measured runs of each test; one before them is thrown away.
     repetitions: usize,
 }
@@ -53,7 +54,7 @@ pub struct ModelReport {
 }
 
 impl<'s> ModelBench<'s> {
-    pub fn new(session: &'s mut Session, limits: DeviceProfile, repetitions: usize) -> Self {
+    pub fn new(session: &'s mut Session, limits: Vec<DeviceProfile>, repetitions: usize) -> Self {
         ModelBench { session, limits, repetitions: repetitions.max(1) }
     }
 
@@ -85,28 +86,32 @@ impl<'s> ModelBench<'s> {
             if depth > 0 {
                 bench.generate(&prompt[..depth], 1)?;
             }
-            let gpu = bench.session.model().gpu().clone();
-            let before = gpu.encode_time();
+            let before = bench.encode_time();
             let stats = bench.generate(&prompt, 1)?;
-            Ok(Run { time: stats.prefill, host: gpu.encode_time() - before, submits: stats.prefill_submits as f64 })
+            Ok(Run { time: stats.prefill, host: bench.encode_time() - before, submits: stats.prefill_submits as f64 })
         })?;
-        let (flops, dispatches) = self.prompt_cost(tokens, depth)?;
-        let bound = flops as f64 / self.limits.flops_per_second;
+        let (bound, dispatches) = self.prompt_cost(tokens, depth)?;
         Ok(row("pp", tokens, depth, &runs, (bound, "flops"), dispatches))
     }
 
-    /// Operations and dispatches of a prompt's steps. Of a causal step a token sees half of the step on average.
-    fn prompt_cost(&mut self, tokens: usize, depth: usize) -> Result<(u64, usize)> {
+    fn encode_time(&self) -> Duration {
+        self.session.model().devices().map(|(gpu, _)| gpu.encode_time()).sum()
+    }
+
+    /// Seconds of the operations of a prompt's steps, and their dispatches. Of a causal step a token sees half of the step on average.
+    fn prompt_cost(&mut self, tokens: usize, depth: usize) -> Result<(f64, usize)> {
         let chunk = self.session.chunk();
-        let (mut flops, mut dispatches) = (0, 0);
+        let (mut seconds, mut dispatches) = (0.0, 0);
         for start in (0..tokens).step_by(chunk) {
             let count = chunk.min(tokens - start);
-            let recording = self.session.step_recording(count)?;
-            let Cost { flops: fixed, position_flops, .. } = recording.cost();
-            flops += fixed + position_flops * (depth + start + count / 2) as u64;
-            dispatches += recording.dispatches.len();
+            for (recording, limits) in self.session.step_recordings(count)?.zip(&self.limits) {
+                let Cost { flops, position_flops, .. } = recording.cost();
+                let flops = flops + position_flops * (depth + start + count / 2) as u64;
+                seconds += flops as f64 / limits.flops_per_second;
+                dispatches += recording.dispatches.len();
+            }
         }
-        Ok((flops, dispatches))
+        Ok((seconds, dispatches))
     }
 
     /// `tg`: `tokens` tokens one after the other, after a prompt of `depth` tokens (at least one), from the moment at
@@ -121,12 +126,14 @@ impl<'s> ModelBench<'s> {
             let submits = stats.decode_submits as f64 / steps as f64;
             Ok(Run { time: each * tokens as u32, host: stats.decode_host / steps as u32, submits })
         })?;
-        let recording = self.session.decode_recording();
-        let dispatches = recording.dispatches.len();
-        let bytes = recording.cost();
-        let bytes = bytes.weight_bytes + bytes.position_bytes * (depth.max(1) + tokens / 2) as u64;
-        let step =
-            bytes as f64 / self.limits.stream_bytes_per_second + dispatches as f64 * self.limits.dispatch_seconds;
+        let (mut step, mut dispatches) = (0.0, 0);
+        for (recording, limits) in self.session.decode_recordings().zip(&self.limits) {
+            let Cost { weight_bytes, position_bytes, .. } = recording.cost();
+            let bytes = weight_bytes + position_bytes * (depth.max(1) + tokens / 2) as u64;
+            step += bytes as f64 / limits.stream_bytes_per_second;
+            step += recording.dispatches.len() as f64 * limits.dispatch_seconds;
+            dispatches += recording.dispatches.len();
+        }
         Ok(row("tg", tokens, depth, &runs, (step * tokens as f64, "bytes + dispatches"), dispatches))
     }
 
@@ -139,9 +146,13 @@ impl<'s> ModelBench<'s> {
         }
         // The first warms up.
         let measured = if profiles.len() > 1 { &profiles[1..] } else { &profiles[..] };
-        let limits = DeviceProfile { dispatch_seconds: 0.0, ..self.limits };
         let mut kernels: Vec<KernelTime> = Vec::new();
-        for (i, dispatch) in self.session.decode_recording().dispatches.iter().enumerate() {
+        let mut dispatches = Vec::new();
+        for (recording, limits) in self.session.decode_recordings().zip(&self.limits) {
+            let limits = DeviceProfile { dispatch_seconds: 0.0, ..*limits };
+            dispatches.extend(recording.dispatches.iter().map(|dispatch| (dispatch, limits)));
+        }
+        for (i, (dispatch, limits)) in dispatches.into_iter().enumerate() {
             let times: Vec<f64> = measured.iter().map(|p| p[i].time.as_secs_f64()).collect();
             let kernel = dispatch.kernel.spec.to_string();
             let at = kernels.iter().position(|k| k.kernel == kernel).unwrap_or_else(|| {

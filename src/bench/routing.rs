@@ -14,7 +14,7 @@ pub struct Skew {
     /// Experts of that tenth.
     pub experts: usize,
     pub asked: f64,
-    /// On random tokens; `None` where not all experts are on the device.
+    /// On random tokens; `None` where not all experts are on one device.
     pub measured: Option<f64>,
 }
 
@@ -33,7 +33,8 @@ impl Skew {
             let chosen = chosen_experts(&mut Session::new(model, &options)?, usage.experts, tokens)?;
             Ok(share_of_tenth(&chosen, usage))
         };
-        let measured = if model.weights_move() { None } else { Some(measured()?) };
+        let apart = model.weights_move() || model.devices().count() > 1;
+        let measured = if apart { None } else { Some(measured()?) };
         Ok(Skew { routing: usage.routing.to_string(), experts: usage.tenth(), asked: usage.asked(), measured })
     }
 }
@@ -49,7 +50,7 @@ impl Display for Skew {
         )?;
         match measured {
             Some(share) => write!(f, "{} measured on {PROBE} random tokens.", percent(*share)),
-            None => write!(f, "not measured where not all experts are on the device."),
+            None => write!(f, "not measured where not all experts are on one device."),
         }
     }
 }

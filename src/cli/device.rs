@@ -1,20 +1,20 @@
 //! `--device` and `--tier`, for every command that computes.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use halogen::gpu::{Gpu, Selector, Tier};
+use halogen::gpu::{Gpu, Selector, Tier, adapters};
 
 #[derive(clap::Args)]
 pub struct DeviceArgs {
-    /// The adapter, by its number in `halogen devices` or a part of its name
-    #[arg(long, value_name = "N|NAME")]
+    /// The adapter, by its number in `halogen devices` or a part of its name; `0,1`: layers lie on both
+    #[arg(long, value_name = "N|NAME,..")]
     pub device: Option<String>,
 
     /// Use kernels up to this tier only; core and subgroup compute in f32
     #[arg(long, value_name = "NAME", value_parser = tier_parser())]
     pub tier: Option<Tier>,
 
-    /// Memory of the device to use; experts that do not fit are read as they are needed [default: what it has]
+    /// Memory of the device to use, of several of each; experts that do not fit are read as they are needed [default: what it has]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub gpu_memory: Option<u64>,
 }
@@ -40,19 +40,60 @@ fn tier_parser() -> impl TypedValueParser<Value = Tier> {
 
 impl DeviceArgs {
     /// Opens the adapter, and checks that it has the tier.
+    ///
+    /// # Errors
+    /// Several adapters.
     pub fn open(&self) -> Result<Gpu> {
-        let selector = self.device.as_deref().map_or(Selector::Best, Selector::from);
-        let gpu = pollster::block_on(Gpu::new(selector))?;
-        if let Some(tier) = self.tier {
-            gpu.require(tier)?;
+        match &self.open_all()?[..] {
+            [gpu] => Ok(gpu.clone()),
+            _ => bail!(
+                "--device {}: one device is measured here; run, logits and bench model take several",
+                self.device.as_deref().unwrap_or_default()
+            ),
         }
-        Ok(gpu)
+    }
+
+    /// As [`DeviceArgs::open`], of one adapter or several: one that is named twice is opened twice.
+    pub fn open_all(&self) -> Result<Vec<Gpu>> {
+        let open = |selector| {
+            let gpu = pollster::block_on(Gpu::new(selector))?;
+            if let Some(tier) = self.tier {
+                gpu.require(tier)?;
+            }
+            Ok(gpu)
+        };
+        let names = || pollster::block_on(adapters()).into_iter().map(|adapter| adapter.info.name).collect();
+        self.device
+            .as_deref()
+            .map_or(vec![Selector::Best], |text| selectors(text, names))
+            .into_iter()
+            .map(open)
+            .collect()
+    }
+}
+
+/// The adapters of `--device`. A name may have commas itself.
+fn selectors(text: &str, names: impl FnOnce() -> Vec<String>) -> Vec<Selector> {
+    let named = |name: &String| name.to_lowercase().contains(&text.to_lowercase());
+    match text.contains(',') && !names().iter().any(named) {
+        true => text.split(',').map(|part| Selector::from(part.trim())).collect(),
+        false => vec![Selector::from(text)],
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::parse_bytes;
+    use super::{parse_bytes, selectors};
+
+    #[test]
+    fn devices_are_listed_with_commas_and_named_with_them() {
+        let names = || vec!["llvmpipe (LLVM 19, 256 bits)".to_string(), "Radeon".to_string()];
+        let all = |text| selectors(text, names).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(all("0,1"), ["0", "1"]);
+        assert_eq!(all("radeon, 0"), ["radeon", "0"]);
+        assert_eq!(all("LLVM 19, 256"), ["LLVM 19, 256"]);
+        assert_eq!(all("1"), ["1"]);
+    }
 
     #[test]
     fn sizes_are_read_as_people_write_them() {

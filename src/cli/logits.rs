@@ -52,15 +52,17 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let gguf = args.like.open(args.model.as_deref())?;
     // Before the work, so that none is lost to a file that cannot be written.
     let out = Output::create(&args.out)?;
-    let gpu = args.device.open()?;
-    let tier = args.device.tier.unwrap_or(gpu.caps().tier.min(Tier::Subgroup));
+    let gpus = args.device.open_all()?;
+    let best = gpus.iter().map(|gpu| gpu.caps().tier).min().expect("a device was opened");
+    let tier = args.device.tier.unwrap_or(best.min(Tier::Subgroup));
     let shape = models::shape(&gguf)?;
     let vocabulary = shape.vocabulary;
     if let Some(id) = args.tokens.iter().find(|id| **id as usize >= vocabulary) {
         return Err(halogen::session::Error::TokenRange { id: *id, vocabulary }.into());
     }
     // A step's logits are one buffer, which one binding must span.
-    let chunk = (gpu.caps().max_binding / (4 * vocabulary as u64)).clamp(1, 512) as usize;
+    let binding = gpus.iter().map(|gpu| gpu.caps().max_binding).min().expect("a device was opened");
+    let chunk = (binding / (4 * vocabulary as u64)).clamp(1, 512) as usize;
     let options = SessionOptions {
         context: Some(args.tokens.len()),
         tier: Some(tier),
@@ -68,8 +70,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
         chunk,
         ..SessionOptions::default()
     };
-    let placed = model::place(&gpu, &gguf, Session::needs(&shape, &options), &args.device, &args.placement)?;
-    let model = model::load(&gpu, &gguf, &placed, || false)?;
+    let placed = model::place(&gpus, &gguf, &options, &args.device, &args.placement)?;
+    let model = model::load(&placed, &gguf, || false)?;
     let logits = Session::new(&model, &options)?.blocking_logits(&args.tokens, chunk)?;
     if let Some(usage) = args.like.usage()? {
         output::note(format_args!("note: {}", Skew::of(&model, &options, &usage)?));
@@ -77,7 +79,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
     let dims = vec![args.tokens.len(), vocabulary];
     let tensor = TensorView::new(Dtype::F32, dims, bytemuck::cast_slice(&logits))?;
-    let about = [("model", gguf.name().to_string()), ("tier", tier.to_string()), ("device", gpu.info().name.clone())];
+    let devices: Vec<&str> = gpus.iter().map(|gpu| gpu.info().name.as_str()).collect();
+    let about = [("model", gguf.name().to_string()), ("tier", tier.to_string()), ("device", devices.join(", "))];
     let about: HashMap<String, String> = about.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
     let bytes = safetensors::serialize([("logits", tensor)], Some(about))?;
     out.write(&bytes)?;

@@ -6,10 +6,13 @@ use super::{human, output};
 use anyhow::{Result, bail};
 use halogen::gguf::Gguf;
 use halogen::gpu::Gpu;
-use halogen::memory::{DenseMemory, ExpertMemory, Needs, Progress};
-use halogen::session::{LoadOptions, Model};
+use halogen::memory::{Backing, DenseMemory, ExpertMemory, Placement, Progress};
+use halogen::models;
+use halogen::session::{Model, SessionOptions, Share};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use serde_json::{Value, json};
 use std::fmt::Write;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -41,17 +44,35 @@ fn open_demo() -> Result<Gguf> {
     bail!("this halogen was built without the embedded model; name a .gguf file")
 }
 
-/// Where a model's weights lie: beside what a session on it needs, within `--gpu-memory` or what the device has.
+/// Where a model's weights lie.
+pub struct Placed {
+    shares: Vec<Share>,
+    backing: Backing,
+}
+
+/// Where a model's weights lie: beside a session with these options, within `--gpu-memory` or what the devices have.
 pub fn place(
-    gpu: &Gpu,
+    gpus: &[Gpu],
     gguf: &Gguf,
-    session: Needs,
+    options: &SessionOptions,
     device: &DeviceArgs,
     wishes: &PlacementArgs,
-) -> Result<LoadOptions> {
+) -> Result<Placed> {
     wishes.explain(gguf)?;
-    let needs = Needs { weights: gguf.data_bytes(), ..session };
-    let placement = needs.placed(gguf, gpu, &wishes.options(device.gpu_memory))?;
+    let shares = Share::among(gpus, gguf, options, &wishes.options(device.gpu_memory))?;
+    let layers = models::shape(gguf)?.keeps.len();
+    for Share { gpu, span, placement } in &shares {
+        if shares.len() > 1 {
+            let (layers, name) = (span.layers(layers), &gpu.info().name);
+            output::note(format_args!("note: layers {} to {} lie on {name}", layers.start, layers.end - 1));
+        }
+        explain(placement);
+    }
+    Ok(Placed { shares, backing: wishes.backing() })
+}
+
+/// Says what does not fit.
+fn explain(placement: &Placement) {
     if let Some(ExpertMemory { bytes, all, .. }) = placement.experts.filter(|experts| experts.bytes < experts.all) {
         let (some, all) = (human::bytes(bytes), human::bytes(all));
         output::note(format_args!("note: {some} of {all} of experts fit at once; others are read as they are needed"));
@@ -63,11 +84,10 @@ pub fn place(
              time that takes"
         ));
     }
-    Ok(LoadOptions { placement, backing: wishes.backing(), upload: None })
 }
 
 /// Loads a model's weights, with a progress bar on stderr where that is a terminal. `interrupted` cancels.
-pub fn load(gpu: &Gpu, gguf: &Gguf, options: &LoadOptions, interrupted: impl Fn() -> bool) -> Result<Arc<Model>> {
+pub fn load(placed: &Placed, gguf: &Gguf, interrupted: impl Fn() -> bool) -> Result<Arc<Model>> {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     bar.set_style(style(Instant::now()));
     bar.set_message(gguf.name().to_string());
@@ -76,9 +96,15 @@ pub fn load(gpu: &Gpu, gguf: &Gguf, options: &LoadOptions, interrupted: impl Fn(
         bar.set_position(progress.bytes);
         !interrupted()
     };
-    let model = pollster::block_on(Model::load_with(gpu, gguf, options, progress));
+    let model = pollster::block_on(Model::load_shares(&placed.shares, gguf, placed.backing, progress));
     bar.finish_and_clear();
     Ok(model?)
+}
+
+/// The layers on each device, for `--json`.
+pub fn devices(model: &Model) -> Vec<Value> {
+    let one = |(gpu, layers): (&Gpu, Range<usize>)| json!({ "name": gpu.info().name, "first_layer": layers.start, "layers": layers.len() });
+    model.devices().map(one).collect()
 }
 
 fn style(start: Instant) -> ProgressStyle {

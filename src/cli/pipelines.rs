@@ -11,15 +11,20 @@ use std::time::Duration;
 /// A session, compiled with what the driver has kept, and whatever that submits to its end, since some drivers compile at a
 /// kernel's first run: that is no answer's time. Keeps what they added. A cache that cannot be read or written is no error.
 pub fn session(model: &Arc<Model>, options: &SessionOptions) -> Result<Session> {
-    let gpu = model.gpu();
-    let key = wgpu::util::pipeline_cache_key(gpu.info());
-    let Some(file) = key.and_then(|key| Some(profile::cache_folder()?.join(key))) else { return ready(model, options) };
-    let before = fs::read(&file).ok();
-    // SAFETY: the file is ours, and drivers check what they are given against themselves.
-    unsafe { gpu.keep_pipelines(before.as_deref())? };
+    let mut kept = Vec::new();
+    for (gpu, _) in model.devices() {
+        let key = wgpu::util::pipeline_cache_key(gpu.info());
+        let Some(file) = key.and_then(|key| Some(profile::cache_folder()?.join(key))) else { continue };
+        let before = fs::read(&file).ok();
+        // SAFETY: the file is ours, and drivers check what they are given against themselves.
+        unsafe { gpu.keep_pipelines(before.as_deref())? };
+        kept.push((gpu, file, before));
+    }
     let session = ready(model, options)?;
-    if let Some(after) = gpu.pipeline_cache_data().filter(|after| Some(after) != before.as_ref()) {
-        let _ = profile::write(&file, &after);
+    for (gpu, file, before) in kept {
+        if let Some(after) = gpu.pipeline_cache_data().filter(|after| Some(after) != before.as_ref()) {
+            let _ = profile::write(&file, &after);
+        }
     }
     Ok(session)
 }
@@ -36,7 +41,9 @@ fn ready(model: &Arc<Model>, options: &SessionOptions) -> Result<Session> {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     }
-    pollster::block_on(model.gpu().finished())?;
+    for (gpu, _) in model.devices() {
+        pollster::block_on(gpu.finished())?;
+    }
     bar.finish_and_clear();
     Ok(warm_up.finish()?)
 }

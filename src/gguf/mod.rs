@@ -73,10 +73,10 @@ pub struct Gguf {
 struct Inner {
     name: String,
     version: u32,
-    metadata: Metadata,
+    metadata: Arc<Metadata>,
     tensors: Vec<TensorInfo>,
     index: HashMap<String, usize>,
-    files: Vec<OpenFile>,
+    files: Arc<Vec<OpenFile>>,
 }
 
 struct OpenFile {
@@ -115,18 +115,28 @@ impl Gguf {
         let mut inner = Inner {
             name: first.file.clone(),
             version: first.header.version,
-            metadata: std::mem::take(&mut first.header.metadata),
+            metadata: Arc::new(std::mem::take(&mut first.header.metadata)),
             tensors: Vec::new(),
             index: HashMap::new(),
-            files: Vec::new(),
+            files: Arc::default(),
         };
         for (number, shard) in shards.into_iter().enumerate() {
-            inner.files.push(OpenFile { name: shard.file, source: shard.source });
+            let files = Arc::get_mut(&mut inner.files).expect("shared with nobody yet");
+            files.push(OpenFile { name: shard.file, source: shard.source });
             for tensor in shard.header.tensors {
                 inner.add(TensorInfo { shard: number, ..tensor })?;
             }
         }
         Ok(Gguf { inner: Arc::new(inner) })
+    }
+
+    /// The same files, of which only tensors for which `holds` says so are seen.
+    pub fn part(&self, holds: impl Fn(&TensorInfo) -> bool) -> Gguf {
+        let Inner { name, version, metadata, files, .. } = &*self.inner;
+        let tensors: Vec<TensorInfo> = self.tensors().iter().filter(|tensor| holds(tensor)).cloned().collect();
+        let index = tensors.iter().enumerate().map(|(at, tensor)| (tensor.name.clone(), at)).collect();
+        let (name, metadata, files) = (name.clone(), metadata.clone(), files.clone());
+        Gguf { inner: Arc::new(Inner { name, version: *version, metadata, tensors, index, files }) }
     }
 
     /// The file's name, for messages; a split model's first file's.

@@ -33,6 +33,19 @@ pub struct GpuUse {
     pub estimated: Duration,
 }
 
+impl std::ops::Add for GpuUse {
+    type Output = GpuUse;
+
+    fn add(self, other: GpuUse) -> GpuUse {
+        GpuUse {
+            submits: self.submits + other.submits,
+            over: self.over + other.over,
+            time: self.time + other.time,
+            estimated: self.estimated + other.estimated,
+        }
+    }
+}
+
 /// Work on its way.
 struct Given {
     seconds: f64,

@@ -104,6 +104,8 @@ pub struct Recorder<'g> {
     gpu: &'g Gpu,
     state: View,
     layer: u32,
+    /// Dispatches of others are left out.
+    layers: Range<u32>,
     pending: Vec<Pending>,
     arena: Vec<u8>,
     survey: Option<BTreeSet<KernelSpec>>,
@@ -122,7 +124,7 @@ struct Pending {
 impl<'g> Recorder<'g> {
     /// `state` is bound wherever a shader names it.
     pub fn new(gpu: &'g Gpu, state: View) -> Self {
-        Recorder { gpu, state, layer: 0, pending: Vec::new(), arena: Vec::new(), survey: None }
+        Recorder { gpu, state, layer: 0, layers: 0..u32::MAX, pending: Vec::new(), arena: Vec::new(), survey: None }
     }
 
     pub fn gpu(&self) -> &'g Gpu {
@@ -139,6 +141,11 @@ impl<'g> Recorder<'g> {
         self.layer
     }
 
+    /// Of the dispatches that follow, only those of these layers are recorded: the others run on other devices.
+    pub fn only(&mut self, layers: Range<u32>) {
+        self.layers = layers;
+    }
+
     /// From here on dispatches are not recorded: only which kernels they need is noted.
     pub fn survey(&mut self) {
         self.survey = Some(BTreeSet::new());
@@ -151,6 +158,9 @@ impl<'g> Recorder<'g> {
 
     /// Adds one dispatch.
     pub fn call<P: Params>(&mut self, call: Call<P>) -> Result<()> {
+        if !self.layers.contains(&self.layer) {
+            return Ok(());
+        }
         if let Some(specs) = &mut self.survey {
             specs.insert(call.spec);
             return Ok(());

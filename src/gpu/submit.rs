@@ -49,10 +49,10 @@ impl Stamp {
 
 /// A buffer on its way back to the host.
 pub struct Readback {
+    gpu: Gpu,
     buffer: wgpu::Buffer,
     status: Arc<AtomicU8>,
     submission: Option<wgpu::SubmissionIndex>,
-    spares: Spares,
 }
 
 /// Buffers that have been read back and wait to be used again.
@@ -118,7 +118,7 @@ impl Gpu {
     /// Copies a view to the host and waits for it. `T` divides the view's bytes.
     pub fn blocking_read<T: bytemuck::Pod>(&self, view: &View) -> Result<Vec<T>> {
         let readback = self.read(&[view])?.remove(0);
-        Ok(bytemuck::pod_collect_to_vec(&readback.blocking_take(self)?))
+        Ok(bytemuck::pod_collect_to_vec(&readback.blocking_take()?))
     }
 
     pub(super) fn finish_submit(
@@ -133,12 +133,7 @@ impl Gpu {
             .map(|view| {
                 let buffer = self.readback_buffer(view.size, usage);
                 encoder.copy_buffer_to_buffer(&view.buffer, view.offset, &buffer, 0, view.size);
-                Readback {
-                    buffer,
-                    status: Arc::new(AtomicU8::new(WAITING)),
-                    submission: None,
-                    spares: self.spares().clone(),
-                }
+                Readback { gpu: self.clone(), buffer, status: Arc::new(AtomicU8::new(WAITING)), submission: None }
             })
             .collect();
         let commands = encoder.finish();
@@ -198,7 +193,7 @@ impl Readback {
                 let bytes = range.to_vec();
                 drop(range);
                 self.buffer.unmap();
-                let mut spares = self.spares.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                let mut spares = self.gpu.spares().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 if self.buffer.size() <= SPARE_BYTES && spares.len() < SPARES {
                     spares.push(self.buffer);
                 }
@@ -211,10 +206,10 @@ impl Readback {
 
     /// Waits for the submission that fills this read-back, and takes its bytes.
     #[allow(clippy::disallowed_methods, reason = "it says so")]
-    pub fn blocking_take(self, gpu: &Gpu) -> Result<Vec<u8>> {
+    pub fn blocking_take(self) -> Result<Vec<u8>> {
         while !self.is_ready() {
             let wait = wgpu::PollType::Wait { submission_index: self.submission.clone(), timeout: None };
-            gpu.device().poll(wait).map_err(|e| Error::Lost(e.to_string()))?;
+            self.gpu.device().poll(wait).map_err(|e| Error::Lost(e.to_string()))?;
             // Another thread's poll may have taken the callback and not called it yet.
             std::thread::yield_now();
         }

@@ -96,7 +96,7 @@ impl Gpu {
             encoder.resolve_query_set(&queries, 0..count, &resolved.buffer, 0);
             self.finish_submit(encoder, &[&resolved], clock::now()).remove(0)
         })?;
-        let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&readback.blocking_take(self)?);
+        let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&readback.blocking_take()?);
         let nanos = f64::from(self.queue().get_timestamp_period());
         let time = |t: &[u64]| Duration::from_nanos((t[1].saturating_sub(t[0]) as f64 * nanos) as u64);
         Ok(ticks[..count as usize].chunks_exact(2).map(time).collect())

@@ -26,7 +26,8 @@ pub struct ExpertMemory {
 /// Dense layers of which some pass through two slots for every step.
 #[derive(Clone, Copy, Debug)]
 pub struct DenseMemory {
-    /// Layers, and how many of them pass through.
+    /// The first layer on the device, how many there are, and how many of them pass through.
+    pub first: u32,
     pub layers: u32,
     pub streamed: u32,
     /// Bytes of a slot.
@@ -194,20 +195,23 @@ impl DenseMemory {
             return Ok(None);
         }
         let slot = layers.iter().max().copied().unwrap_or(0);
+        let first = layers.iter().position(|bytes| *bytes > 0).unwrap_or(0) as u32;
         let placed = |streamed: u32| {
-            let all = DenseMemory { layers: layers.len() as u32, streamed, slot, bytes: 0 };
-            let passing = (0..all.layers).filter(|layer| all.streams(*layer)).map(|layer| layers[layer as usize]);
+            let all = DenseMemory { first, layers: layers.len() as u32 - first, streamed, slot, bytes: 0 };
+            let passing =
+                (0..layers.len() as u32).filter(|layer| all.streams(*layer)).map(|layer| layers[layer as usize]);
             DenseMemory { bytes: passing.sum(), ..all }
         };
         let fits = |memory: &DenseMemory| layers.iter().sum::<u64>() - memory.bytes + 2 * slot <= bytes;
-        let memory = (1..=layers.len() as u32).map(placed).find(fits);
+        let memory = (1..=layers.len() as u32 - first).map(placed).find(fits);
         memory.map(Some).ok_or_else(|| Error::FewLayers { file: gguf.name().into(), bytes, least: 2 * slot })
     }
 
     /// Whether a layer passes through.
     pub fn streams(&self, layer: u32) -> bool {
         let before = |layer: u32| u64::from(layer) * u64::from(self.streamed) / u64::from(self.layers.max(1));
-        layer < self.layers && before(layer + 1) > before(layer)
+        let passes = |layer: u32| layer < self.layers && before(layer + 1) > before(layer);
+        layer.checked_sub(self.first).is_some_and(passes)
     }
 
     /// Which of those that pass through a layer is.

@@ -145,12 +145,12 @@ impl Weights<'_> {
 
     /// `keeps`: the page cache may keep what was read.
     async fn fill_and(self, keeps: bool, mut progress: impl FnMut(Progress) -> bool) -> Result<Filled> {
+        let total = self.total();
         let Weights { gguf, gpu, mut done, copies, host, upload, mapped, .. } = self;
         drop(host);
         let rooms = rooms(&copies, mapped);
         let (copies, layout) = (Arc::new(copies), Arc::new(Layout::default()));
         let mut staging = Staging::new(gpu, STAGED, CHUNK);
-        let total = done + copies.iter().map(|copy| copy.bytes() as u64).sum::<u64>();
         let mut arriving = read_laid(gguf, &copies, rooms, &layout);
         while let Some((index, laid)) = arriving.next().await {
             let (copy, laid) = (&copies[index], laid?);

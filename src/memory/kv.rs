@@ -1,6 +1,7 @@
 //! What a sequence keeps from one token to the next: keys and values of every position, or a recurrent state.
 
 use super::keeps::{Compressed, Extent, Keeps};
+use super::span::Span;
 use super::{Error, Result};
 use crate::gpu::{self, Gpu, View};
 use crate::ops::{CompressedLayer, KvFormat, KvLayer, RecurrentLayer};
@@ -61,6 +62,8 @@ pub struct KvCache {
     /// Positions for which layers that keep all of them have rows so far.
     room: usize,
     keeps: Vec<Keeps>,
+    /// Layers that lie on this device: others have buffers that nobody uses.
+    span: Span,
     extent: Extent,
     format: KvFormat,
 }
@@ -84,15 +87,20 @@ impl KvCache {
         }
     }
 
-    /// A cache that reaches as far as `extent`, with room for `room` positions at first: [`KvCache::grow`].
+    /// A cache of the layers of `span` that reaches as far as `extent`, with room for `room` positions at first: [`KvCache::grow`].
     ///
     /// # Errors
     /// As [`KvCache::check`], no memory for it, or a layer that the device cannot bind once it has grown.
-    pub fn new(gpu: &Gpu, keeps: &[Keeps], extent: Extent, room: usize, format: KvFormat) -> Result<Self> {
+    pub fn new(gpu: &Gpu, keeps: &[Keeps], span: &Span, extent: Extent, room: usize, format: KvFormat) -> Result<Self> {
         KvCache::check(keeps, format)?;
         let room = room.clamp(1, extent.positions);
         let mut layers = Vec::with_capacity(keeps.len());
-        for keeps in keeps {
+        let nothing = gpu.buffer("nothing", 0)?;
+        for (i, keeps) in keeps.iter().enumerate() {
+            let place = |name: &str, bytes: u64| match span.contains(i) {
+                true => gpu.buffer(name, bytes),
+                false => Ok(View { size: bytes.max(16).next_multiple_of(16), ..nothing.clone() }),
+            };
             let whole = keeps.bytes(extent, format);
             whole.iter().try_for_each(|bytes| gpu.check_size("KV cache", *bytes))?;
             let grows = keeps.grows(extent);
@@ -100,23 +108,23 @@ impl KvCache {
                 keeps.bytes(if grows { Extent { positions: room, ..extent } } else { extent }, format);
             let [_, _, index, fourth] = whole;
             let (rows, wraps) = keeps.rows(extent);
-            let buffer = |name: &str, bytes: u64| (bytes > 0).then(|| gpu.buffer(name, bytes)).transpose();
+            let buffer = |name: &str, bytes: u64| (bytes > 0).then(|| place(name, bytes)).transpose();
             layers.push(match keeps {
                 Keeps::Kv(width) | Keeps::Window { width, .. } => LayerCache::Kv(KvLayer {
-                    k: gpu.buffer("K cache", first)?,
-                    v: if width.v == 0 { None } else { Some(gpu.buffer("V cache", second)?) },
-                    index: if width.index == 0 { None } else { Some(gpu.buffer("index cache", index)?) },
+                    k: place("K cache", first)?,
+                    v: if width.v == 0 { None } else { Some(place("V cache", second)?) },
+                    index: if width.index == 0 { None } else { Some(place("index cache", index)?) },
                     format,
                     ring: wraps.then_some(rows),
                     grows_to: grows.then_some(rows),
                 }),
                 Keeps::Recurrent { .. } => LayerCache::Recurrent(RecurrentLayer {
-                    conv: gpu.buffer("convolution state", first)?,
-                    delta: gpu.buffer("delta state", second)?,
+                    conv: place("convolution state", first)?,
+                    delta: place("delta state", second)?,
                 }),
                 Keeps::Compressed(_) => LayerCache::Compressed(CompressedLayer {
                     kv: KvLayer {
-                        k: gpu.buffer("K cache", first)?,
+                        k: place("K cache", first)?,
                         v: None,
                         index: buffer("index cache", index)?,
                         format,
@@ -129,7 +137,8 @@ impl KvCache {
                 }),
             });
         }
-        Ok(KvCache { layers, positions: extent.positions, room, keeps: keeps.to_vec(), extent, format })
+        let (keeps, span) = (keeps.to_vec(), span.clone());
+        Ok(KvCache { layers, positions: extent.positions, room, keeps, span, extent, format })
     }
 
     /// Positions for which there is room without growing.
@@ -151,7 +160,8 @@ impl KvCache {
         if room == self.room {
             return Ok(());
         }
-        for (layer, keeps) in self.layers.iter_mut().zip(&self.keeps) {
+        let all = self.layers.iter_mut().zip(&self.keeps).enumerate();
+        for (_, (layer, keeps)) in all.filter(|(i, _)| self.span.contains(*i)) {
             let (LayerCache::Kv(kv), Keeps::Kv(w) | Keeps::Window { width: w, .. }) = (layer, keeps) else { continue };
             // A growth that failed may have left it longer than the others.
             let rows = kv.rows(w.heads, w.k)..room;
@@ -226,7 +236,7 @@ impl KvCache {
             }
             _ => vec![],
         };
-        self.layers.iter().zip(&self.keeps).flat_map(of_layer).collect::<Vec<View>>()
+        self.own().flat_map(of_layer).collect::<Vec<View>>()
     }
 
     /// All that a sequence of `tokens` tokens goes on from: the rows of all its positions, where they have rows of their own; of
@@ -260,7 +270,13 @@ impl KvCache {
                 _ => vec![],
             }
         };
-        self.layers.iter().zip(&self.keeps).flat_map(of_layer).collect()
+        self.own().flat_map(of_layer).collect()
+    }
+
+    /// Layers that lie on this device, and what they keep.
+    fn own(&self) -> impl Iterator<Item = (&LayerCache, &Keeps)> {
+        let all = self.layers.iter().zip(&self.keeps).enumerate();
+        all.filter(|(i, _)| self.span.contains(*i)).map(|(_, layer)| layer)
     }
 
     /// How far it reaches.
@@ -281,7 +297,7 @@ impl KvCache {
 
     /// Bytes that the cache takes so far.
     pub fn total_bytes(&self) -> u64 {
-        self.layers.iter().flat_map(LayerCache::views).map(|view| view.size).sum()
+        self.own().flat_map(|(layer, _)| layer.views()).map(|view| view.size).sum()
     }
 
     /// Bytes that a cache takes once it has grown as far as it reaches.

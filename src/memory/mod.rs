@@ -10,6 +10,7 @@ mod kv;
 mod loader;
 mod plan;
 mod slots;
+mod span;
 mod store;
 mod stream;
 
@@ -19,7 +20,8 @@ pub use fit::{Bound, CHUNK, Demand, ExpertLayer, Fit, Machine, Place, Plan, Rout
 pub use keeps::{Compressed, Extent, Keeps, KvWidth};
 pub use kv::{KvCache, LayerCache, Rewind, Rings};
 pub use loader::{Take, Weights};
-pub use plan::{Needs, available_bytes};
+pub use plan::{Needs, available_among, available_bytes};
+pub use span::{Span, cuts};
 pub use store::{ExpertStore, StoreStats};
 
 pub use crate::ops::KvFormat;

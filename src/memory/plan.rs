@@ -85,3 +85,17 @@ pub fn available_bytes(kind: wgpu::DeviceType, heaps: &[Heap]) -> Option<u64> {
         _ => own(),
     }
 }
+
+/// As [`available_bytes`], of one of several devices that are used beside each other, less a margin: those on the host's memory
+/// share that, and an adapter that is opened twice shares its own.
+pub fn available_among(gpus: &[Gpu], index: usize) -> Option<u64> {
+    let on_host = |gpu: &Gpu| matches!(gpu.info().device_type, wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu);
+    let gpu = &gpus[index];
+    let place = |gpu: &Gpu| (gpu.info().name.clone(), gpu.info().device_pci_bus_id.clone());
+    let same = |other: &&Gpu| match on_host(gpu) {
+        true => on_host(other),
+        false => std::ptr::eq(*other, gpu) || !place(gpu).1.is_empty() && place(gpu) == place(other),
+    };
+    let all = available_bytes(gpu.info().device_type, gpu.heaps())?;
+    Some((all - all / MARGIN) / gpus.iter().filter(same).count() as u64)
+}

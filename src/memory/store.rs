@@ -42,6 +42,21 @@ fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> std::result:
     serializer.serialize_f64(time.as_secs_f64())
 }
 
+impl std::ops::Add for StoreStats {
+    type Output = StoreStats;
+
+    fn add(self, other: StoreStats) -> StoreStats {
+        StoreStats {
+            hits: self.hits + other.hits,
+            misses: self.misses + other.misses,
+            halts: self.halts + other.halts,
+            bytes: self.bytes + other.bytes,
+            streamed: self.streamed + other.streamed,
+            stall: self.stall + other.stall,
+        }
+    }
+}
+
 impl std::ops::Sub for StoreStats {
     type Output = StoreStats;
 

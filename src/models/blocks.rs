@@ -93,6 +93,7 @@ impl Transformer {
             vocabulary: self.vocabulary,
             keeps: vec![Keeps::Kv(KvWidth::both(self.kv_heads, self.head_dim)); self.layers],
             context: self.context,
+            together: 0..0,
             rope_pairs: self.rope_dim / 2,
             scratch_per_token: 4 * floats as u64,
             sliced: Sliced::default(),

@@ -143,6 +143,7 @@ impl Sizes {
         let floats = floats + mixture.floats_per_token(t) + self.shared_ff + t.hidden;
         Shape {
             keeps: self.ratios.iter().map(|ratio| self.keeps(*ratio)).collect(),
+            together: 0..0,
             rope_pairs: t.rope_dim, // of two tables
             scratch_per_token: 4 * floats as u64,
             ..t.shape(0)
@@ -252,6 +253,11 @@ impl Architecture for DeepSeek4 {
         }
         let joining = branch.as_ref().map_or(Joining::Embedding(&embedding), Joining::Branch);
         Ok(step.hyper_connection(joining, &self.head)?)
+    }
+
+    /// The streams, and what is to join them.
+    fn hands_on(&self) -> &'static [&'static str] {
+        &["streams", "stream mix", "branch"]
     }
 
     fn head(&self) -> (&Norm, &Matrix) {

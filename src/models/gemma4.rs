@@ -11,6 +11,7 @@ use crate::gguf::Gguf;
 use crate::gpu::View;
 use crate::memory::{Keeps, KvCache, KvWidth, Weights};
 use crate::ops::{Activation, ExpertMlp, ExpertRouter, Matrix, Norm, Step, Tensor};
+use std::ops::Range;
 
 struct Gemma4 {
     shape: Shape,
@@ -108,6 +109,12 @@ impl Sizes {
         if self.source[layer] == layer { KvWidth::both(t.kv_heads, t.head_dim) } else { KvWidth::default() }
     }
 
+    /// From the first layer whose keys others read to the last of those.
+    fn together(&self) -> Range<usize> {
+        let sharing = || self.source.iter().enumerate().filter(|(i, source)| i != *source);
+        sharing().map(|(_, source)| *source).min().map_or(0..0, |first| first..self.source.len())
+    }
+
     fn shape(&self) -> Shape {
         let size = |t: &Transformer| (t.heads + t.kv_heads) * t.head_dim;
         let widest = self.t.iter().max_by_key(|t| size(t)).expect("a layer");
@@ -119,6 +126,7 @@ impl Sizes {
         let of_kind = |windowed| self.windowed.iter().position(|w| *w == windowed).map_or(0, |i| self.t[i].rope_dim);
         let shape = Shape {
             keeps: self.t.iter().zip(0..).map(|(t, i)| Keeps::Kv(self.width(t, i))).collect(),
+            together: self.together(),
             rope_pairs: (of_kind(false) + of_kind(true)) / 2,
             ..shape
         };
@@ -300,6 +308,10 @@ impl Architecture for Gemma4 {
             layer.feed_forward(step, &x, input)?; // norm, gate and up, GELU, down, (experts,) norm, (input,) scale
         }
         Ok(x)
+    }
+
+    fn hands_on(&self) -> &'static [&'static str] {
+        &["x", "per-layer inputs"]
     }
 
     fn head(&self) -> (&Norm, &Matrix) {

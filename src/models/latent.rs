@@ -74,6 +74,7 @@ impl LatentSizes {
             vocabulary: t.vocabulary,
             keeps: vec![Keeps::Kv(KvWidth { heads: 1, k: key_dim, v: 0, index: 0 }); t.layers],
             context: t.context,
+            together: 0..0,
             rope_pairs: t.rope_dim / 2,
             scratch_per_token: 4 * floats as u64,
             sliced: Sliced {
@@ -165,6 +166,11 @@ impl Architecture for LatentDecoder {
             feed_forward.record(step, &x)?; // norm, (router,) gate and up, down
         }
         Ok(x)
+    }
+
+    /// A layer without an indexer sees what the one before it saw.
+    fn hands_on(&self) -> &'static [&'static str] {
+        &["x", "selected"]
     }
 
     fn head(&self) -> (&Norm, &Matrix) {

@@ -36,9 +36,10 @@ pub use rope::Rope;
 use crate::formats::Format;
 use crate::gguf::Gguf;
 use crate::gpu::View;
-use crate::memory::{self, Keeps, KvCache, Weights};
+use crate::memory::{self, Keeps, KvCache, Span, Weights};
 use crate::ops::{self, Indexer, Matrix, Norm, Step, Tensor};
 use crate::{gguf, gpu};
+use std::ops::Range;
 
 /// What makes a file no model that halogen can run.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +74,8 @@ pub struct Shape {
     pub vocabulary: usize,
     /// What each layer keeps from one token to the next.
     pub keeps: Vec<Keeps>,
+    /// Layers that must lie on one device: some of them read what others keep.
+    pub together: Range<usize>,
     /// Positions that the model was made for.
     pub context: usize,
     /// Pairs of a head that turn: the columns of the rope tables, all together.
@@ -102,6 +105,11 @@ impl Shape {
             }
         }
         self
+    }
+
+    /// Of some of its layers.
+    pub fn of(&self, span: &Span) -> Shape {
+        Shape { keeps: self.keeps[span.layers(self.keeps.len())].to_vec(), ..self.clone() }
     }
 
     /// Bytes of a lightning indexer's scores in steps of at most `tokens` tokens.
@@ -136,6 +144,12 @@ pub trait Architecture: wgpu::WasmNotSendSync {
     /// Records all layers over the step's tokens. `ropes` are the tables of [`Rope::table`] on the device. The result
     /// is the residual stream [tokens, hidden].
     fn forward(&self, step: &mut Step, cache: &KvCache, ropes: &[View]) -> Result<Tensor>;
+
+    /// The activations that a layer hands to the next, by the names under which they are recorded: where layers lie on several
+    /// devices, these cross.
+    fn hands_on(&self) -> &'static [&'static str] {
+        &["x"]
+    }
 
     /// The final norm and the output matrix [vocabulary, hidden].
     fn head(&self) -> (&Norm, &Matrix);

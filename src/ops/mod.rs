@@ -51,6 +51,7 @@ pub use variants::variants;
 use crate::formats::Format;
 use crate::gpu::{self, DeviceProfile, Gpu, KernelSpec, Recorder, Recording, Tier, View};
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 
 /// What an operator refuses.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +96,13 @@ impl Scratch {
     /// The buffer `name`, if a step has asked for it.
     pub fn get(&self, name: &str) -> Option<&View> {
         self.buffers.get(name)
+    }
+
+    /// The rows of an activation that a step of `tokens` tokens holds, if a step has asked for it.
+    pub fn rows(&self, name: &str, tokens: usize) -> Option<View> {
+        let view = self.get(name)?;
+        let row = (view.size / self.max_tokens as u64).next_multiple_of(4);
+        Some(view.slice(0, view.size.min(row * tokens as u64)))
     }
 
     /// Bytes of all buffers so far.
@@ -164,6 +172,11 @@ impl<'a> Step<'a> {
     /// Dispatches that follow belong to `layer`.
     pub fn enter_layer(&mut self, layer: usize) {
         self.recorder.enter_layer(layer as u32);
+    }
+
+    /// Only dispatches of these layers are recorded from here on: the others run on other devices.
+    pub fn only(&mut self, layers: Range<u32>) {
+        self.recorder.only(layers);
     }
 
     /// An activation [tokens, columns], f32.

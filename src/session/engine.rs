@@ -1,77 +1,30 @@
-//! The engine of a session: buffers, recordings by length, and what runs on them.
+//! The engine of a session: what it needs, and its parts on devices.
 
-use super::ahead::Misses;
 use super::generate::{Answer, MOST_AHEAD};
 use super::history::History;
-use super::state::State;
+use super::stage::{Ending, Stage};
 use super::{Error, MAX_CONTEXT, Model, Result, SessionOptions};
-use crate::gpu::{DeviceProfile, Gpu, GpuUse, KernelSpec, Pace, Recording, Tier, View};
+use crate::gpu::{GpuUse, Recording, Tier, View};
 use crate::memory::{Extent, KvCache, Needs};
-use crate::ops::{Arithmetic, Ground, Record, SampleBuffers, Scratch, Step, Tensor, sample_bytes};
-use std::collections::{BTreeSet, HashMap};
+use crate::ops::{Ground, sample_bytes};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// What a recorded step ends with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Ending {
-    /// Keys and values only.
-    Nothing,
-    /// The next token.
-    Sample,
-    /// Logits of every token.
-    Logits,
-}
-
-pub(super) struct Recorded {
-    pub recording: Recording,
-    pub logits: Option<View>,
-    /// When it was asked for last, counted in [`Session::asked`].
-    used: u64,
-}
 
 /// A conversation on a model. It owns its cache and scratch memory; several may run on one device.
 pub struct Session {
     model: Arc<Model>,
     tier: Tier,
     chunk: usize,
-    pub(super) submit: Duration,
-    pub(super) pace: Pace,
-    pub(super) misses: Misses,
-    /// By which it holds the store of experts that come and go.
-    pub(super) id: u64,
-    /// Of the choice of arithmetic.
-    measured: Option<DeviceProfile>,
-    force: Option<Arithmetic>,
-    pub(super) run_ahead: Option<usize>,
-    pub(super) cache: KvCache,
-    pub(super) scratch: Scratch,
-    pub(super) state: View,
-    /// What comes back after each step: the state, and of models whose experts come and go the record of misses behind it.
-    pub(super) report: View,
-    /// What the last record said of experts found.
-    pub(super) found: u32,
-    pub(super) token_ids: View,
-    sample: SampleBuffers,
-    ropes: Vec<View>,
-    /// Positions that the rope tables hold so far.
-    rope_filled: usize,
-    pub(super) recordings: HashMap<(usize, Ending), Recorded>,
-    /// How often a recording was asked for.
-    asked: u64,
+    pub(super) options: Arc<SessionOptions>,
+    /// In the order of layers.
+    pub(super) stages: Vec<Stage>,
     pub(super) history: History,
     /// The answer that is being generated, or was last.
     pub(super) answer: Option<Answer>,
 }
 
-/// Where the record of misses lies in a report: bindings start at multiples of 256.
-pub(super) const RECORD_OFFSET: u64 = 256;
 /// Most tokens of a step: the default limit of workgroups a dimension, which holds them.
 const MAX_CHUNK: usize = 65_535;
-/// Recordings that a session keeps: prompts end in chunks of any length, and each length has its own.
-const MAX_RECORDINGS: usize = 16;
-/// Positions by which the rope table grows: a step of the host that no frame notices.
-const ROPE_STEP: usize = 256;
 
 impl Session {
     /// Bytes that a session with these options takes beside the weights.
@@ -134,89 +87,49 @@ impl Session {
 
     /// A session without kernels and recordings.
     pub(super) fn bare(model: &Arc<Model>, options: &SessionOptions) -> Result<Session> {
-        let gpu = &model.gpu;
-        let tier = options.tier.unwrap_or(gpu.caps().tier);
-        gpu.require(tier)?;
+        let best = model.parts.iter().map(|part| part.gpu.caps().tier).min().expect("a model lies somewhere");
+        let tier = options.tier.unwrap_or(best);
+        model.parts.iter().try_for_each(|part| part.gpu.require(tier))?;
         let shape = model.shape();
         let context = Self::context_of(shape, options);
         if !(1..=MAX_CONTEXT).contains(&context) {
             return Err(Error::Context { context });
         }
-        Session::needs(shape, options).check(gpu)?;
-        let chunk = Self::chunk_of(context, options);
-        let cache = KvCache::new(gpu, &shape.keeps, Self::extent(context, options), options.room, options.kv)?;
-        let usage = wgpu::BufferUsages::UNIFORM
-            | wgpu::BufferUsages::STORAGE
-            | wgpu::BufferUsages::COPY_DST
-            | wgpu::BufferUsages::COPY_SRC;
-        let report = match model.weights_move() {
-            true => RECORD_OFFSET + size_of::<Record>() as u64,
-            false => size_of::<State>() as u64,
-        };
-        let report = gpu.buffer_with("state", report, usage)?;
-        Ok(Session {
-            model: model.clone(),
-            tier,
-            chunk,
-            submit: options.submit_on(gpu),
-            pace: Pace::new(options.limits.unwrap_or_else(|| gpu.assumed_limits())),
-            id: if model.weights_move() { model.store().join() } else { 0 },
-            measured: options.limits,
-            force: options.force,
-            run_ahead: options.run_ahead,
-            scratch: Scratch::new(chunk),
-            state: report.slice(0, size_of::<State>() as u64),
-            report,
-            misses: Misses::new(),
-            found: 0,
-            // One more than the context: the last token is sampled, never processed.
-            token_ids: gpu.buffer("token ids", (context as u64 + 1) * 4)?,
-            sample: SampleBuffers::new(gpu, shape.vocabulary)?,
-            ropes: model
-                .architecture
-                .ropes()
-                .iter()
-                .map(|rope| gpu.buffer("rope", context as u64 * 8 * rope.frequencies.len() as u64))
-                .collect::<std::result::Result<_, _>>()?,
-            rope_filled: 0,
-            recordings: HashMap::new(),
-            asked: 0,
-            history: History::new(options.checkpoints, cache.rewind()),
-            cache,
-            answer: None,
-        })
+        for part in &model.parts {
+            Session::needs(&shape.of(&part.span), options).check(&part.gpu)?;
+        }
+        let (chunk, extent) = (Self::chunk_of(context, options), Self::extent(context, options));
+        let options = Arc::new(options.clone());
+        let stage = |index| Stage::new(model, index, tier, chunk, extent, &options);
+        let stages = (0..model.parts.len()).map(stage).collect::<Result<Vec<Stage>>>()?;
+        let history = History::new(options.checkpoints, stages[0].cache.rewind());
+        Ok(Session { model: model.clone(), tier, chunk, options, stages, history, answer: None })
     }
 
     pub fn model(&self) -> &Arc<Model> {
         &self.model
     }
 
-    /// The cache's buffers, for tests.
-    #[doc(hidden)]
+    /// What layers keep; where they lie on several devices, those of the first.
     pub fn cache(&self) -> &KvCache {
-        &self.cache
+        &self.stages[0].cache
     }
 
     /// The state and the token ids [context + 1] on the device, for tests.
     #[doc(hidden)]
     pub fn state_and_tokens(&self) -> (&View, &View) {
-        (&self.state, &self.token_ids)
+        let stage = self.last_stage();
+        (&stage.state, &stage.token_ids)
     }
 
-    /// Bytes of the buffers that the session has made on the device, the recordings' parameters apart.
+    /// Bytes of the buffers that the session has made on all devices, the recordings' parameters apart.
     pub fn bytes(&self) -> u64 {
-        let sampling = sample_bytes(self.model.shape().vocabulary);
-        self.cache.total_bytes()
-            + self.scratch.total_bytes()
-            + self.ropes.iter().map(|r| r.size).sum::<u64>()
-            + self.token_ids.size
-            + self.report.size
-            + sampling
+        self.stages.iter().map(Stage::bytes).sum()
     }
 
     /// Positions that the cache holds.
     pub fn context(&self) -> usize {
-        self.cache.positions
+        self.cache().positions
     }
 
     /// Most tokens of a step.
@@ -240,118 +153,102 @@ impl Session {
 
     /// Estimated GPU time of a decode step where `positions` are cached, which its submits are cut by.
     pub fn step_estimate(&self, positions: usize) -> Duration {
-        let of = |dispatch| self.pace.estimate(dispatch, positions);
-        let seconds = self.decode_recording().dispatches.iter().map(of).map(|e| e.launch + e.work).sum();
-        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+        let of_stage = |stage: &Stage| -> f64 {
+            let of = |dispatch| stage.pace.estimate(dispatch, positions);
+            let dispatches = &stage.recording((1, Ending::Sample)).dispatches;
+            dispatches.iter().map(of).map(|e| e.launch + e.work).sum()
+        };
+        Duration::try_from_secs_f64(self.stages.iter().map(of_stage).sum()).unwrap_or(Duration::MAX)
     }
 
     /// Estimated GPU time that one submit may take.
     pub fn submit_bound(&self) -> Duration {
-        self.submit
+        self.stages[0].submit
     }
 
     /// Estimated GPU time of what was given to the device within finite budgets and has not been seen to end.
     pub fn given(&self) -> Duration {
-        Duration::from_secs_f64(self.pace.given())
+        Duration::from_secs_f64(self.stages.iter().map(|stage| stage.pace.given()).sum())
     }
 
     /// Submits that this was given in, for tests.
     #[doc(hidden)]
     pub fn parts_given(&self) -> usize {
-        self.pace.parts_given()
+        self.stages.iter().map(|stage| stage.pace.parts_given()).sum()
     }
 
     /// What submits within finite budgets have taken on the device so far.
     pub fn gpu_use(&self) -> GpuUse {
-        self.pace.used()
+        self.stages.iter().map(|stage| stage.pace.used()).fold(GpuUse::default(), |sum, used| sum + used)
     }
 
-    pub(super) fn gpu(&self) -> &Gpu {
-        &self.model.gpu
+    /// Whether layers lie on several devices: then a step begins where the last one's token is known.
+    pub(super) fn is_split(&self) -> bool {
+        self.stages.len() > 1
     }
 
-    /// The recording of one decode step.
+    /// Decode steps that are queued at once where experts come and go.
+    pub(super) fn steps_ahead(&self) -> usize {
+        let stage = &self.stages[0];
+        stage.layers_ahead(stage.recording((1, Ending::Sample))) / stage.layers()
+    }
+
+    /// Host time spent encoding submits so far: [`crate::gpu::Gpu::encode_time`].
+    pub(super) fn encode_time(&self) -> Duration {
+        self.stages.iter().map(|stage| stage.gpu().encode_time()).sum()
+    }
+
+    /// Where the last layers lie.
+    pub(super) fn last_stage(&self) -> &Stage {
+        self.stages.last().expect("a session has a stage")
+    }
+
+    /// Views of each stage, and whose they are.
+    pub(super) fn views(&self, of: impl Fn(&KvCache) -> Vec<View>) -> Vec<(usize, View)> {
+        let of = |(index, stage): (usize, &Stage)| of(&stage.cache).into_iter().map(move |view| (index, view));
+        self.stages.iter().enumerate().flat_map(of).collect()
+    }
+
+    /// The recording of one decode step; where layers lie on several devices, of the first of them.
     ///
     /// # Panics
     /// Where a device was lost while the cache grew: then there is none, and every question ends with that error.
     pub fn decode_recording(&self) -> &Recording {
-        &self.recordings[&(1, Ending::Sample)].recording
+        self.stages[0].recording((1, Ending::Sample))
     }
 
-    /// The recording of a step of `tokens` tokens, at most the options' chunk, which samples at its end.
+    /// The recordings of one decode step, of each device in the order of layers.
+    ///
+    /// # Panics
+    /// As [`Session::decode_recording`].
+    pub fn decode_recordings(&self) -> impl Iterator<Item = &Recording> {
+        self.stages.iter().map(|stage| stage.recording((1, Ending::Sample)))
+    }
+
+    /// The recordings of a step of `tokens` tokens, at most the options' chunk, which samples at its end, of each device in the order
+    /// of layers.
+    pub fn step_recordings(&mut self, tokens: usize) -> Result<impl Iterator<Item = &Recording>> {
+        let key = (tokens.clamp(1, self.chunk), Ending::Sample);
+        self.record(key)?;
+        Ok(self.stages.iter().map(move |stage| stage.recording(key)))
+    }
+
+    /// The recording of a step of `tokens` tokens, at most the options' chunk, which samples at its end; where layers lie on several
+    /// devices, of the first of them.
     pub fn step_recording(&mut self, tokens: usize) -> Result<&Recording> {
-        let tokens = tokens.clamp(1, self.chunk);
-        self.record(tokens, Ending::Sample)?;
-        Ok(&self.recordings[&(tokens, Ending::Sample)].recording)
+        let key = (tokens.clamp(1, self.chunk), Ending::Sample);
+        self.record(key)?;
+        Ok(self.stages[0].recording(key))
     }
 
-    /// The kernels of a step of `tokens` tokens that samples.
-    pub(super) fn survey(&mut self, tokens: usize) -> Result<BTreeSet<KernelSpec>> {
-        Ok(self.step(tokens, Ending::Sample, |step| step.survey())?.0.surveyed())
-    }
-
-    pub(super) fn record(&mut self, tokens: usize, ending: Ending) -> Result<()> {
-        self.asked += 1;
-        if let Some(recorded) = self.recordings.get_mut(&(tokens, ending)) {
-            recorded.used = self.asked;
-            return Ok(());
-        }
-        if self.recordings.len() >= MAX_RECORDINGS {
-            self.forget_a_recording();
-        }
-        let (step, logits) = self.step(tokens, ending, |step| step)?;
-        let recording = step.finish()?;
-        self.recordings.insert((tokens, ending), Recorded { recording, logits, used: self.asked });
-        Ok(())
-    }
-
-    /// Drops the recording that was asked for the longest ago; that of decode stays.
-    fn forget_a_recording(&mut self) {
-        let others = self.recordings.iter().filter(|(key, _)| **key != (1, Ending::Sample));
-        if let Some(oldest) = others.min_by_key(|(_, recorded)| recorded.used).map(|(key, _)| *key) {
-            self.recordings.remove(&oldest);
-        }
+    pub(super) fn record(&mut self, key: (usize, Ending)) -> Result<()> {
+        self.stages.iter_mut().try_for_each(|stage| stage.record(key))
     }
 
     /// A decode step recorded anew, for measurements.
     #[doc(hidden)]
     pub fn record_decode(&mut self) -> Result<Recording> {
-        Ok(self.step(1, Ending::Sample, |step| step)?.0.finish()?)
-    }
-
-    /// A whole step, and its logits where it ends with those of every token.
-    fn step(
-        &mut self,
-        tokens: usize,
-        ending: Ending,
-        prepare: impl for<'a> FnOnce(Step<'a>) -> Step<'a>,
-    ) -> Result<(Step<'_>, Option<View>)> {
-        let architecture = &self.model.architecture;
-        let gpu = &self.model.gpu;
-        let step = Step::new(gpu, self.tier, tokens, &self.state, &self.token_ids, &mut self.scratch)?;
-        let mut step = prepare(step);
-        if self.model.weights_move() {
-            step.set_record(self.report.slice(RECORD_OFFSET, size_of::<Record>() as u64));
-        }
-        self.measured.into_iter().for_each(|profile| step.set_profile(profile));
-        self.force.into_iter().for_each(|arithmetic| step.force(arithmetic));
-        let x = architecture.forward(&mut step, &self.cache, &self.ropes)?;
-        let (norm, output) = architecture.head();
-        step.enter_layer(self.cache.layers.len());
-        let (name, x) = match ending {
-            Ending::Nothing => return Ok((step, None)),
-            Ending::Sample => ("logits", Tensor { first_row: tokens - 1, rows: 1, ..x }),
-            Ending::Logits => ("all logits", x),
-        };
-        let logits = step.norm_linear(name, &x, norm, output)?;
-        if let Some(cap) = architecture.logit_cap() {
-            step.softcap(&logits, cap)?;
-        }
-        if ending == Ending::Logits {
-            return Ok((step, Some(logits.view)));
-        }
-        step.sample(&logits, &self.sample)?;
-        Ok((step, None))
+        self.stages[0].record_decode()
     }
 
     pub(super) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
@@ -362,31 +259,8 @@ impl Session {
         }
     }
 
-    /// Makes room in the cache for positions below `end`, and records the decode step anew where its buffers are others then;
-    /// other recordings are made when they are asked for.
+    /// [`Stage::make_room`], on every device.
     pub(super) fn make_room(&mut self, end: usize) -> Result<()> {
-        if end.min(self.cache.positions) <= self.cache.room() {
-            return Ok(());
-        }
-        // They hold the old buffers.
-        self.recordings.clear();
-        let gpu = self.gpu().clone();
-        let grown = self.cache.grow(&gpu, end);
-        self.record(1, Ending::Sample)?;
-        Ok(grown?)
-    }
-
-    /// Fills the rope tables for positions below `end`.
-    pub(super) fn fill_rope(&mut self, end: usize) -> Result<()> {
-        let end = end.next_multiple_of(ROPE_STEP).min(self.cache.positions);
-        if end > self.rope_filled {
-            for (rope, view) in self.model.architecture.ropes().iter().zip(&self.ropes) {
-                let bytes = rope.frequencies.len() as u64 * 8;
-                let table = rope.table(self.rope_filled..end);
-                self.model.gpu.write(view, self.rope_filled as u64 * bytes, bytemuck::cast_slice(&table))?;
-            }
-            self.rope_filled = end;
-        }
-        Ok(())
+        self.stages.iter_mut().try_for_each(|stage| stage.make_room(end))
     }
 }

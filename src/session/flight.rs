@@ -1,21 +1,25 @@
-//! Steps on the device: submitting them, and going on with those that missed an expert.
+//! A step on a device: submitting it, and going on where it missed an expert.
 
-use super::engine::{Ending, RECORD_OFFSET};
 use super::missing::{Missing, is_lookup};
+use super::stage::{Key, RECORD_OFFSET, Recorded, Stage};
 use super::state::State;
-use super::{Budget, Error, Result, Session};
-use crate::gpu::{Dispatch, Mark, Readback, View};
+use super::{Budget, Result};
+use crate::gpu::{self, Dispatch, Mark, Readback, View};
 use crate::ops::Record;
 use std::collections::VecDeque;
 use std::task::Poll;
 
 /// A step on its way: given to the device in parts, then waited for.
 pub(super) struct Flight {
-    pub key: (usize, Ending),
+    pub key: Key,
+    /// The device that it is on, in the order of layers.
+    pub stage: usize,
     /// Positions that are cached after it.
     pub positions: usize,
     /// Written before its first part, where it does not go on from the state of the step before.
     state: Option<State>,
+    /// What the layers before have handed on, until it is written.
+    carried: Vec<Vec<u8>>,
     /// States are to be saved after it.
     keep: bool,
     /// Given so far, and up to where it may be given.
@@ -23,6 +27,8 @@ pub(super) struct Flight {
     pub until: usize,
     /// Once all of it is given.
     report: Option<Readback>,
+    /// And what its last layer hands on, where the next lies on another device.
+    crossing: Vec<Readback>,
     /// Where a step is given in parts, of each that is not seen to have ended, and that of one that halted.
     pub passing: VecDeque<Readback>,
     pub halted: Option<Vec<u8>>,
@@ -30,18 +36,11 @@ pub(super) struct Flight {
     pub open: usize,
     /// The layer that missed experts last.
     from: Option<u32>,
-    /// Those, once they are on their way.
-    states: Option<Vec<Readback>>,
+    /// Those of each device, once they are on their way.
+    states: Vec<Vec<Readback>>,
     pub missing: Option<Missing>,
     /// Parts given.
     pub submits: usize,
-}
-
-/// A checkpoint on its way into the cache.
-pub(super) struct Back {
-    position: usize,
-    /// Of its states.
-    written: usize,
 }
 
 /// How far a step was given.
@@ -56,11 +55,34 @@ pub(super) enum Given {
 /// How a step stands that has come back.
 pub(super) enum Landed {
     Done(State),
-    /// It missed experts, and must be given again from there.
+    /// It is to be given on: behind what it missed, or on the next device.
     Again,
 }
 
 impl Flight {
+    /// On the first device, where it takes so many dispatches.
+    pub fn new(key: Key, positions: usize, state: Option<State>, keep: bool, dispatches: usize) -> Flight {
+        Flight {
+            key,
+            stage: 0,
+            positions,
+            state,
+            carried: Vec::new(),
+            keep,
+            at: Mark::default(),
+            until: dispatches,
+            report: None,
+            crossing: Vec::new(),
+            passing: VecDeque::new(),
+            halted: None,
+            open: 0,
+            from: None,
+            states: Vec::new(),
+            missing: None,
+            submits: 0,
+        }
+    }
+
     /// Whether all of it is given.
     pub fn is_given(&self) -> bool {
         self.report.is_some() || self.halted.is_some()
@@ -68,107 +90,41 @@ impl Flight {
 
     /// Whether it has ended.
     pub fn is_ready(&self) -> bool {
-        self.halted.is_some() || self.report.as_ref().is_some_and(Readback::is_ready)
+        let ended = |report: &Readback| report.is_ready() && self.crossing.iter().all(Readback::is_ready);
+        self.halted.is_some() || self.report.as_ref().is_some_and(ended)
     }
 
     /// The states of a step that has ended.
     pub fn take_states(&mut self) -> Option<Vec<Readback>> {
-        self.states.take()
+        self.keep.then(|| self.states.drain(..).flatten().collect())
     }
 
     /// What was given did nothing, since a step before it had missed an expert.
     pub fn restart(&mut self) {
-        (self.at, self.open, self.report, self.halted, self.states) = (Mark::default(), 0, None, None, None);
+        (self.at, self.open, self.report, self.halted) = (Mark::default(), 0, None, None);
         self.passing.clear();
+        self.states.truncate(self.stage);
+    }
+
+    /// What its last layer hands on, once it has ended there.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub fn take_crossing(&mut self, wait: bool) -> Result<Vec<Vec<u8>>> {
+        let take = |read: Readback| if wait { read.blocking_take() } else { read.take() };
+        Ok(self.crossing.drain(..).map(take).collect::<gpu::Result<_>>()?)
+    }
+
+    /// Goes on on the next device, in `dispatches` dispatches, from the state and from what the layers before have handed on.
+    pub fn pass(&mut self, state: State, carried: Vec<Vec<u8>>, dispatches: usize) {
+        (self.stage, self.state, self.carried) = (self.stage + 1, Some(state), carried);
+        (self.at, self.until, self.open, self.from) = (Mark::default(), dispatches, 0, None);
     }
 }
 
-impl Session {
-    pub(super) fn write_state(&self, state: &State) -> Result<()> {
-        Ok(self.gpu().write(&self.state, 0, bytemuck::bytes_of(state))?)
-    }
-
-    /// Makes ready for a prompt, which is checked: how many of its tokens are cached already, and the checkpoint that is to be
-    /// brought back first, if they are so only in the keys and values.
-    pub(super) fn begin(&mut self, prompt: &[u32]) -> Result<(usize, Option<Back>)> {
-        let context = self.cache.positions;
-        if prompt.is_empty() {
-            return Err(Error::EmptyPrompt);
-        }
-        if prompt.len() > context {
-            return Err(Error::ContextOverflow { prompt: prompt.len(), context });
-        }
-        self.check_tokens(prompt)?;
-        self.make_room(prompt.len())?;
-        // Until the new keys and values are known to be there, only the common ones are.
-        let (common, back) = self.history.resume(prompt);
-        if !back && self.history.due(common, true) {
-            // Nothing was lent for it: it counts to what is lent next.
-            let states = self.read_states(common, f64::MAX)?;
-            self.save(common, states);
-        }
-        self.gpu().write(&self.token_ids, 0, bytemuck::cast_slice(prompt))?;
-        Ok((common, back.then_some(Back { position: common, written: 0 })))
-    }
-
-    /// How the next chunk of a prompt of `total` tokens is recorded, of which `at` are cached; the last chunk samples.
-    fn chunk_key(&self, at: usize, total: usize) -> (usize, Ending) {
-        let tokens = self.chunk().min(total - at);
-        (tokens, if at + tokens == total { Ending::Sample } else { Ending::Nothing })
-    }
-
-    /// Records what a prompt of `total` tokens needs, of which `at` are cached.
-    pub(super) fn record_prompt(&mut self, at: usize, total: usize) -> Result<()> {
-        let last = at + (total - at - 1) / self.chunk() * self.chunk();
-        for key in [self.chunk_key(at, total), self.chunk_key(last, total)] {
-            self.record(key.0, key.1)?;
-        }
-        Ok(())
-    }
-
-    /// The step of the next chunk of a prompt of `total` tokens, of which `at` are cached. `state` is its state but for the
-    /// position.
-    pub(super) fn prefill(&mut self, at: usize, total: usize, state: &State) -> Result<Flight> {
-        let key = self.chunk_key(at, total);
-        let state = State { position: at as u32, clock: self.model().next_clock(), ..*state };
-        let keep = self.history.due(at + key.0, at + key.0 == total);
-        self.flight(key, at + key.0, Some(state), keep)
-    }
-
-    /// A decode step, whose token is the one sampled last; `positions` are cached after it.
-    pub(super) fn decode(&mut self, positions: usize) -> Result<Flight> {
-        let keep = self.history.due(positions, false);
-        self.flight((1, Ending::Sample), positions, None, keep)
-    }
-
-    fn flight(&mut self, key: (usize, Ending), positions: usize, state: Option<State>, keep: bool) -> Result<Flight> {
-        self.make_room(positions)?;
-        self.record(key.0, key.1)?;
-        self.history.reach(positions);
-        let until = self.recordings[&key].recording.dispatches.len();
-        let (at, report, states, missing) = (Mark::default(), None, None, None);
-        let (passing, halted) = (VecDeque::new(), None);
-        let (open, from) = (0, None);
-        Ok(Flight {
-            key,
-            positions,
-            state,
-            keep,
-            at,
-            until,
-            report,
-            passing,
-            halted,
-            open,
-            from,
-            states,
-            missing,
-            submits: 0,
-        })
-    }
-
+impl Stage {
     /// Copies of the states after `positions` tokens, after what was submitted before.
-    fn read_states(&mut self, positions: usize, budget: f64) -> Result<Vec<Readback>> {
+    pub(super) fn read_states(&mut self, positions: usize, budget: f64) -> Result<Vec<Readback>> {
         let states = self.cache.states(positions);
         let gpu = self.gpu().clone();
         let readbacks = gpu.read(&states.iter().collect::<Vec<&View>>())?;
@@ -176,34 +132,10 @@ impl Session {
         Ok(readbacks)
     }
 
-    /// Writes the states of a checkpoint into the cache, as far as the budget allows; whether all are there. `wait`: until they
-    /// have come to the host.
-    pub(super) fn bring_back(&mut self, back: &mut Back, budget: Budget, wait: bool) -> Result<bool> {
-        let gpu = self.gpu().clone();
-        let views = self.cache.states(back.position);
-        let Some(states) = self.history.states(back.position, &gpu, wait)? else { return Ok(false) };
-        for (view, bytes) in views.iter().zip(states).skip(back.written) {
-            if self.pace.room(budget.seconds()) == 0 {
-                return Ok(false);
-            }
-            gpu.write(view, 0, bytes)?;
-            self.pace.copied(&gpu, bytes.len() as u64, budget.seconds())?;
-            back.written += 1;
-        }
-        self.history.brought_back(back.position);
-        Ok(true)
-    }
-
-    /// Keeps the states after `positions` tokens as a checkpoint.
-    pub(super) fn save(&mut self, positions: usize, states: Vec<Readback>) {
-        let bytes = self.cache.states(positions).iter().map(|view| view.size).sum();
-        self.history.save(positions, bytes, states);
-    }
-
     /// Gives the device as much of a step as the budget allows. `wait`: for experts that are read.
     pub(super) fn give(&mut self, flight: &mut Flight, budget: Budget, wait: bool) -> Result<Given> {
         while !flight.is_given() {
-            if self.model().weights_move() {
+            if self.part().weights_move() {
                 let before = self.brought();
                 let there = self.has_experts(flight, budget, wait)?;
                 self.count_brought(before, budget)?;
@@ -214,6 +146,7 @@ impl Session {
             if let Some(state) = flight.state.take() {
                 self.write_state(&state)?;
             }
+            self.take_over(flight, budget)?;
             self.fill_rope(flight.positions)?;
             if !self.give_parts(flight, budget, wait)? {
                 return Ok(Given::Partly);
@@ -222,17 +155,20 @@ impl Session {
         Ok(Given::Wholly)
     }
 
-    /// Sees what has ended on the device.
-    pub(super) fn look(&mut self) -> Result<()> {
+    /// Writes what the layers before have handed on.
+    fn take_over(&mut self, flight: &mut Flight, budget: Budget) -> Result<()> {
         let gpu = self.gpu().clone();
-        gpu.poll()?;
-        Ok(self.pace.look(&gpu)?)
+        for (bytes, view) in flight.carried.drain(..).zip(&self.recordings[&self.key(flight.key)].crossing) {
+            gpu.write(view, 0, &bytes)?;
+            self.pace.copied(&gpu, bytes.len() as u64, budget.seconds())?;
+        }
+        Ok(())
     }
 
     /// Submits parts of a step as far as it may be given; false where the budget ends before.
     fn give_parts(&mut self, flight: &mut Flight, budget: Budget, wait: bool) -> Result<bool> {
         let (lent, budget, bound) = (budget, budget.seconds(), self.submit.as_secs_f64());
-        let gpu = &self.model().gpu.clone();
+        let gpu = &self.gpu().clone();
         while flight.at < flight.until.into() && flight.halted.is_none() {
             let before = self.brought();
             let most = (!wait).then(|| self.pace.room(budget));
@@ -245,25 +181,27 @@ impl Session {
             if flight.halted.is_some() {
                 break;
             }
-            let recording = &self.recordings[&flight.key].recording;
+            let Recorded { recording, crossing, .. } = &self.recordings[&self.key(flight.key)];
             let range = flight.at..until.into();
             let Some(part) = self.pace.next(recording, range, flight.positions, budget, bound) else {
                 return Ok(false);
             };
             let last = part.to.dispatch == recording.dispatches.len();
             let makes_room = part.to == until.into() && until < flight.until;
-            let read: &[&View] = if last || makes_room { &[&self.report] } else { &[] };
-            let mut read = self.pace.submit(gpu, recording, flight.at, part, budget, read)?;
+            let mut read: Vec<&View> = if last || makes_room { vec![&self.report] } else { vec![] };
+            read.extend(crossing.iter().filter(|_| last && !self.is_last()));
+            let mut read = self.pace.submit(gpu, recording, flight.at, part, budget, &read)?.into_iter();
             match makes_room {
-                true => flight.passing.extend(read.pop()),
-                false => flight.report = read.pop(),
+                true => flight.passing.extend(read.next()),
+                false => (flight.report, flight.crossing) = (read.next(), read.collect()),
             }
             flight.at = part.to;
             flight.submits += 1;
         }
         if flight.is_given() {
             flight.missing = None;
-            flight.states = if flight.keep { Some(self.read_states(flight.positions, budget)?) } else { None };
+            flight.states.truncate(flight.stage);
+            flight.states.push(if flight.keep { self.read_states(flight.positions, budget)? } else { Vec::new() });
             self.release()?;
         }
         Ok(true)
@@ -273,16 +211,16 @@ impl Session {
     pub(super) fn land(&mut self, flight: &mut Flight, wait: bool) -> Result<Landed> {
         let report = match (flight.halted.take(), flight.report.take()) {
             (Some(report), _) => report,
-            (None, Some(report)) if wait => report.blocking_take(self.gpu())?,
+            (None, Some(report)) if wait => report.blocking_take()?,
             (None, report) => report.expect("a step lands once it is given").take()?,
         };
         flight.passing.clear();
         let state: State = bytemuck::pod_read_unaligned(&report[..size_of::<State>()]);
         let Some(record) = report.get(RECORD_OFFSET as usize..) else { return Ok(Landed::Done(state)) };
         let record: Record = bytemuck::pod_read_unaligned(&record[..size_of::<Record>()]);
-        self.model().store().saw(state.clock, record.found.wrapping_sub(self.found));
+        self.part().store().saw(state.clock, record.found.wrapping_sub(self.found));
         self.found = record.found;
-        let dispatches = &self.recordings[&flight.key].recording.dispatches;
+        let dispatches = &self.recording(flight.key).dispatches;
         let seen = |d: &&Dispatch| is_lookup(d) && (!state.missed() || d.layer < state.halt_layer);
         let lookups = dispatches.iter().filter(seen).filter(|d| flight.from.is_none_or(|from| d.layer > from)).count();
         self.misses.saw(lookups, state.missed());
@@ -294,16 +232,5 @@ impl Session {
         flight.at = flight.until.into();
         flight.missing = Some(Missing { layer: state.halt_layer, record: Box::new(record), passes: None });
         Ok(Landed::Again)
-    }
-
-    /// Runs a step to its end, whatever it misses.
-    pub(super) fn blocking_run(&mut self, key: (usize, Ending), positions: usize, state: State) -> Result<()> {
-        let mut flight = self.flight(key, positions, Some(state), false)?;
-        loop {
-            self.give(&mut flight, Budget::unlimited(), true)?;
-            if let Landed::Done(_) = self.land(&mut flight, true)? {
-                return Ok(());
-            }
-        }
     }
 }

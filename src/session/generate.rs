@@ -1,8 +1,9 @@
 //! An answer: steps given to the device ahead of the host, tokens collected as their steps end.
 
-use super::engine::Ending;
-use super::flight::{Back, Flight, Given, Landed};
+use super::flight::{Flight, Given, Landed};
+use super::stage::Ending;
 use super::state::State;
+use super::steps::Back;
 use super::{Budget, Error, MAX_STOPS, Result, Sampling, Session, StopReason};
 use crate::clock::{self, Instant};
 use std::collections::VecDeque;
@@ -106,14 +107,14 @@ impl Session {
         state.stops[..stops.len()].copy_from_slice(stops);
         let start = clock::now();
         // There is one, unless the device failed while the cache grew.
-        self.record(1, Ending::Sample)?;
+        self.record((1, Ending::Sample))?;
         let (cached_tokens, back) = self.begin(prompt)?;
         self.record_prompt(cached_tokens, prompt.len())?;
         let stats = Stats {
             prompt_tokens: prompt.len(),
             cached_tokens,
             prefilled_tokens: cached_tokens,
-            dispatches_per_token: self.decode_recording().dispatches.len(),
+            dispatches_per_token: self.decode_recordings().map(|recording| recording.dispatches.len()).sum(),
             ..Stats::default()
         };
         self.answer = Some(Answer {
@@ -205,7 +206,7 @@ pub struct Generation<'s> {
 impl Drop for Session {
     fn drop(&mut self) {
         self.stop();
-        self.gpu().drop_spares();
+        self.stages.iter().for_each(|stage| stage.gpu().drop_spares());
     }
 }
 
@@ -219,7 +220,7 @@ impl Answer {
     /// Steps to have in flight behind the one that comes next.
     fn ahead(&self, session: &Session) -> usize {
         let seen = self.stats.generated_tokens;
-        let ahead = match (session.run_ahead, self.first) {
+        let ahead = match (session.options.run_ahead, self.first) {
             (Some(steps), _) => steps,
             (None, Some(first)) if seen > 1 => {
                 let step = first.elapsed() / (seen as u32 - 1);
@@ -228,10 +229,10 @@ impl Answer {
             }
             _ => LEAST_AHEAD,
         };
-        // Layers that pass through do so for one step after the other.
-        match session.model().layers_stream() {
+        // Layers that pass through do so for one step after the other; and a token that is picked on another device is not known.
+        match session.model().layers_stream() || session.is_split() {
             true => 0,
-            false => ahead.min(session.layers_ahead(session.decode_recording()) / session.layers()),
+            false => ahead.min(session.steps_ahead()),
         }
     }
 
@@ -239,8 +240,8 @@ impl Answer {
     fn plan(&mut self, session: &mut Session) -> Result<Option<Flight>> {
         let total = self.prompt.len();
         if self.planned < total {
-            // A chunk writes the state, which would clear a miss of the chunk before it.
-            if session.model().weights_move() && !self.queued.is_empty() {
+            // A chunk writes the state, which would clear a miss of the chunk before it, or its way to the next device.
+            if (session.model().weights_move() || session.is_split()) && !self.queued.is_empty() {
                 return Ok(None);
             }
             let flight = session.prefill(self.planned, total, &self.state)?;
@@ -253,7 +254,7 @@ impl Answer {
             return Ok(None);
         }
         // What is on its way holds the buffers that are to be copied, so it ends first.
-        if total + steps > session.cache.room() && !self.queued.is_empty() {
+        if total + steps > session.cache().room() && !self.queued.is_empty() {
             return Ok(None);
         }
         self.stats.decode_steps += 1;
@@ -274,14 +275,14 @@ impl Answer {
                 self.queued.push_back(flight);
             }
             let flight = self.queued.iter_mut().find(|flight| !flight.is_given()).expect("one is not given yet");
-            let (submits, encoded) = (flight.submits, session.gpu().encode_time());
+            let (submits, encoded) = (flight.submits, session.encode_time());
             let given = session.give(flight, budget, wait)?;
             let submits = flight.submits - submits;
             if flight.positions <= self.prompt.len() {
                 self.stats.prefill_submits += submits;
             } else {
                 self.stats.decode_submits += submits;
-                self.stats.decode_host += session.gpu().encode_time() - encoded;
+                self.stats.decode_host += session.encode_time() - encoded;
             }
             if !matches!(given, Given::Wholly) {
                 break;
@@ -307,11 +308,11 @@ impl Answer {
             }
             self.give(session, Budget::unlimited(), wait)?;
             let Some(flight) = self.queued.front_mut().filter(|_| !self.done) else {
-                session.gpu().poll()?;
+                session.poll()?;
                 return Ok(if self.done || self.back.is_none() { Poll::Ready(None) } else { Poll::Pending });
             };
             if !wait {
-                session.gpu().poll()?;
+                session.poll()?;
                 if !flight.is_ready() {
                     return Ok(Poll::Pending);
                 }
@@ -358,7 +359,7 @@ impl Answer {
         }
         let now = clock::now();
         if self.first.is_none() {
-            session.gpu().poll()?;
+            session.poll()?;
             self.early = self.queued.iter().filter(|flight| flight.is_ready()).count();
         }
         let first = *self.first.get_or_insert(now);
@@ -405,7 +406,7 @@ impl futures::Stream for Generation<'_> {
         let this = self.get_mut();
         match this.session.with_answer(|answer, session| answer.next(session, false).map(Some)) {
             Ok(Some(Poll::Pending)) => {
-                this.session.gpu().wake_soon(context.waker());
+                this.session.stages.iter().for_each(|stage| stage.gpu().wake_soon(context.waker()));
                 Poll::Pending
             }
             Ok(Some(Poll::Ready(token))) => Poll::Ready(token.map(Ok)),

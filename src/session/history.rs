@@ -3,7 +3,7 @@
 //! state cannot be cut back: it goes on from its end. Else all goes on from a checkpoint on the host.
 
 use super::Result;
-use crate::gpu::{Gpu, Readback};
+use crate::gpu::Readback;
 use crate::memory::Rewind;
 use std::collections::VecDeque;
 
@@ -35,13 +35,13 @@ struct Checkpoint {
 
 impl Checkpoint {
     /// Takes what has come, or is waited for; whether all has.
-    fn arrive(&mut self, gpu: &Gpu, wait: bool) -> Result<bool> {
+    fn arrive(&mut self, wait: bool) -> Result<bool> {
         while let Some(readback) = self.coming.pop_front() {
             if !wait && !readback.is_ready() {
                 self.coming.push_front(readback);
                 return Ok(false);
             }
-            self.states.push(readback.blocking_take(gpu)?);
+            self.states.push(readback.blocking_take()?);
         }
         Ok(true)
     }
@@ -171,9 +171,9 @@ impl History {
 
     /// The states after `position` tokens, which [`History::resume`] gave.
     /// `None`: they have not come to the host, and are not waited for.
-    pub fn states(&mut self, position: usize, gpu: &Gpu, wait: bool) -> Result<Option<&[Vec<u8>]>> {
+    pub fn states(&mut self, position: usize, wait: bool) -> Result<Option<&[Vec<u8>]>> {
         let checkpoint = self.checkpoints.iter_mut().find(|c| c.position == position).expect("one to go on from");
-        Ok(checkpoint.arrive(gpu, wait)?.then_some(&checkpoint.states))
+        Ok(checkpoint.arrive(wait)?.then_some(&checkpoint.states))
     }
 
     /// They are in the cache again: of rings there is the window before it, and no more.
@@ -182,8 +182,8 @@ impl History {
     }
 
     /// Waits for the states of all checkpoints.
-    pub fn arrive(&mut self, gpu: &Gpu) -> Result<()> {
-        self.checkpoints.iter_mut().try_for_each(|checkpoint| checkpoint.arrive(gpu, true).map(|_| ()))
+    pub fn arrive(&mut self) -> Result<()> {
+        self.checkpoints.iter_mut().try_for_each(|checkpoint| checkpoint.arrive(true).map(|_| ()))
     }
 }
 

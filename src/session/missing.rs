@@ -1,8 +1,9 @@
 //! Weights that a step waits for: how far it can be given, and how it goes on where it missed experts.
 
 use super::flight::Flight;
+use super::stage::Stage;
 use super::state::State;
-use super::{Budget, Error, Result, Session};
+use super::{Budget, Error, Result};
 use crate::gpu::{Dispatch, Recording};
 use crate::ops::Record;
 use std::collections::VecDeque;
@@ -28,10 +29,10 @@ fn find(recording: &Recording, from: usize, shader: &str, layer: u32) -> Option<
     recording.dispatches[from..].iter().position(wanted).map(|at| from + at)
 }
 
-impl Session {
+impl Stage {
     /// Bytes that the store has brought so far.
     pub(super) fn brought(&self) -> u64 {
-        self.model().store_stats().map_or(0, |stats| stats.bytes + stats.streamed)
+        self.part().store_stats().map_or(0, |stats| stats.bytes + stats.streamed)
     }
 
     /// What was brought since is work on the queue.
@@ -43,7 +44,7 @@ impl Session {
     /// Layers of a recording that are queued at once where experts come and go.
     pub(super) fn layers_ahead(&self, recording: &Recording) -> usize {
         let lookups = recording.dispatches.iter().filter(|d| is_lookup(d)).count();
-        if lookups == 0 || self.run_ahead.is_some() {
+        if lookups == 0 || self.options.run_ahead.is_some() {
             return usize::MAX;
         }
         let dispatches = recording.dispatches.len() as f64 / self.layers() as f64;
@@ -51,18 +52,18 @@ impl Session {
     }
 
     pub(super) fn layers(&self) -> usize {
-        self.cache.layers.len().max(1)
+        self.part().span.layers(self.cache.layers.len()).len().max(1)
     }
 
     /// Up to which dispatch a step can be given now: as many layers as are worth it behind those that may miss an expert, and no dense
     /// layer that passes through and is not there. Such a layer is brought; it takes the place of the last but one. Two parts are on
     /// their way at most, and a step that is seen to have halted is not given further. As much as `most` bytes at once, or waits.
     pub(super) fn layer_in(&self, flight: &mut Flight, most: Option<u64>) -> Result<Poll<usize>> {
-        if !self.model().weights_move() {
+        if !self.part().weights_move() {
             return Ok(Poll::Ready(flight.until));
         }
-        let mut store = self.model().store();
-        let recording = &self.recordings[&flight.key].recording;
+        let mut store = self.part().store();
+        let recording = self.recording(flight.key);
         let dispatches = &recording.dispatches;
         let layer = dispatches[flight.at.dispatch].layer;
         if store.lacks(layer) || flight.at >= flight.open.into() {
@@ -71,7 +72,7 @@ impl Session {
                     return Ok(Poll::Pending);
                 }
                 let report = flight.passing.pop_front().expect("more than one");
-                let report = if most.is_some() { report.take()? } else { report.blocking_take(self.gpu())? };
+                let report = if most.is_some() { report.take()? } else { report.blocking_take()? };
                 if bytemuck::pod_read_unaligned::<State>(&report[..size_of::<State>()]).halt != 0 {
                     flight.passing.clear();
                     flight.halted = Some(report);
@@ -91,7 +92,7 @@ impl Session {
 
     /// Whether a step can be given on: that no other session holds the store, and that what it missed is there.
     pub(super) fn has_experts(&self, flight: &mut Flight, budget: Budget, wait: bool) -> Result<bool> {
-        let mut store = self.model().store();
+        let mut store = self.part().store();
         if !store.hold(self.id) {
             return if wait { Err(Error::ExpertsHeld) } else { Ok(false) };
         }
@@ -106,8 +107,8 @@ impl Session {
             return Ok(false);
         }
         passes.pop_front();
-        self.gpu().write(&self.state, 0, bytemuck::bytes_of(&0u32))?;
-        let recording = &self.recordings[&flight.key].recording;
+        self.clear_halt()?;
+        let recording = self.recording(flight.key);
         let lookup = find(recording, 0, "expert_lookup", *layer).expect("a lookup halted");
         flight.at = (lookup + 1).into();
         flight.until = match passes.is_empty() {
@@ -119,6 +120,6 @@ impl Session {
 
     /// Lets other sessions use the store of experts that come and go.
     pub(super) fn release(&self) -> Result<()> {
-        if self.model().weights_move() { Ok(self.model().store().release(self.id)?) } else { Ok(()) }
+        if self.part().weights_move() { Ok(self.part().store().release(self.id)?) } else { Ok(()) }
     }
 }

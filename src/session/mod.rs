@@ -14,7 +14,10 @@ mod missing;
 mod model;
 mod options;
 mod saved;
+mod share;
+mod stage;
 mod state;
+mod steps;
 mod warming;
 
 pub use budget::Budget;
@@ -24,6 +27,7 @@ pub use history::Checkpoints;
 pub use model::{LoadOptions, LoadStats, Model};
 pub use options::SessionOptions;
 pub use saved::{Conversation, SavedProblem};
+pub use share::Share;
 #[cfg(any(test, feature = "native-io"))]
 pub(crate) use state::State;
 pub use state::{MAX_STOPS, StopReason};
@@ -63,12 +67,26 @@ pub enum Error {
         "the experts are held by another session of the model, in the middle of a step: advance that one, or stop it"
     )]
     ExpertsHeld,
+    #[error("{file}: its {layers} layers cannot lie on {devices} devices{}", joined(together))]
+    NoCut { file: String, layers: usize, devices: usize, together: std::ops::Range<usize> },
     #[error("{file}: {problem}")]
     Saved { file: String, problem: Box<SavedProblem> },
     #[error("the conversation cannot be written: {0}")]
     Write(#[from] std::io::Error),
     #[error("{count} stop tokens; at most {MAX_STOPS} are supported")]
     TooManyStops { count: usize },
+}
+
+/// Why layers cannot be cut anywhere.
+fn joined(together: &std::ops::Range<usize>) -> String {
+    match together.len() {
+        0 => String::new(),
+        _ => format!(
+            ": layers {} to {} read the keys of each other, and stay together",
+            together.start,
+            together.end - 1
+        ),
+    }
 }
 
 // Boxed, so that every `Result` stays small.

@@ -1,13 +1,14 @@
 //! A model on a device: weights, tokenizer, chat template. Sessions share it.
 
 use super::digest::fingerprint;
-use super::{Error, Result};
+use super::{Error, Result, Share};
 use crate::clock;
 use crate::gguf::Gguf;
 use crate::gpu::Gpu;
-use crate::memory::{Backing, ExpertStore, Filled, Placement, Progress, StoreStats, Upload, Weights};
+use crate::memory::{Backing, ExpertStore, Filled, Placement, Progress, Span, StoreStats, Upload, Weights};
 use crate::models::{self, Architecture};
 use crate::tokenizer::{self, Chat, ChatTemplate, Special, Tokenizer};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -21,22 +22,30 @@ pub struct LoadStats {
     pub fill: Duration,
     /// Of all threads together, what laying out rows took.
     pub layout: Duration,
+    /// How the weights got to the device; to the last of several.
     pub upload: Upload,
 }
 
-/// A model whose weights lie on a device.
+/// What of a model lies on one device.
+pub(super) struct Part {
+    pub gpu: Gpu,
+    pub span: Span,
+    pub architecture: Box<dyn Architecture>,
+    /// Where not all weights are resident. One for all sessions.
+    store: Option<Mutex<ExpertStore>>,
+}
+
+/// A model whose weights lie on a device, or on several by layers.
 pub struct Model {
-    pub(super) gpu: Gpu,
+    /// In the order of layers, one at least.
+    pub(super) parts: Vec<Part>,
     /// Of its file.
     name: String,
     fingerprint: u64,
-    pub(super) architecture: Box<dyn Architecture>,
     shape: models::Shape,
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     load: LoadStats,
-    /// Where not all weights are resident. One for all sessions.
-    store: Option<Mutex<ExpertStore>>,
 }
 
 /// How a model is loaded.
@@ -48,6 +57,23 @@ pub struct LoadOptions {
     pub backing: Backing,
     /// How resident weights get to the device; by default as [`Upload::on`] says.
     pub upload: Option<Upload>,
+}
+
+impl Part {
+    /// Whether weights come and go.
+    pub fn weights_move(&self) -> bool {
+        self.store.is_some()
+    }
+
+    /// The store, where there is one.
+    pub fn store(&self) -> MutexGuard<'_, ExpertStore> {
+        let store = self.store.as_ref().expect("weights that come and go");
+        store.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub fn store_stats(&self) -> Option<StoreStats> {
+        self.weights_move().then(|| self.store().stats())
+    }
 }
 
 impl Model {
@@ -68,6 +94,31 @@ impl Model {
         options: &LoadOptions,
         progress: impl FnMut(Progress) -> bool,
     ) -> Result<Arc<Model>> {
+        let share = Share { gpu: gpu.clone(), span: Span::whole(), placement: options.placement };
+        Model::load_by(options.upload, &[share], gguf, options.backing, progress).await
+    }
+
+    /// As [`Model::load`], by layers onto several devices: [`Share::among`] says which. Each step passes from one to the next,
+    /// over the host: that adds memory, not speed.
+    ///
+    /// # Errors
+    /// As [`Model::load`], of each of the devices.
+    pub async fn load_shares(
+        shares: &[Share],
+        gguf: &Gguf,
+        backing: Backing,
+        progress: impl FnMut(Progress) -> bool,
+    ) -> Result<Arc<Model>> {
+        Model::load_by(None, shares, gguf, backing, progress).await
+    }
+
+    async fn load_by(
+        upload: Option<Upload>,
+        shares: &[Share],
+        gguf: &Gguf,
+        backing: Backing,
+        mut progress: impl FnMut(Progress) -> bool,
+    ) -> Result<Arc<Model>> {
         let start = clock::now();
         let (name, fingerprint) = (gguf.name().to_string(), fingerprint(gguf).await?);
         let named = |source| match source {
@@ -77,23 +128,36 @@ impl Model {
         };
         let tokenizer = Tokenizer::from_metadata(gguf.metadata()).map_err(named)?;
         let template = ChatTemplate::from_metadata(gguf.metadata()).map_err(named)?;
-        let mut asking = Weights::new(gguf, gpu)?;
-        models::load(&mut asking)?;
-        let mut weights = asking.read().await?;
-        weights.limit(&options.placement);
-        options.upload.into_iter().for_each(|upload| weights.upload_by(upload));
-        let (architecture, shape) = models::load(&mut weights)?;
-        let mut store = weights.take_store();
-        let filling = clock::now();
-        let Filled { mut bytes, layout, upload } = weights.fill(progress).await?;
-        if let Some(store) = &mut store {
-            let own = gpu.info().device_type == wgpu::DeviceType::DiscreteGpu;
-            bytes += store.hold_on_host(options.backing, own).await?;
+        let (mut parts, mut shape, mut bytes) = (Vec::new(), None, 0);
+        for share in shares {
+            let mut asking = Weights::new(gguf, &share.gpu)?;
+            models::load(&mut asking)?;
+            let mut weights = asking.read().await?;
+            weights.limit(&share.span, &share.placement);
+            upload.into_iter().for_each(|upload| weights.upload_by(upload));
+            let (architecture, own) = models::load(&mut weights)?;
+            (shape, bytes) = (Some(own), bytes + weights.total());
+            parts.push((share, architecture, weights.take_store(), weights));
         }
-        let store = store.map(Mutex::new);
-        let load = LoadStats { bytes, time: start.elapsed(), fill: filling.elapsed(), layout, upload };
-        let gpu = gpu.clone();
-        Ok(Arc::new(Model { gpu, name, fingerprint, architecture, shape, tokenizer, template, load, store }))
+        let filling = clock::now();
+        let mut load = LoadStats::default();
+        let (mut filled, mut before) = (Vec::new(), 0);
+        for (share, architecture, mut store, weights) in parts {
+            let told = |at: Progress| progress(Progress { bytes: before + at.bytes, total: bytes });
+            let Filled { bytes, layout, upload } = weights.fill(told).await?;
+            load.upload = upload;
+            before += bytes;
+            (load.bytes, load.layout) = (load.bytes + bytes, load.layout + layout);
+            if let Some(store) = &mut store {
+                let own = share.gpu.info().device_type == wgpu::DeviceType::DiscreteGpu;
+                load.bytes += store.hold_on_host(backing, own).await?;
+            }
+            let (gpu, span) = (share.gpu.clone(), share.span.clone());
+            filled.push(Part { gpu, span, architecture, store: store.map(Mutex::new) });
+        }
+        (load.time, load.fill) = (start.elapsed(), filling.elapsed());
+        let shape = shape.expect("a model has a share");
+        Ok(Arc::new(Model { parts: filled, name, fingerprint, shape, tokenizer, template, load }))
     }
 
     /// The file's name.
@@ -108,8 +172,14 @@ impl Model {
         self.fingerprint
     }
 
+    /// The device; of several the one with the last layers, which picks tokens.
     pub fn gpu(&self) -> &Gpu {
-        &self.gpu
+        &self.parts.last().expect("a model lies somewhere").gpu
+    }
+
+    /// The devices with the layers that lie there, in their order.
+    pub fn devices(&self) -> impl Iterator<Item = (&Gpu, Range<usize>)> {
+        self.parts.iter().map(|part| (&part.gpu, part.span.layers(self.shape.keeps.len())))
     }
 
     pub fn tokenizer(&self) -> &Tokenizer {
@@ -137,39 +207,37 @@ impl Model {
 
     /// Whether weights come and go, since not all fit: experts, or dense layers.
     pub fn weights_move(&self) -> bool {
-        self.store.is_some()
+        self.parts.iter().any(Part::weights_move)
     }
 
     /// Whether dense layers pass through for every step.
     pub fn layers_stream(&self) -> bool {
-        self.weights_move() && self.store().streams()
+        self.stores().any(|store| store.streams())
     }
 
-    /// What the store did so far, for all sessions; `None` where all weights are resident.
+    fn stores(&self) -> impl Iterator<Item = MutexGuard<'_, ExpertStore>> {
+        self.parts.iter().filter(|part| part.weights_move()).map(Part::store)
+    }
+
+    /// What the stores did so far, for all sessions; `None` where all weights are resident.
     pub fn store_stats(&self) -> Option<StoreStats> {
-        self.weights_move().then(|| self.store().stats())
+        self.parts.iter().filter_map(Part::store_stats).reduce(|sum, stats| sum + stats)
     }
 
     /// Whether what comes and goes is kept in host memory, not read from the file.
     pub fn holds_on_host(&self) -> bool {
-        self.weights_move() && self.store().holds()
+        self.stores().any(|store| store.holds())
     }
 
     /// Takes all experts out of their slots, for tests.
     #[doc(hidden)]
     pub fn evict_experts(&self) -> Result<()> {
-        Ok(self.store().evict()?)
-    }
-
-    /// The store, of a model that has one.
-    pub(super) fn store(&self) -> MutexGuard<'_, ExpertStore> {
-        let store = self.store.as_ref().expect("weights that come and go");
-        store.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        Ok(self.stores().try_for_each(|mut store| store.evict())?)
     }
 
     /// The clock of a step that starts now.
     pub(super) fn next_clock(&self) -> u32 {
-        if self.weights_move() { self.store().clock.wrapping_add(1) } else { 0 }
+        self.stores().map(|store| store.clock.wrapping_add(1)).max().unwrap_or(0)
     }
 
     pub fn shape(&self) -> &models::Shape {

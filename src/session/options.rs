@@ -28,6 +28,8 @@ pub struct SessionOptions {
     /// The device's measured limits, for the estimates and for the choice of arithmetic; `None`: low ones are assumed,
     /// and products are computed in f32.
     pub limits: Option<DeviceProfile>,
+    /// As `limits`, of the devices that further layers lie on, in their order.
+    pub further_limits: Vec<Option<DeviceProfile>>,
     /// This arithmetic in every product that has a kernel of it, whatever is faster: for tests and measurements.
     pub force: Option<Arithmetic>,
     /// Of models that keep recurrent states or windows.
@@ -46,6 +48,7 @@ impl Default for SessionOptions {
             chunk: 512,
             submit: None,
             limits: None,
+            further_limits: Vec::new(),
             force: None,
             checkpoints: Checkpoints::default(),
             run_ahead: None,
@@ -54,6 +57,11 @@ impl Default for SessionOptions {
 }
 
 impl SessionOptions {
+    /// The measured limits of one of the devices.
+    pub(super) fn limits_of(&self, device: usize) -> Option<DeviceProfile> {
+        if device == 0 { self.limits } else { self.further_limits.get(device - 1).copied().flatten() }
+    }
+
     /// The bound of a submit on a device.
     pub(super) fn submit_on(&self, gpu: &Gpu) -> Duration {
         self.submit.unwrap_or(if gpu.is_shared() { SHARED_SUBMIT } else { OWN_SUBMIT })

@@ -87,8 +87,7 @@ impl Session {
     /// What `to` fails with, or a lost device.
     pub fn blocking_save(&mut self, to: &mut impl Write, conversation: &Conversation) -> Result<()> {
         self.stop();
-        let gpu = self.gpu().clone();
-        self.history.arrive(&gpu)?;
+        self.history.arrive()?;
         let header = self.saved_header(conversation);
         let json = serde_json::to_vec(&header).map_err(io::Error::from)?;
         let mut digest = Digest::new();
@@ -99,8 +98,8 @@ impl Session {
         put(&[&MAGIC[..], &VERSION.to_le_bytes(), &(json.len() as u32).to_le_bytes()].concat())?;
         put(&json)?;
         put(bytemuck::cast_slice(self.history.tokens()))?;
-        for view in pieces(&self.cache.held(header.tokens, header.reached, header.settled)) {
-            put(&gpu.blocking_read::<u8>(&view)?)?;
+        for (stage, view) in pieces(&self.held(&header)) {
+            put(&self.stages[stage].gpu().blocking_read::<u8>(&view)?)?;
         }
         for (_, states) in self.history.checkpoints() {
             states.iter().try_for_each(|bytes| put(bytes))?;
@@ -111,12 +110,12 @@ impl Session {
     }
 
     fn saved_header(&self, conversation: &Conversation) -> Header {
-        let Extent { positions, beyond } = self.cache.extent();
+        let Extent { positions, beyond } = self.cache().extent();
         Header {
             model: self.model().name().into(),
             fingerprint: format!("{:016x}", self.model().fingerprint()),
             tier: self.tier().to_string(),
-            kv: self.cache.format().name().into(),
+            kv: self.cache().format().name().into(),
             context: positions,
             beyond,
             tokens: self.history.tokens().len(),
@@ -172,7 +171,7 @@ impl Session {
             return Err(SavedProblem::Context { tokens: header.tokens, context: own.context });
         }
         let saved = Extent { positions: header.context, beyond: header.beyond };
-        if !self.cache.has_rings_of(saved) {
+        if !self.cache().has_rings_of(saved) {
             let context = header.context.to_string();
             return other("a context, of windows kept in rings,", "that -c", &context, own.context.to_string());
         }
@@ -186,27 +185,32 @@ impl Session {
 
     /// Bytes of the cache and of checkpoints in a file whose header was checked.
     fn saved_bytes(&self, header: &Header) -> u64 {
-        let held = self.cache.held(header.tokens, header.reached, header.settled);
-        let states = header.checkpoints.iter().flat_map(|position| self.cache.states(*position));
-        held.into_iter().chain(states).map(|view| view.size).fold(0, u64::saturating_add)
+        let states = |position: &usize| self.views(|cache| cache.states(*position));
+        let states = header.checkpoints.iter().flat_map(states);
+        self.held(header).into_iter().chain(states).map(|(_, view)| view.size).fold(0, u64::saturating_add)
+    }
+
+    /// All that the conversation goes on from, but for checkpoints.
+    fn held(&self, header: &Header) -> Vec<(usize, View)> {
+        self.views(|cache| cache.held(header.tokens, header.reached, header.settled))
     }
 
     fn take_in(&mut self, header: &Header, reader: &mut Reader<impl Read>) -> Checked<()> {
-        let gpu = self.gpu().clone();
         let tokens: Vec<u32> = bytemuck::pod_collect_to_vec(&reader.bytes(4 * header.tokens as u64)?);
         let vocabulary = self.model().shape().vocabulary;
         if let Some(at) = tokens.iter().position(|id| *id as usize >= vocabulary) {
             return Err(SavedProblem::Token { at, id: tokens[at], vocabulary });
         }
-        for view in pieces(&self.cache.held(header.tokens, header.reached, header.settled)) {
+        for (stage, view) in pieces(&self.held(header)) {
+            let gpu = self.stages[stage].gpu();
             gpu.write(&view, 0, &reader.bytes(view.size)?)?;
             // What is staged is bounded by a piece.
             gpu.flush()?;
             gpu.blocking_wait()?;
         }
         for position in &header.checkpoints {
-            let views = self.cache.states(*position);
-            let states = views.iter().map(|view| reader.bytes(view.size)).collect::<Checked<_>>()?;
+            let views = self.views(|cache| cache.states(*position));
+            let states = views.iter().map(|(_, view)| reader.bytes(view.size)).collect::<Checked<_>>()?;
             self.history.put(*position, states);
         }
         let (found, mut digest) = (reader.digest.value(), [0; END as usize]);
@@ -225,10 +229,10 @@ fn short(text: &str) -> String {
 }
 
 /// The views, in parts that are not large.
-fn pieces(views: &[View]) -> impl Iterator<Item = View> {
-    let cut = |view: &View| {
-        let view = view.clone();
-        (0..view.size).step_by(PIECE as usize).map(move |at| view.slice(at, PIECE.min(view.size - at)))
+fn pieces(views: &[(usize, View)]) -> impl Iterator<Item = (usize, View)> {
+    let cut = |(stage, view): &(usize, View)| {
+        let (stage, view) = (*stage, view.clone());
+        (0..view.size).step_by(PIECE as usize).map(move |at| (stage, view.slice(at, PIECE.min(view.size - at))))
     };
     views.iter().flat_map(cut)
 }

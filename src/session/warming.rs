@@ -1,9 +1,9 @@
 //! Making a session ready in slices: its buffers at once, then every kernel that a step of it can use, then its recordings.
 
-use super::engine::Ending;
+use super::stage::{Ending, Stage};
 use super::state::State;
 use super::{Model, Result, Session, SessionOptions};
-use crate::gpu::KernelSpec;
+use crate::gpu::{KernelSpec, Recording};
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,11 +12,12 @@ use std::time::Duration;
 /// A session on its way: [`Model::warm_up`].
 pub struct WarmUp {
     session: Session,
-    kernels: Vec<KernelSpec>,
+    /// Of each device.
+    kernels: Vec<(usize, KernelSpec)>,
     compiled: usize,
     recorded: usize,
-    /// The first dispatches of kernels, by recording, which have not run yet.
-    unrun: Vec<(usize, Range<usize>)>,
+    /// The first dispatches of kernels, by device and recording, which have not run yet.
+    unrun: Vec<(usize, usize, Range<usize>)>,
     ran: usize,
 }
 
@@ -33,13 +34,20 @@ impl Model {
     /// A tier that the device lacks, a context of 0, or no memory for the cache.
     pub fn warm_up(self: &Arc<Self>, options: &SessionOptions) -> Result<WarmUp> {
         let mut session = Session::bare(self, options)?;
-        let (chunk, mut kernels) = (session.chunk(), BTreeSet::new());
-        for tokens in SIZES.into_iter().filter(|tokens| *tokens < chunk).chain([chunk]) {
-            kernels.append(&mut session.survey(tokens)?);
+        let (chunk, mut kernels) = (session.chunk(), Vec::new());
+        for (index, stage) in session.stages.iter_mut().enumerate() {
+            let mut own = BTreeSet::new();
+            for tokens in SIZES.into_iter().filter(|tokens| *tokens < chunk).chain([chunk]) {
+                own.append(&mut stage.survey(tokens)?);
+            }
+            kernels.extend(own.into_iter().map(|kernel| (index, kernel)));
         }
-        let kernels = kernels.into_iter().collect();
         Ok(WarmUp { session, kernels, compiled: 0, recorded: 0, unrun: Vec::new(), ran: 0 })
     }
+}
+
+fn recording(stage: &Stage, length: usize) -> &Recording {
+    stage.recording((length, Ending::Sample))
 }
 
 impl WarmUp {
@@ -66,36 +74,40 @@ impl WarmUp {
     /// A kernel that the driver refuses, or a lost device.
     pub fn advance(&mut self, time: Duration) -> Result<bool> {
         if self.compiled < self.kernels.len() {
-            let gpu = self.session.model().gpu().clone();
-            self.compiled += gpu.compile(&self.kernels[self.compiled..], time)?;
+            let rest = &self.kernels[self.compiled..];
+            let device = rest[0].0;
+            let own = rest.iter().take_while(|(index, _)| *index == device).map(|(_, kernel)| kernel.clone());
+            self.compiled += self.session.stages[device].gpu().compile(&own.collect::<Vec<_>>(), time)?;
         } else if self.recorded < 2 {
-            self.session.record(self.lengths()[self.recorded], Ending::Sample)?;
+            self.session.record((self.lengths()[self.recorded], Ending::Sample))?;
             self.recorded += 1;
             if self.recorded == 2 {
                 self.unrun = self.first_runs();
-                self.session.write_state(&State { halt: 1, ..State::default() })?;
+                let halted = State { halt: 1, ..State::default() };
+                self.session.stages.iter().try_for_each(|stage| stage.write_state(&halted))?;
             }
         } else if self.ran < self.unrun.len() {
-            let next = self.ran..self.unrun.len().min(self.ran + RUNS);
-            let recordings = &self.session.recordings;
-            let of = |length: usize| &recordings[&(length, Ending::Sample)].recording;
-            let parts: Vec<_> = self.unrun[next.clone()].iter().map(|(length, at)| (of(*length), at.clone())).collect();
-            self.session.gpu().submit_all(&parts, &[])?;
-            self.ran = next.end;
+            let device = self.unrun[self.ran].0;
+            let next = self.unrun[self.ran..].iter().take(RUNS).take_while(|(index, ..)| *index == device);
+            let stage = &self.session.stages[device];
+            let part = |(_, length, at): &(usize, usize, Range<usize>)| (recording(stage, *length), at.clone());
+            let parts: Vec<_> = next.map(part).collect();
+            stage.gpu().submit_all(&parts, &[])?;
+            self.ran += parts.len();
         }
         Ok(self.is_done())
     }
 
     /// The first dispatch of each kernel. They are run with the halt word set, and so do nothing, but a driver that compiles
     /// at a kernel's first dispatch does it here and not within the first answer.
-    fn first_runs(&self) -> Vec<(usize, Range<usize>)> {
+    fn first_runs(&self) -> Vec<(usize, usize, Range<usize>)> {
         let (mut seen, mut runs) = (HashSet::new(), Vec::new());
-        for length in self.lengths() {
-            for (i, dispatch) in
-                self.session.recordings[&(length, Ending::Sample)].recording.dispatches.iter().enumerate()
-            {
-                if seen.insert(Arc::as_ptr(&dispatch.kernel)) {
-                    runs.push((length, i..i + 1));
+        for (index, stage) in self.session.stages.iter().enumerate() {
+            for length in self.lengths() {
+                for (i, dispatch) in recording(stage, length).dispatches.iter().enumerate() {
+                    if seen.insert(Arc::as_ptr(&dispatch.kernel)) {
+                        runs.push((index, length, i..i + 1));
+                    }
                 }
             }
         }

@@ -12,6 +12,7 @@ mod mixed;
 mod passing;
 mod rounded;
 mod saved;
+mod several;
 mod store;
 mod synthetic;
 mod waiting;

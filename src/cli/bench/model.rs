@@ -11,9 +11,9 @@ use anyhow::Result;
 use halogen::bench::{KernelTime, ModelBench, ModelReport, ModelRow, Skew};
 use halogen::gguf::Gguf;
 use halogen::gpu::{DeviceProfile, Gpu};
-use halogen::memory::{KvCache, Needs, Placement};
+use halogen::memory::KvCache;
 use halogen::models;
-use halogen::session::{Session, SessionOptions};
+use halogen::session::{Session, SessionOptions, Share};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -117,38 +117,44 @@ impl Test {
 
 pub fn run(args: Args) -> Result<()> {
     let kv = args.cache.format()?;
-    let gpu = args.device.open()?;
+    let gpus = args.device.open_all()?;
     let fits = |gguf: &Gguf| -> Result<bool> {
         let shape = models::shape(gguf)?;
         let most = |counts: &[u32]| counts.iter().max().copied().unwrap_or(0) as usize;
         let asked = most(&args.n_depth).max(1) + most(&args.n_prompt).max(most(&args.n_gen));
         let context = Some(asked.min(shape.context));
-        let needs = Session::needs(&shape, &SessionOptions { context, kv, ..SessionOptions::default() });
-        let needs = Needs { weights: gguf.data_bytes(), ..needs };
+        let options = SessionOptions { context, kv, ..SessionOptions::default() };
         // Experts that come and go would be made, not read: they do only where a budget is asked for.
-        let placed = needs.placed(gguf, &gpu, &args.placement.options(args.device.gpu_memory));
-        Ok(placed.as_ref().is_ok_and(Placement::is_resident) || (args.device.gpu_memory.is_some() && placed.is_ok()))
+        let shares = Share::among(&gpus, gguf, &options, &args.placement.options(args.device.gpu_memory));
+        let resident = |shares: &Vec<Share>| shares.iter().all(|share| share.placement.is_resident());
+        Ok(shares.as_ref().is_ok_and(resident) || (args.device.gpu_memory.is_some() && shares.is_ok()))
     };
     let (gguf, cut) = args.like.open_fitting(args.model.as_deref(), fits)?;
     let shape = models::shape(&gguf)?;
     let tests = Test::all(&args, shape.context);
-    let limits = profile::of(&gpu, true)?;
+    let limits = gpus.iter().map(|gpu| profile::of(gpu, true)).collect::<Result<Vec<DeviceProfile>>>()?;
     let context = tests.iter().map(|t| t.positions()).max().unwrap_or(1);
     let tier = args.device.tier;
-    let options =
-        SessionOptions { context: Some(context), tier, kv, limits: Some(limits), ..SessionOptions::default() };
+    let options = SessionOptions {
+        context: Some(context),
+        tier,
+        kv,
+        limits: Some(limits[0]),
+        further_limits: limits[1..].iter().copied().map(Some).collect(),
+        ..SessionOptions::default()
+    };
     KvCache::check(&shape.keeps, kv)?;
-    let placed = model::place(&gpu, &gguf, Session::needs(&shape, &options), &args.device, &args.placement)?;
-    let model = model::load(&gpu, &gguf, &placed, || false)?;
+    let placed = model::place(&gpus, &gguf, &options, &args.device, &args.placement)?;
+    let model = model::load(&placed, &gguf, || false)?;
     let mut session = pipelines::session(&model, &options)?;
-    let report = measure(&mut session, &gpu, limits, &tests, &args)?;
+    let report = measure(&mut session, &gpus[0], limits.clone(), &tests, &args)?;
     let skew = args.like.usage()?.map(|usage| Skew::of(&model, &options, &usage)).transpose()?;
     match args.output {
         Format::Json => {
-            let mut all = origin(&gpu);
+            let mut all = origin(&gpus[0]);
             let more = json!({
                 "kind": "model", "model": gguf.name(), "model_bytes": gguf.data_bytes(), "tier": session.tier().to_string(),
-                "limits": limits, "rows": report.rows, "timing": report.timing, "kernels": report.kernels,
+                "limits": limits[0], "devices": model::devices(&model), "rows": report.rows, "timing": report.timing, "kernels": report.kernels,
                 "skew": skew, "cut": cut.as_ref().map(|cut| json!({
                     "layers": cut.layers, "of": cut.all,
                     "tokens_per_second": scaled(&report.rows, cut).into_iter().collect::<BTreeMap<_, _>>(),
@@ -162,12 +168,12 @@ pub fn run(args: Args) -> Result<()> {
                 "{} ({}) on {}, tier {}\n\n",
                 gguf.name(),
                 human::bytes(gguf.data_bytes()),
-                gpu.info().name,
+                gpus.iter().map(|gpu| gpu.info().name.as_str()).collect::<Vec<_>>().join(", "),
                 session.tier()
             );
             let cut = cut.map(|cut| all_layers(&report.rows, &cut)).unwrap_or_default();
             let skew = skew.map(|skew| format!("\n{skew}\n")).unwrap_or_default();
-            Ok(output::print(format_args!("{head}{}{skew}{cut}", markdown(&report, limits, &args)))?)
+            Ok(output::print(format_args!("{head}{}{skew}{cut}", markdown(&report, &limits, &args)))?)
         }
     }
 }
@@ -175,7 +181,7 @@ pub fn run(args: Args) -> Result<()> {
 fn measure(
     session: &mut Session,
     gpu: &Gpu,
-    limits: DeviceProfile,
+    limits: Vec<DeviceProfile>,
     tests: &[Test],
     args: &Args,
 ) -> Result<ModelReport> {
@@ -214,7 +220,7 @@ fn percent(fraction: f64) -> String {
     format!("{:.0} %", fraction * 100.0)
 }
 
-fn markdown(report: &ModelReport, limits: DeviceProfile, args: &Args) -> String {
+fn markdown(report: &ModelReport, limits: &[DeviceProfile], args: &Args) -> String {
     let mut table = Table::new(&["test", "t/s", "of bound", "bound", "dispatches", "submits", "host us"]);
     for ModelRow { row, fraction_of_bound, bound, dispatches, submits, host_microseconds, .. } in &report.rows {
         table.row(vec![
@@ -238,21 +244,25 @@ fn markdown(report: &ModelReport, limits: DeviceProfile, args: &Args) -> String 
 }
 
 /// What the figures include.
-fn notes(limits: DeviceProfile, repetitions: u32) -> String {
-    let DeviceProfile { stream_bytes_per_second, flops_per_second, dispatch_seconds, .. } = limits;
+fn notes(limits: &[DeviceProfile], repetitions: u32) -> String {
+    let each: Vec<String> = limits.iter().map(measured).collect();
+    let each = each.join("; then ");
     format!(
         "
 Mean ± standard deviation of {repetitions} runs after one that is not counted; all on the wall clock, by random tokens.
 pp: from the first submit until the token that follows the prompt is on the host, its sampling included. tg: from there to
 the last token, each sampled on the GPU (greedy) and read back; steps are queued ahead; without -d after one token. Not included: loading, compiling,
 tokenizing. dispatches, submits, host us (encoding, up to the driver's submit): of the whole prompt in pp, of a token in tg.
-Limits measured before: reads {}, f32 {}FLOP/s, a dependent dispatch {}.
+Limits measured before: {each}.
 Bound of tg: bytes of weights and cache over reads, plus dispatches. Bound of pp: operations over f32 FLOP/s.
 ",
-        human::rate(stream_bytes_per_second),
-        human::si(flops_per_second),
-        human::seconds(dispatch_seconds),
     )
+}
+
+/// The limits of a device.
+fn measured(limits: &DeviceProfile) -> String {
+    let [rate, flops] = [human::rate(limits.stream_bytes_per_second), human::si(limits.flops_per_second)];
+    format!("reads {rate}, f32 {flops}FLOP/s, a dependent dispatch {}", human::seconds(limits.dispatch_seconds))
 }
 
 fn kernels(kernels: &[KernelTime], shown: usize) -> String {

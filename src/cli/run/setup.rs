@@ -8,9 +8,9 @@ use crate::cli::{model, output, pipelines, profile};
 use anyhow::Result;
 use halogen::gguf::Gguf;
 use halogen::gpu::{DeviceProfile, Gpu};
-use halogen::memory::{KvCache, Needs};
+use halogen::memory::KvCache;
 use halogen::models;
-use halogen::session::{Model, Sampling, Session, SessionOptions};
+use halogen::session::{Model, Sampling, Session, SessionOptions, Share};
 use halogen::tokenizer::{Chat, Prompt, Special};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -23,8 +23,8 @@ pub struct Runner {
     pub model: Arc<Model>,
     pub session: Session,
     pub sampling: Sampling,
-    /// `None`: the device could not be measured.
-    pub profile: Option<DeviceProfile>,
+    /// Of each device; `None`: it could not be measured.
+    pub profiles: Vec<Option<DeviceProfile>>,
     /// Whether prompts go through the chat template.
     templated: bool,
     variables: Map<String, Value>,
@@ -36,24 +36,25 @@ impl Runner {
     pub fn new(args: &Args, name: Option<&str>, verbose: bool) -> Result<Runner> {
         let gguf = model::open(name)?;
         let sampling = args.sampling.resolve(gguf.metadata())?;
-        let gpu = args.device.open()?;
-        let options = session_options(args, &gguf, &gpu)?;
-        let profile = profile::of(&gpu, false);
-        if let Err(error) = &profile {
-            output::note(format_args!("note: the device could not be measured: {error}"));
-        }
-        let placed =
-            model::place(&gpu, &gguf, Session::needs(&models::shape(&gguf)?, &options), &args.device, &args.placement)?;
-        let model = model::load(&gpu, &gguf, &placed, || INTERRUPTED.load(Ordering::Relaxed))?;
+        let gpus = args.device.open_all()?;
+        let options = session_options(args, &gguf, &gpus)?;
+        let measure = |gpu: &Gpu| {
+            let unmeasured = |error| output::note(format_args!("note: the device could not be measured: {error}"));
+            profile::of(gpu, false).map_err(unmeasured).ok()
+        };
+        let profiles: Vec<Option<DeviceProfile>> = gpus.iter().map(measure).collect();
+        let placed = model::place(&gpus, &gguf, &options, &args.device, &args.placement)?;
+        let model = model::load(&placed, &gguf, || INTERRUPTED.load(Ordering::Relaxed))?;
         let submit = Duration::from_millis(args.submit_ms.into());
-        let options = SessionOptions { limits: profile.as_ref().ok().copied(), submit: Some(submit), ..options };
+        let (limits, further_limits) = (profiles[0], profiles[1..].to_vec());
+        let options = SessionOptions { limits, further_limits, submit: Some(submit), ..options };
         let session = pipelines::session(&model, &options)?;
         let templated = !args.raw && model.template().is_some();
         if !args.raw && !templated {
             output::note(format_args!("note: {} has no chat template; it is given prompts as they are", gguf.name()));
         }
         if verbose {
-            output::note(session.decode_recording().to_string().trim_end());
+            session.decode_recordings().for_each(|recording| output::note(recording.to_string().trim_end()));
             output::note(format_args!("seed {}, context {}", sampling.seed, session.context()));
         }
         Ok(Runner {
@@ -61,7 +62,7 @@ impl Runner {
             model,
             session,
             sampling,
-            profile: profile.ok(),
+            profiles,
             templated,
             variables: args.think.map(|t| ("enable_thinking".into(), (t == Switch::On).into())).into_iter().collect(),
             stops: args.stop.clone(),
@@ -105,7 +106,7 @@ const LEAST_CONTEXT: usize = 512;
 
 /// The context asked for, else as much as fits of the model's, at most 8192. Experts make room for it: a model of which they
 /// alone do not fit keeps it whole.
-fn session_options(args: &Args, gguf: &Gguf, gpu: &Gpu) -> Result<SessionOptions> {
+fn session_options(args: &Args, gguf: &Gguf, gpus: &[Gpu]) -> Result<SessionOptions> {
     let shape = models::shape(gguf)?;
     let kv = args.cache.format()?;
     KvCache::check(&shape.keeps, kv)?;
@@ -122,10 +123,8 @@ fn session_options(args: &Args, gguf: &Gguf, gpu: &Gpu) -> Result<SessionOptions
         return Ok(with(context));
     }
     let all = shape.context.min(8192);
-    let needs = |context: usize| Needs { weights: gguf.data_bytes(), ..Session::needs(&shape, &with(context)) };
-    let context = largest_context(all, |context| {
-        needs(context).placed(gguf, gpu, &args.placement.options(args.device.gpu_memory)).is_ok()
-    });
+    let wishes = args.placement.options(args.device.gpu_memory);
+    let context = largest_context(all, |context| Share::among(gpus, gguf, &with(context), &wishes).is_ok());
     if context < all {
         output::note(format_args!("note: a context of {context} instead of {all} tokens; no more fits"));
     }

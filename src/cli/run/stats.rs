@@ -2,7 +2,7 @@
 
 use super::answer::Answer;
 use super::setup::Runner;
-use crate::cli::human;
+use crate::cli::{human, model};
 use halogen::gpu::DeviceProfile;
 use halogen::memory::{Extent, KvCache, StoreStats};
 use halogen::session;
@@ -31,7 +31,9 @@ pub struct Stats {
     pub experts: Option<StoreStats>,
     /// At the mean position of the answer.
     pub kv_bytes_per_token: u64,
-    /// The device's rates, from its profile.
+    /// Which layers lie on which device.
+    pub devices: Vec<serde_json::Value>,
+    /// The device's rates, from its profile; of several devices none.
     pub stream_bytes_per_second: Option<f64>,
     pub dispatch_seconds: Option<f64>,
     /// Of the time of a token, what reading its bytes takes at least.
@@ -53,7 +55,6 @@ pub enum Term {
 impl Stats {
     pub fn new(runner: &Runner, answer: &Answer) -> Stats {
         let (stats, load) = (&answer.stats, runner.model.load_stats());
-        let decode = runner.session.decode_recording();
         let computed = stats.prompt_tokens - stats.cached_tokens;
         let per_step = |total: f64| if stats.decode_steps == 0 { 0.0 } else { total / stats.decode_steps as f64 };
         let mean_position = stats.prompt_tokens + stats.generated_tokens / 2;
@@ -71,28 +72,38 @@ impl Stats {
             submits_reason: submits_reason(runner, stats, mean_position),
             readbacks_per_token: per_step(stats.decode_steps as f64),
             host_microseconds_per_token: per_step(stats.decode_host.as_secs_f64() * 1e6),
-            weight_bytes_per_token: decode.cost().weight_bytes,
+            weight_bytes_per_token: runner.session.decode_recordings().map(|r| r.cost().weight_bytes).sum(),
             experts: runner.model.store_stats(),
             kv_bytes_per_token: KvCache::bytes(&runner.model.shape().keeps, read, runner.session.cache().format()),
+            devices: model::devices(&runner.model),
             stream_bytes_per_second: None,
             dispatch_seconds: None,
             fraction_of_bandwidth: None,
             fraction_of_bound: None,
             dominant: None,
         }
-        .against(runner.profile)
+        .against(runner, read)
     }
 
     /// bound = bytes / stream rate + dispatches * cost of a dependent empty dispatch, in seconds a token.
-    fn against(self, profile: Option<DeviceProfile>) -> Stats {
-        let Some(profile) = profile else { return self };
-        let bytes = self.weight_bytes_per_token + self.kv_bytes_per_token;
-        let bandwidth = bytes as f64 / profile.stream_bytes_per_second;
-        let launch = self.dispatches_per_token as f64 * profile.dispatch_seconds;
+    /// Of several devices one waits for the other: their times add up.
+    fn against(self, runner: &Runner, read: Extent) -> Stats {
+        let Some(profiles) = runner.profiles.iter().copied().collect::<Option<Vec<DeviceProfile>>>() else {
+            return self;
+        };
+        let (keeps, format) = (&runner.model.shape().keeps, runner.session.cache().format());
+        let (mut bandwidth, mut launch) = (0.0, 0.0);
+        let parts = runner.session.decode_recordings().zip(runner.model.devices());
+        for (profile, (recording, (_, layers))) in profiles.iter().zip(parts) {
+            let bytes = recording.cost().weight_bytes + KvCache::bytes(&keeps[layers], read, format);
+            bandwidth += bytes as f64 / profile.stream_bytes_per_second;
+            launch += recording.dispatches.len() as f64 * profile.dispatch_seconds;
+        }
+        let alone = profiles.first().filter(|_| profiles.len() == 1);
         let rate = self.decode_tokens_per_second;
         Stats {
-            stream_bytes_per_second: Some(profile.stream_bytes_per_second),
-            dispatch_seconds: Some(profile.dispatch_seconds),
+            stream_bytes_per_second: alone.map(|profile| profile.stream_bytes_per_second),
+            dispatch_seconds: alone.map(|profile| profile.dispatch_seconds),
             fraction_of_bandwidth: rate.map(|rate| bandwidth * rate),
             fraction_of_bound: rate.map(|rate| (bandwidth + launch) * rate),
             dominant: Some(if bandwidth >= launch { Term::Bandwidth } else { Term::Launch }),

@@ -34,7 +34,7 @@ impl Weights<'_> {
     /// A tensor's bytes on the host, once they are read.
     fn bytes(&mut self, tensor: &Arc<TensorInfo>) -> Option<&[u8]> {
         match &mut self.host {
-            Host::Wanted(tensors, _) => {
+            Host::Wanted(tensors) => {
                 tensors.push(tensor.clone());
                 None
             }
@@ -50,9 +50,9 @@ impl Weights<'_> {
 
     /// What a model made of values that it read on the host.
     pub fn upload<T: bytemuck::NoUninit>(&self, name: &str, values: &[T]) -> Result<View> {
-        match &self.host {
-            Host::Wanted(_, nothing) => Ok(View { size: size_of_val(values) as u64, ..nothing.clone() }),
-            Host::Read(_) => Ok(self.gpu.upload(name, values)?),
+        match self.places(name) {
+            false => Ok(View { size: size_of_val(values) as u64, ..self.nothing.clone() }),
+            true => Ok(self.gpu.upload(name, values)?),
         }
     }
 
@@ -79,10 +79,10 @@ impl Weights<'_> {
     }
 
     /// Biases of experts' gate and up as f32 [experts, 2 * ff], those of the gate first.
-    pub fn expert_gate_up_bias(&mut self, gate: &str, up: &str, experts: usize, ff: usize) -> Result<View> {
-        let (gate, up) = (self.host_rows(gate, experts, ff)?, self.host_rows(up, experts, ff)?);
+    pub fn expert_gate_up_bias(&mut self, name: &str, up: &str, experts: usize, ff: usize) -> Result<View> {
+        let (gate, up) = (self.host_rows(name, experts, ff)?, self.host_rows(up, experts, ff)?);
         let both: Vec<f32> = gate.chunks(ff).zip(up.chunks(ff)).flat_map(|(g, u)| [g, u].concat()).collect();
-        self.upload("expert bias", &both)
+        self.upload(name, &both)
     }
 
     /// Biases of experts as f32 [experts, rows].

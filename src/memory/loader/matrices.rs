@@ -76,7 +76,7 @@ impl Weights<'_> {
                     biases.extend(self.host_vector(bias, take.taken())?);
                 }
             }
-            let bias = if bias.is_empty() { None } else { Some(self.upload("bias", &biases)?) };
+            let bias = if bias.is_empty() { None } else { Some(self.upload(takes[i].name, &biases)?) };
             parts.push(Part { matrix: self.place_matrix(takes[i].name, columns, &rows)?, bias, at: first });
         }
         Ok((Joint { parts, outputs }, at))

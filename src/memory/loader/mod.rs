@@ -9,6 +9,7 @@ pub use matrices::Take;
 use super::budget::{ExpertMemory, Placement};
 use super::copies::{RowCopy, cut};
 use super::filling::{READS, Upload};
+use super::span::Span;
 use super::store::ExpertStore;
 use super::{Error, Result};
 use crate::formats::Format;
@@ -34,6 +35,10 @@ pub struct Weights<'a> {
     pub(super) upload: Upload,
     /// The buffers that are filled in place.
     pub(super) mapped: Vec<Mapped>,
+    /// What of them lies on this device.
+    span: Span,
+    /// In place of what lies elsewhere, of whatever size.
+    nothing: View,
     /// Names of the tensors that were asked for.
     asked: HashSet<&'a str>,
     /// Where not all experts are to be resident.
@@ -44,8 +49,8 @@ pub struct Weights<'a> {
 
 /// Tensors whose values the host needs.
 pub(super) enum Host {
-    /// Asked for so far. What would lie on the device is this, of whatever size.
-    Wanted(Vec<Arc<TensorInfo>>, View),
+    /// Asked for so far.
+    Wanted(Vec<Arc<TensorInfo>>),
     /// Their bytes, by name.
     Read(HashMap<String, Vec<u8>>),
 }
@@ -53,13 +58,13 @@ pub(super) enum Host {
 impl<'a> Weights<'a> {
     /// For the first asking.
     pub fn new(gguf: &'a Gguf, gpu: &'a Gpu) -> Result<Self> {
-        Ok(Weights::with(gguf, gpu, Host::Wanted(Vec::new(), gpu.buffer("nothing", 0)?)))
+        Ok(Weights::with(gguf, gpu, Host::Wanted(Vec::new()), gpu.buffer("nothing", 0)?))
     }
 
-    fn with(gguf: &'a Gguf, gpu: &'a Gpu, host: Host) -> Self {
+    fn with(gguf: &'a Gguf, gpu: &'a Gpu, host: Host, nothing: View) -> Self {
         let (upload, store) = (Upload::on(gpu), ExpertStore::new(gpu, gguf));
-        let (copies, mapped, asked) = (Vec::new(), Vec::new(), HashSet::new());
-        Weights { gguf, gpu, done: 0, host, copies, upload, mapped, asked, experts: None, store }
+        let (copies, mapped, span, asked) = (Vec::new(), Vec::new(), Span::whole(), HashSet::new());
+        Weights { gguf, gpu, done: 0, host, copies, upload, mapped, span, nothing, asked, experts: None, store }
     }
 
     /// Reads what the host needs, for the second asking.
@@ -67,7 +72,7 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// The first of a read.
     pub async fn read(self) -> Result<Weights<'a>> {
-        let Weights { gguf, gpu, host: Host::Wanted(tensors, _), .. } = self else { return Ok(self) };
+        let Weights { gguf, gpu, host: Host::Wanted(tensors), nothing, .. } = self else { return Ok(self) };
         let each = tensors.iter().map(|tensor| async {
             let bytes = gguf.read(tensor, 0, tensor.bytes as usize, std::mem::take).await?;
             Ok::<_, Error>((tensor.name.clone(), bytes))
@@ -79,13 +84,20 @@ impl<'a> Weights<'a> {
             done += bytes.len() as u64;
             values.insert(name, bytes);
         }
-        Ok(Weights { done, ..Weights::with(gguf, gpu, Host::Read(values)) })
+        Ok(Weights { done, ..Weights::with(gguf, gpu, Host::Read(values), nothing) })
     }
 
-    /// From here on experts get no more than their memory, and come and go, and some dense layers pass through.
-    pub fn limit(&mut self, placement: &Placement) {
+    /// From here on only the weights of these layers are placed; experts get no more than their memory, and come and go, and some
+    /// dense layers pass through.
+    pub fn limit(&mut self, span: &Span, placement: &Placement) {
+        self.span = span.clone();
         self.experts = placement.experts;
         placement.dense.into_iter().for_each(|memory| self.store.set_stream(memory));
+    }
+
+    /// Bytes that are read once all is.
+    pub fn total(&self) -> u64 {
+        self.done + self.copies.iter().map(|copy| copy.bytes() as u64).sum::<u64>()
     }
 
     /// From here on matrices get to the device this way, and not as [`Upload::on`] says.
@@ -149,24 +161,24 @@ impl<'a> Weights<'a> {
         }
     }
 
+    /// Whether a tensor is to lie on this device, at the second asking.
+    fn places(&self, name: &str) -> bool {
+        matches!(self.host, Host::Read(_)) && self.span.holds(self.gguf, name)
+    }
+
     /// A zeroed buffer.
     fn buffer(&mut self, name: &str, bytes: u64) -> Result<View> {
-        match &self.host {
-            Host::Wanted(_, nothing) => Ok(View { size: bytes, ..nothing.clone() }),
-            Host::Read(_) => Ok(self.gpu.buffer(name, bytes)?),
-        }
+        Ok(self.gpu.buffer(name, bytes)?)
     }
 
     /// A buffer that copies fill, all of it.
     fn filled(&mut self, name: &str, bytes: u64) -> Result<View> {
-        match (&self.host, self.upload) {
-            (Host::Read(_), Upload::InPlace) => {
-                let (view, mapped) = self.gpu.mapped(name, bytes)?;
-                self.mapped.push(mapped);
-                Ok(view)
-            }
-            _ => self.buffer(name, bytes),
+        if self.upload == Upload::Ring {
+            return self.buffer(name, bytes);
         }
+        let (view, mapped) = self.gpu.mapped(name, bytes)?;
+        self.mapped.push(mapped);
+        Ok(view)
     }
 
     /// Bytes that one shard may have.
@@ -176,6 +188,9 @@ impl<'a> Weights<'a> {
 
     /// Copies into the shards of a matrix: at load, or whenever its layer passes through.
     fn copy(&mut self, name: &str, copies: Vec<RowCopy>) {
+        if !self.places(name) {
+            return;
+        }
         match self.store.stream_of(name) {
             Some((stream, layer)) => stream.add(layer, copies),
             None => self.copies.extend(copies),
@@ -194,9 +209,11 @@ impl<'a> Weights<'a> {
         if unit_bytes > limit {
             return Err(Error::Unit { file: self.file(), name: name.into(), bytes: unit_bytes, limit });
         }
+        let places = self.places(name);
         let mut shard = |units: Range<usize>| -> Result<Shard> {
             let bytes = unit_bytes * units.len() as u64;
             let view = match self.store.stream_of(name) {
+                _ if !places => View { size: bytes, ..self.nothing.clone() },
                 Some((stream, layer)) => stream.place(self.gpu, layer, bytes)?,
                 None => buffer(self, name, bytes)?,
             };

@@ -96,7 +96,7 @@ impl Weights<'_> {
         let experts = parts.iter().map(|part| part.count).sum::<usize>() / rows;
         let expert_bytes = (format.device_row_bytes(columns) * rows) as u64;
         let layer = layer_of(name).unwrap_or(u32::MAX);
-        let slots = match self.experts {
+        let slots = match self.experts.filter(|_| self.places(name)) {
             Some(ExpertMemory { shared: Some(slot), .. }) => {
                 let count = self.experts.map_or(experts, |memory| memory.slots(layer, experts));
                 // No more shards than any kernel binds: what is recorded must not depend on the budget.
@@ -159,7 +159,7 @@ impl Weights<'_> {
         for (index, shard) in shards.iter().enumerate() {
             table.extend((0..shard.count).map(|slot| [index as u32, slot as u32]));
         }
-        let table = self.upload("expert table", &table)?;
+        let table = if self.places(name) { self.gpu.upload("expert table", &table)? } else { self.nothing.clone() };
         let stride = (format.device_row_bytes(columns) * rows) as u64;
         Ok(Stack { format, experts, rows, columns, shards, stride, table, stamps: None })
     }
