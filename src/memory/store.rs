@@ -174,6 +174,15 @@ impl ExpertStore {
         self.stream.as_ref().is_some_and(|stream| !stream.is_empty())
     }
 
+    pub(super) fn stream_mut(&mut self) -> Option<&mut Stream> {
+        self.stream.as_mut()
+    }
+
+    /// The first pieces of the embedding and of the output matrix, if they pass through.
+    pub(super) fn stages_of_ends(&self) -> Option<[u32; 2]> {
+        self.stream.as_ref()?.stages_of_ends()
+    }
+
     /// Where the matrices of a tensor's layer go, if it passes through.
     pub(super) fn stream_of(&mut self, name: &str) -> Option<(&mut Stream, u32)> {
         let layer = layer_of(name)?;

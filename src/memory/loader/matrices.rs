@@ -44,7 +44,7 @@ impl Weights<'_> {
         let format = self.format(&parts[0].tensor)?;
         let rows = parts.iter().map(|p| p.count).sum();
         let shards = self.place(name, format, columns, parts)?;
-        Ok(Matrix { format, rows, columns, shards })
+        Ok(Matrix { format, rows, columns, shards, stage: None })
     }
 
     /// Matrices [rows, columns] of one input, with a bias each if `bias` names them; rows of one format are joined.

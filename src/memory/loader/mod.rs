@@ -44,7 +44,7 @@ pub struct Weights<'a> {
     /// Where not all experts are to be resident.
     experts: Option<ExpertMemory>,
     /// Of what is not.
-    store: ExpertStore,
+    pub(super) store: ExpertStore,
 }
 
 /// Tensors whose values the host needs.
@@ -133,7 +133,7 @@ impl<'a> Weights<'a> {
     }
 
     /// The tensor `name`, whose dimensions must be `dims`, innermost (columns) first.
-    fn tensor(&mut self, name: &str, dims: &[usize]) -> Result<Arc<TensorInfo>> {
+    pub(super) fn tensor(&mut self, name: &str, dims: &[usize]) -> Result<Arc<TensorInfo>> {
         let missing = || Error::MissingTensor { file: self.file(), name: name.into() };
         let tensor = self.gguf.tensor(name).ok_or_else(missing)?;
         self.asked.insert(&tensor.name);
@@ -147,7 +147,7 @@ impl<'a> Weights<'a> {
         Ok(Arc::new(tensor.clone()))
     }
 
-    fn format(&self, tensor: &TensorInfo) -> Result<Format> {
+    pub(super) fn format(&self, tensor: &TensorInfo) -> Result<Format> {
         Format::from_ggml(tensor.ggml_type).ok_or_else(|| self.bad_type(tensor, "a matrix", Format::ALL))
     }
 
