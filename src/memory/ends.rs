@@ -1,6 +1,6 @@
 //! The embedding and the output matrix, which are in no layer: they stay on the device, or pass through it in pieces, as layers do.
 
-use super::filling::{Rows, copies, cut};
+use super::copies::{Rows, copies, cut};
 use super::{Result, Weights};
 use crate::ops::{Matrix, Shard};
 

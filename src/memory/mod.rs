@@ -1,6 +1,7 @@
 //! What lies where: weights from the file into buffers, the KV cache, and the sum of it all before anything is allocated.
 
 mod budget;
+mod copies;
 mod ends;
 mod filling;
 mod fit;
@@ -17,7 +18,7 @@ mod stream;
 pub use budget::{
     Backing, DenseMemory, ExpertMemory, Placement, PlacementOptions, expert_bytes, expert_layers, expert_stacks,
 };
-pub use filling::{Filled, Progress};
+pub use filling::{Filled, Progress, Upload};
 pub use fit::{Bound, CHUNK, Demand, ExpertLayer, Fit, Machine, Place, Plan, Routing, System, plan};
 pub use keeps::{Compressed, Extent, Keeps, KvWidth};
 pub use kv::{KvCache, LayerCache, Rewind, Rings};

@@ -3,7 +3,8 @@
 //! and goes on from there. Dense layers that do not fit pass through it, too.
 
 use super::budget::{ALIGNMENT, Backing, DenseMemory, layer_of};
-use super::filling::{Reads, RowCopy, cut, next_read};
+use super::copies::{RowCopy, cut};
+use super::filling::{Reads, next_read};
 use super::held::Source;
 use super::slots::{Slots, Slotted};
 use super::stream::Stream;

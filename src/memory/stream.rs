@@ -3,7 +3,8 @@
 
 use super::Result;
 use super::budget::{ALIGNMENT, DenseMemory};
-use super::filling::{Reads, RowCopy, next_read};
+use super::copies::RowCopy;
+use super::filling::{Reads, next_read};
 use super::held::Source;
 use crate::gpu::{Gpu, View};
 use futures::{StreamExt, stream};
