@@ -117,6 +117,17 @@ impl Pace {
         bytes.max(u64::from(self.given.is_empty()))
     }
 
+    /// How many of these may be copied now, by their bytes, in order: what fits into what is left of the budget; one, where the
+    /// device holds nothing.
+    pub fn fitting(&self, sizes: impl Iterator<Item = u64>, budget: f64) -> usize {
+        let mut seconds = self.given();
+        let fits = |bytes: &u64| {
+            seconds += self.copy_seconds(*bytes);
+            seconds <= budget
+        };
+        sizes.take_while(fits).count().max(usize::from(self.given.is_empty()))
+    }
+
     fn copy_seconds(&self, bytes: u64) -> f64 {
         2.0 * self.ratio(COPIES) * bytes as f64 / self.limits.stream_bytes_per_second
     }

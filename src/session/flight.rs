@@ -36,8 +36,9 @@ pub(super) struct Flight {
     pub open: usize,
     /// The layer that missed experts last.
     from: Option<u32>,
-    /// Those of each device, once they are on their way.
+    /// Those of each device, as far as they are on their way, and whether all are of the one that it is on.
     states: Vec<Vec<Readback>>,
+    saved: bool,
     pub missing: Option<Missing>,
     /// Parts given.
     pub submits: usize,
@@ -77,21 +78,29 @@ impl Flight {
             halted: None,
             open: 0,
             from: None,
-            states: Vec::new(),
+            states: vec![Vec::new()],
+            saved: !keep,
             missing: None,
             submits: 0,
         }
     }
 
-    /// Whether all of it is given.
+    /// Whether all of it is given, and where states are to be saved, their copies.
     pub fn is_given(&self) -> bool {
-        self.report.is_some() || self.halted.is_some()
+        self.halted.is_some() || (self.report.is_some() && self.saved)
     }
 
     /// Whether it has ended.
     pub fn is_ready(&self) -> bool {
         let ended = |report: &Readback| report.is_ready() && self.crossing.iter().all(Readback::is_ready);
-        self.halted.is_some() || self.report.as_ref().is_some_and(ended)
+        self.halted.is_some() || (self.saved && self.report.as_ref().is_some_and(ended))
+    }
+
+    /// States that were copied are not those after it.
+    fn save_again(&mut self) {
+        self.states.truncate(self.stage);
+        self.states.push(Vec::new());
+        self.saved = !self.keep;
     }
 
     /// The states of a step that has ended.
@@ -103,7 +112,7 @@ impl Flight {
     pub fn restart(&mut self) {
         (self.at, self.open, self.report, self.halted) = (Mark::default(), 0, None, None);
         self.passing.clear();
-        self.states.truncate(self.stage);
+        self.save_again();
     }
 
     /// What its last layer hands on, once it has ended there.
@@ -119,23 +128,32 @@ impl Flight {
     pub fn pass(&mut self, state: State, carried: Vec<Vec<u8>>, dispatches: usize) {
         (self.stage, self.state, self.carried) = (self.stage + 1, Some(state), carried);
         (self.at, self.until, self.open, self.from) = (Mark::default(), dispatches, 0, None);
+        self.save_again();
     }
 }
 
 impl Stage {
-    /// Copies of the states after `positions` tokens, after what was submitted before.
-    pub(super) fn read_states(&mut self, positions: usize, budget: f64) -> Result<Vec<Readback>> {
+    /// Copies states after `positions` tokens, after what was submitted before, as many as the budget allows; whether `copies`
+    /// are all of them.
+    pub(super) fn save_states(&mut self, positions: usize, copies: &mut Vec<Readback>, budget: Budget) -> Result<bool> {
+        let (budget, gpu) = (budget.seconds(), self.gpu().clone());
         let states = self.cache.states(positions);
-        let gpu = self.gpu().clone();
-        let readbacks = gpu.read(&states.iter().collect::<Vec<&View>>())?;
-        self.pace.copied(&gpu, states.iter().map(|view| view.size).sum(), budget)?;
-        Ok(readbacks)
+        while copies.len() < states.len() {
+            let fitting = self.pace.fitting(states[copies.len()..].iter().map(|view| view.size), budget);
+            if fitting == 0 {
+                return Ok(false);
+            }
+            let views: Vec<&View> = states[copies.len()..][..fitting].iter().collect();
+            copies.extend(gpu.read(&views)?);
+            self.pace.copied(&gpu, views.iter().map(|view| view.size).sum(), budget)?;
+        }
+        Ok(true)
     }
 
     /// Gives the device as much of a step as the budget allows. `wait`: for experts that are read.
     pub(super) fn give(&mut self, flight: &mut Flight, budget: Budget, wait: bool) -> Result<Given> {
         while !flight.is_given() {
-            if self.part().weights_move() {
+            if self.part().weights_move() && flight.report.is_none() {
                 let before = self.brought();
                 let there = self.has_experts(flight, budget, wait)?;
                 self.count_brought(before, budget)?;
@@ -198,11 +216,15 @@ impl Stage {
             flight.at = part.to;
             flight.submits += 1;
         }
-        if flight.is_given() {
+        // Else it goes on with the next pass of experts.
+        if flight.report.is_some() || flight.halted.is_some() {
             flight.missing = None;
-            flight.states.truncate(flight.stage);
-            flight.states.push(if flight.keep { self.read_states(flight.positions, budget)? } else { Vec::new() });
             self.release()?;
+        }
+        if flight.report.is_some() && !flight.saved {
+            let copies = flight.states.last_mut().expect("those of this device");
+            flight.saved = self.save_states(flight.positions, copies, lent)?;
+            return Ok(flight.saved);
         }
         Ok(true)
     }
@@ -230,6 +252,7 @@ impl Stage {
         (flight.from, flight.open) = (Some(state.halt_layer), 0);
         flight.until = flight.at.dispatch;
         flight.at = flight.until.into();
+        flight.save_again();
         flight.missing = Some(Missing { layer: state.halt_layer, record: Box::new(record), passes: None });
         Ok(Landed::Again)
     }

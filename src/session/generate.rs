@@ -3,7 +3,7 @@
 use super::flight::{Flight, Given, Landed};
 use super::stage::Ending;
 use super::state::State;
-use super::steps::Back;
+use super::steps::Before;
 use super::{Budget, Error, MAX_STOPS, Result, Sampling, Session, StopReason};
 use crate::clock::{self, Instant};
 use std::collections::VecDeque;
@@ -58,7 +58,7 @@ pub(super) struct Answer {
     /// That of each chunk of the prompt, but for the position.
     state: State,
     /// Before the first step.
-    back: Option<Back>,
+    before: Option<Before>,
     /// Tokens of the prompt that are cached or on their way there.
     planned: usize,
     /// Steps on their way, oldest first; the last may be given in part.
@@ -108,7 +108,7 @@ impl Session {
         let start = clock::now();
         // There is one, unless the device failed while the cache grew.
         self.record((1, Ending::Sample))?;
-        let (cached_tokens, back) = self.begin(prompt)?;
+        let (cached_tokens, before) = self.begin(prompt)?;
         self.record_prompt(cached_tokens, prompt.len())?;
         let stats = Stats {
             prompt_tokens: prompt.len(),
@@ -120,7 +120,7 @@ impl Session {
         self.answer = Some(Answer {
             prompt: prompt.to_vec(),
             state,
-            back,
+            before,
             planned: cached_tokens,
             queued: VecDeque::new(),
             arrived: VecDeque::new(),
@@ -264,11 +264,11 @@ impl Answer {
     /// Gives the device steps, as far as the budget goes.
     fn give(&mut self, session: &mut Session, budget: Budget, wait: bool) -> Result<()> {
         while !self.done {
-            if let Some(back) = &mut self.back {
-                if !session.bring_back(back, budget, wait)? {
+            if let Some(before) = &mut self.before {
+                if !session.make_ready(before, budget, wait)? {
                     break;
                 }
-                self.back = None;
+                self.before = None;
             }
             if self.queued.iter().all(Flight::is_given) {
                 let Some(flight) = self.plan(session)? else { break };
@@ -309,7 +309,7 @@ impl Answer {
             self.give(session, Budget::unlimited(), wait)?;
             let Some(flight) = self.queued.front_mut().filter(|_| !self.done) else {
                 session.poll()?;
-                return Ok(if self.done || self.back.is_none() { Poll::Ready(None) } else { Poll::Pending });
+                return Ok(if self.done || self.before.is_none() { Poll::Ready(None) } else { Poll::Pending });
             };
             if !wait {
                 session.poll()?;

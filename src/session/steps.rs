@@ -6,17 +6,18 @@ use super::state::State;
 use super::{Budget, Error, Result, Session};
 use crate::gpu::Readback;
 
-/// A checkpoint on its way into the cache.
-pub(super) struct Back {
-    position: usize,
-    /// Of its states.
-    written: usize,
+/// What is to be done before a prompt's first step, as far as budgets allow.
+pub(super) enum Before {
+    /// A checkpoint is to be brought back into the cache; so many of its states are.
+    Back { position: usize, written: usize },
+    /// The states are to be kept; of each device those that are on their way.
+    Keep { position: usize, copies: Vec<Vec<Readback>> },
 }
 
 impl Session {
-    /// Makes ready for a prompt, which is checked: how many of its tokens are cached already, and the checkpoint that is to be
-    /// brought back first, if they are so only in the keys and values.
-    pub(super) fn begin(&mut self, prompt: &[u32]) -> Result<(usize, Option<Back>)> {
+    /// Makes ready for a prompt, which is checked: how many of its tokens are cached already, and what is to be done first. A
+    /// checkpoint is to be brought back if they are so only in the keys and values.
+    pub(super) fn begin(&mut self, prompt: &[u32]) -> Result<(usize, Option<Before>)> {
         let context = self.context();
         if prompt.is_empty() {
             return Err(Error::EmptyPrompt);
@@ -28,14 +29,32 @@ impl Session {
         self.make_room(prompt.len())?;
         // Until the new keys and values are known to be there, only the common ones are.
         let (common, back) = self.history.resume(prompt);
-        if !back && self.history.due(common, true) {
-            // Nothing was lent for it: it counts to what is lent next.
-            let each = self.stages.iter_mut().map(|stage| stage.read_states(common, f64::MAX));
-            let states = each.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-            self.save(common, states);
-        }
+        let before = if back {
+            Some(Before::Back { position: common, written: 0 })
+        } else {
+            let copies = self.stages.iter().map(|_| Vec::new()).collect();
+            self.history.due(common, true).then_some(Before::Keep { position: common, copies })
+        };
         self.stages.iter().try_for_each(|stage| stage.write_tokens(0, prompt))?;
-        Ok((common, back.then_some(Back { position: common, written: 0 })))
+        Ok((common, before))
+    }
+
+    /// Does what is to be done before a prompt's first step, as far as the budget allows; whether all is done. `wait`: until the
+    /// states of a checkpoint have come to the host.
+    pub(super) fn make_ready(&mut self, before: &mut Before, budget: Budget, wait: bool) -> Result<bool> {
+        match before {
+            Before::Back { position, written } => self.bring_back(*position, written, budget, wait),
+            Before::Keep { position, copies } => {
+                for (stage, copies) in self.stages.iter_mut().zip(&mut *copies) {
+                    if !stage.save_states(*position, copies, budget)? {
+                        return Ok(false);
+                    }
+                }
+                let states = copies.drain(..).flatten().collect();
+                self.save(*position, states);
+                Ok(true)
+            }
+        }
     }
 
     /// How the next chunk of a prompt of `total` tokens is recorded, of which `at` are cached; the last chunk samples.
@@ -76,22 +95,21 @@ impl Session {
         Ok(Flight::new(key, positions, state, keep, dispatches))
     }
 
-    /// Writes the states of a checkpoint into the cache, as far as the budget allows; whether all are there. `wait`: until they
-    /// have come to the host.
-    pub(super) fn bring_back(&mut self, back: &mut Back, budget: Budget, wait: bool) -> Result<bool> {
-        let views = self.views(|cache| cache.states(back.position));
-        let Some(states) = self.history.states(back.position, wait)? else { return Ok(false) };
-        for ((stage, view), bytes) in views.iter().zip(states).skip(back.written) {
+    /// Writes the states of a checkpoint into the cache, as far as the budget allows; whether all are there.
+    fn bring_back(&mut self, position: usize, written: &mut usize, budget: Budget, wait: bool) -> Result<bool> {
+        let views = self.views(|cache| cache.states(position));
+        let Some(states) = self.history.states(position, wait)? else { return Ok(false) };
+        for ((stage, view), bytes) in views.iter().zip(states).skip(*written) {
             let stage = &mut self.stages[*stage];
-            if stage.pace.room(budget.seconds()) == 0 {
+            if stage.pace.fitting([view.size].into_iter(), budget.seconds()) == 0 {
                 return Ok(false);
             }
             let gpu = stage.gpu().clone();
             gpu.write(view, 0, bytes)?;
             stage.pace.copied(&gpu, bytes.len() as u64, budget.seconds())?;
-            back.written += 1;
+            *written += 1;
         }
-        self.history.brought_back(back.position);
+        self.history.brought_back(position);
         Ok(true)
     }
 

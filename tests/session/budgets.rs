@@ -163,6 +163,29 @@ fn a_turn_that_goes_back_over_several_frames_says_the_same() {
     }
 }
 
+/// What checkpoints copy at a turn's start, within its prompt and at its end is part of what is given.
+#[test]
+fn checkpoints_stay_within_the_budget() {
+    for name in ["qwen3next", "gemma4"] {
+        let model = Made::new(name, Format::F16, &TINY).load().expect("a model");
+        let checkpoints = Checkpoints { interval: 16, ..Checkpoints::default() };
+        let mut session = session(&model, SessionOptions { checkpoints, ..slow() });
+        let tokens = agreement::some_tokens(70);
+        let budget = Duration::from_millis(3);
+        let mut several = false;
+        for prompt in [&tokens[..40], &tokens[..60], &[&tokens[..30], &[1; 20]].concat()] {
+            session.ask(prompt, &Sampling::greedy(), &[], 4).expect("an answer");
+            while session.is_answering() {
+                session.advance(Budget::gpu_time(budget)).expect("a device");
+                let (given, parts) = (session.given(), session.parts_given());
+                assert!(given <= budget || parts == 1, "{name}: {given:?} were given at once, in {parts} parts");
+                several |= parts > 1;
+            }
+        }
+        assert!(several, "{name}: no two parts at once");
+    }
+}
+
 #[test]
 fn an_app_can_read_tokens_and_logits_on_the_device() {
     let mut session = session(&demo(), SessionOptions { run_ahead: Some(0), ..SessionOptions::default() });
