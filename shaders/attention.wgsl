@@ -193,7 +193,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #else
         let values = tile * params.kv_heads + kv_head;
 #endif
-        var score: array<f32, ROWS>;
+        var score = array<f32, ROWS>();
 #if LISTED
         // Which positions these are matters no more: all of them are seen.
         var k_row = 0u;

@@ -87,8 +87,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         // An invocation has two tokens; those past the last are that one again, whose column of T is zero.
         let tokens = vec2(share, share + SHARES);
         let rows = (first + min(tokens, vec2(count - 1u))) * channel_quads;
-        var recalled: array<vec4<f32>, 2>;
-        var read: array<vec4<f32>, 2>;
+        var recalled = array<vec4<f32>, 2>();
+        var read = array<vec4<f32>, 2>();
         for (var quad = 0u; quad < QUADS; quad += QUADS_AT_ONCE) {
             for (var i = 0u; i < QUADS_AT_ONCE; i++) {
                 let at = 4u * (quad + i) * SLICE + lane;
@@ -106,7 +106,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         misses[tokens.x * SLICE + lane] = qkv[rows.x + v_at] - from_start.x * recalled[0];
         misses[tokens.y * SLICE + lane] = qkv[rows.y + v_at] - from_start.y * recalled[1];
         workgroupBarrier();
-        var change: array<vec4<f32>, 2>;
+        var change = array<vec4<f32>, 2>();
         let t_rows = chunk + tokens * ROW_QUADS;
         for (var i = 0u; i < ROW_QUADS; i++) {
             let at = 4u * i * SLICE + lane;

@@ -63,7 +63,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             }
             workgroupBarrier();
             if key < count {
-                var dots: array<f32, GROUP>;
+                var dots = array<f32, GROUP>();
                 for (var i = 0u; i < QUADS; i++) {
                     let k = key_quad(key * QUADS + i);
                     for (var h = 0u; h < GROUP; h++) {

@@ -58,7 +58,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         workgroupBarrier();
         for (var quad = tid; quad < quads; quad += LOADS * WG) {
-            var loaded: array<vec4<f32>, LOADS>;
+            var loaded = array<vec4<f32>, LOADS>();
             for (var k = 0u; k < LOADS; k++) {
                 loaded[k] = scores[first + min(quad + k * WG, quads - 1u)];
             }

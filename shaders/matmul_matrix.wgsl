@@ -83,7 +83,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         for (var k = 0u; k < 16u * RUNS; k += SIDE) {
             for (var first = 0u; first < FRAGMENTS; first += TOGETHER) {
                 if first * SIDE < tile.count {
-                    var tokens: array<Left, TOGETHER>;
+                    var tokens = array<Left, TOGETHER>();
                     for (var f = 0u; f < TOGETHER; f++) {
                         tokens[f] = coopLoadT<Left>(&tile_of_both[(BM + (first + f) * SIDE) * STRIDE + k], STRIDE);
                     }

@@ -25,7 +25,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         return;
     }
     for (var run = tid; run < (params.columns + 15u) / 16u; run += WG) {
-        var w: array<mat4x4<f32>, BM>;
+        var w = array<mat4x4<f32>, BM>();
         for (var m = 0u; m < BM; m++) {
             w[m] = w16(tile, m, run);
         }

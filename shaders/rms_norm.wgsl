@@ -47,7 +47,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let inverse = inverseSqrt(total(0u) / f32(params.columns) + params.eps);
 #if QUANTISE
     for (var block = tid; block < quads / 8u; block += WG) {
-        var v: array<vec4<f32>, 8>;
+        var v = array<vec4<f32>, 8>();
         for (var i = 0u; i < 8u; i++) {
             v[i] = x[start + 8u * block + i] * inverse * norm[8u * block + i];
         }

@@ -127,3 +127,32 @@ fn without_semantic(hlsl: &str) -> Option<&str> {
     let members = |input: &str| between(&format!("struct {} {{", input.split(' ').next()?), '}');
     inputs.filter_map(members).flat_map(str::lines).filter(|line| line.contains(';')).find(bare)
 }
+
+/// Tint sets a variable that says no first value to zero once a call, not once a round, and so did naga before version 30: a sum
+/// would go on from the last round's. With one said, both store it in each round.
+#[test]
+fn variables_in_loops_say_their_first_value() {
+    let silent =
+        |(name, source): &(&str, &'static str)| unset_in_loops(source).map(|line| format!("{name}: {line}")).collect();
+    let silent: Vec<Vec<String>> = SHADERS.iter().map(silent).collect();
+    assert_eq!(silent.concat(), Vec::<String>::new());
+    let example = "for (;;) {\nif a {\nvar b: u32;\n}\nvar c = 0u;\n}\nvar d: u32;";
+    assert_eq!(unset_in_loops(example).collect::<Vec<_>>(), ["var b: u32;"]);
+}
+
+/// The declarations within loops, of a source formatted as ours, that give no initial value.
+fn unset_in_loops(source: &str) -> impl Iterator<Item = &str> {
+    let mut loops = Vec::new(); // of the open braces, which are of loops
+    let mut starts = false;
+    source.lines().map(|line| line.split("//").next().unwrap_or_default().trim()).filter(move |code| {
+        starts |= ["for ", "loop ", "while "].iter().any(|word| code.starts_with(word));
+        for brace in code.chars().filter(|c| "{}".contains(*c)) {
+            if brace == '{' {
+                loops.push(std::mem::take(&mut starts));
+            } else {
+                loops.pop();
+            }
+        }
+        loops.contains(&true) && code.starts_with("var ") && !code.contains('=')
+    })
+}

@@ -37,7 +37,7 @@ fn stage(tile: Tile, run: u32, tid: u32) {
 
 fn multiply(tm: u32, tn: u32, sums: ptr<function, array<f32, TM * TN>>) {
     for (var r = 0u; r < RUNS; r++) {
-        var v: array<Quantised, TN>;
+        var v = array<Quantised, TN>();
         for (var j = 0u; j < TN; j++) {
             let at = r * BN + tn + j * (BN / TN);
             v[j] = Quantised(x_tile[at], x_scales[at].x, x_scales[at].y);

@@ -22,7 +22,7 @@ fn stage(tile: Tile, run: u32, tid: u32) {
 
 fn multiply(tm: u32, tn: u32, sums: ptr<function, array<f32, TM * TN>>) {
     for (var quad = 0u; quad < QUADS; quad++) {
-        var v: array<vec4<f32>, TN>;
+        var v = array<vec4<f32>, TN>();
         for (var j = 0u; j < TN; j++) {
             v[j] = x_tile[quad * BN + tn + j * (BN / TN)];
         }

@@ -53,9 +53,13 @@ const PRODUCTS: [Kind; 6] = [
 
 fn main() {
     let arguments = Arguments::from_args();
-    let devices = open();
     let dawn = std::env::var("HALOGEN_DAWN").ok().map(|modules| Dawn::start(&modules).map(Arc::new));
     let dawn = dawn.transpose().expect("Dawn");
+    let mut devices = open();
+    if dawn.is_some() {
+        // Dawn takes an adapter by itself, the same for each of ours.
+        devices.truncate(1);
+    }
     let full = std::env::var_os("HALOGEN_FULL").is_some();
     let mut cases = Vec::new();
     for add in [
