@@ -182,14 +182,15 @@ fn budgets_of_experts_are_held_against_their_bound() {
 #[test]
 fn a_load_is_measured_beside_plain_reads() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/rust-docs-moe-q4_k_m.gguf");
-    let said = json(&["load", file, "-r", "2", "--json"]);
+    let said = json(&["load", file, "-r", "2", "--upload", "ring,in-place", "--json"]);
     let rows = said["rows"].as_array().expect("rows");
-    assert_eq!(rows.iter().map(|r| &r["page_cache"]).collect::<Vec<_>>(), ["warm", "cold"]);
+    assert_eq!(rows.iter().map(|r| &r["page_cache"]).collect::<Vec<_>>(), ["warm", "warm", "cold", "cold"]);
+    assert_eq!(rows.iter().map(|r| &r["upload"]).collect::<Vec<_>>(), ["ring", "in_place", "ring", "in_place"]);
     for row in rows {
         for name in ["plain", "fresh", "load"] {
             assert!(positive(&row[name]["median"]) && row[name]["samples"] == 2, "{name}: {row}");
         }
-        for name in ["fraction_of_plain", "seconds", "layout_share"] {
+        for name in ["fraction_of_plain", "fraction_of_fresh", "seconds", "layout_share"] {
             assert!(positive(&row[name]), "{name}: {row}");
         }
         // Not a speed: what staging may take at most, of a model of a few MiB.

@@ -322,6 +322,15 @@ fn show_counts_bytes() {
     assert_eq!(experts["active_bytes"].as_u64().map(|b| 4 * b), experts["bytes"].as_u64());
     assert!(succeeds(&["show", "demo"]).contains("with 2 of 8 experts"));
     assert_eq!(succeeds(&["show"]), succeeds(&["show", "demo"]), "no MODEL means demo");
+    let least = succeeds(&["show", "demo", "--gpu-memory", "1MB"]);
+    for part in
+        ["lookups a step more", "of 6 layers, the embedding and the output matrix in", "through two slots of", "a step"]
+    {
+        assert!(least.contains(part), "{part}: {least}");
+    }
+    let half = json(&["show", "demo", "--gpu-memory", "6MB", "--json"]);
+    assert!(half["placement"]["experts"]["bytes"].as_u64() > Some(0) && half["placement"]["dense"].is_null(), "{half}");
+    fails(halogen(&["show", "demo", "--gpu-memory", "500kB"]), &["that can do", "500000"]);
 }
 
 #[test]
@@ -487,6 +496,16 @@ fn fit_says_where_a_model_would_lie() {
     assert_eq!((here["plan"]["fit"].as_str(), here["demand"]["context"].as_u64()), (Some("resident"), Some(64)));
     let skewed = ["fit", "--like", "glm-4.5-air", "--machine", "rtx-3060", "--routing", "zipf:1", "--json"];
     assert!(json(&skewed)["plan"]["hit_rate"].as_f64() > json(&skewed)["plan"]["cached_share"].as_f64());
+    let card =
+        |more: &[&str]| json(&[&["fit", "--like", "glm-4.5-air", "--machine", "rtx-3060", "--json"], more].concat());
+    let (cached, on_host, on_disk) = (card(&[]), card(&["-cmoe"]), card(&["--experts", "disk"]));
+    assert!(on_host["plan"]["hit_rate"].as_f64() < cached["plan"]["hit_rate"].as_f64(), "{on_host}");
+    assert!(
+        on_disk["plan"]["decode"]["link_bytes"] == 0.0 && on_disk["plan"]["decode"]["disk_bytes"].as_f64() > Some(1e6)
+    );
+    assert!(cached["placement"]["experts"]["bytes"].as_u64() > Some(0), "{cached}");
+    let streamed = succeeds(&["fit", "--like", "llama-3.3-70b", "--machine", "rtx-4090"]);
+    assert!(streamed.contains("of 80 layers through two slots of"), "{streamed}");
 }
 
 #[test]

@@ -60,6 +60,10 @@ pub fn device(gpu: &Gpu, repetitions: usize, file: Option<&Path>) -> Result<Vec<
     insert("cooperative matrices", how, |p| p.matrix_flops_per_second);
     let how = "as f32's, in vectors of four f16, which hardware may pair";
     insert("f16 multiply-add", how, |p| p.f16_flops_per_second);
+    if let Some(rate) = gpu.blocking_measure_in_place()? {
+        let how = "the same of memory that the host can map: what reading experts in place would reach";
+        rows.insert(1, row("stream read in place", "B/s", how, &[rate]));
+    }
     let bytes = match gpu.caps().class {
         DeviceClass::Gpu => 256 << 20,
         DeviceClass::Cpu => 32 << 20,

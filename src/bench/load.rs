@@ -3,7 +3,8 @@
 use super::{Error, Result, Summary};
 use crate::gguf::{FileSource, Gguf, READERS, ReadAt, forget};
 use crate::gpu::Gpu;
-use crate::session::{LoadStats, Model};
+use crate::memory::Upload;
+use crate::session::{LoadOptions, LoadStats, Model};
 use serde::Serialize;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,8 @@ pub enum PageCache {
 #[derive(Clone, Debug, Serialize)]
 pub struct LoadRow {
     pub page_cache: PageCache,
+    /// How the weights got to the device.
+    pub upload: Upload,
     /// Bytes a second of the whole file, each read into memory that was touched before.
     pub plain: Summary,
     /// The same, into memory that is fresh: what a load must do where its bytes stay.
@@ -36,6 +39,8 @@ pub struct LoadRow {
     pub load: Summary,
     /// Of the load by the plain read, medians.
     pub fraction_of_plain: f64,
+    /// The same, of the read into fresh memory.
+    pub fraction_of_fresh: f64,
     /// All of [`Model::load`], the tokenizer too: median.
     pub seconds: f64,
     /// Of the time of all reading threads, what laying out rows takes.
@@ -61,42 +66,58 @@ fn failed(path: &Path, error: std::io::Error) -> Error {
     Error::Case { name: path.display().to_string(), problem: error.to_string() }
 }
 
-/// Loads a model `repetitions` times; each time it is dropped again.
+/// Loads a model `repetitions` times, each of `uploads` in turn beside plain reads; each time it is dropped again. A row for each of
+/// them.
 ///
 /// # Errors
 /// A file that cannot be read, or a model that cannot be loaded.
-pub fn load(gpu: &Gpu, files: &[PathBuf], gguf: &Gguf, page_cache: PageCache, repetitions: usize) -> Result<LoadRow> {
+pub fn load(
+    gpu: &Gpu,
+    files: &[PathBuf],
+    gguf: &Gguf,
+    page_cache: PageCache,
+    uploads: &[Upload],
+    repetitions: usize,
+) -> Result<Vec<LoadRow>> {
     let prepare = || match page_cache {
         PageCache::Cold => files.iter().try_for_each(|file| evict(file)),
         PageCache::Warm => Ok(()),
     };
     // What lies in memory is there once it was read.
     plain(files, false)?;
-    let mut rates: [Vec<f64>; 3] = Default::default();
-    let (mut seconds, mut layout, mut above) = (Vec::new(), Vec::new(), Vec::new());
+    let mut plains: [Vec<f64>; 2] = Default::default();
+    let mut loads = vec![Vec::new(); uploads.len()];
     for _ in 0..repetitions {
-        for (rates, fresh) in rates.iter_mut().zip([false, true]) {
+        for (rates, fresh) in plains.iter_mut().zip([false, true]) {
             prepare()?;
             rates.push(plain(files, fresh)?);
         }
-        prepare()?;
-        let (stats, most) = watched(gpu, gguf)?;
-        rates[2].push(stats.bytes as f64 / stats.fill.as_secs_f64());
-        seconds.push(stats.time.as_secs_f64());
-        layout.push(stats.layout.as_secs_f64() / (stats.fill.as_secs_f64() * READERS as f64));
-        above.extend(most);
+        for (loads, upload) in loads.iter_mut().zip(uploads) {
+            prepare()?;
+            loads.push(watched(gpu, gguf, *upload)?);
+        }
     }
-    let [plain, fresh, load] = rates.map(|rates| Summary::of(&rates));
-    Ok(LoadRow {
+    let plains = plains.map(|rates| Summary::of(&rates));
+    Ok(loads.iter().map(|loads| row(page_cache, &plains, loads)).collect())
+}
+
+/// Loads of one way, and the most memory beside the weights during each.
+fn row(page_cache: PageCache, [plain, fresh]: &[Summary; 2], loads: &[(LoadStats, Option<i64>)]) -> LoadRow {
+    let of =
+        |value: fn(&LoadStats) -> f64| Summary::of(&loads.iter().map(|(stats, _)| value(stats)).collect::<Vec<_>>());
+    let load = of(|stats| stats.bytes as f64 / stats.fill.as_secs_f64());
+    LoadRow {
         page_cache,
-        plain,
-        fresh,
-        load,
+        upload: loads[0].0.upload,
         fraction_of_plain: load.median / plain.median,
-        seconds: Summary::of(&seconds).median,
-        layout_share: Summary::of(&layout).median,
-        host_above_plan: above.into_iter().max(),
-    })
+        fraction_of_fresh: load.median / fresh.median,
+        plain: *plain,
+        fresh: *fresh,
+        load,
+        seconds: of(|stats| stats.time.as_secs_f64()).median,
+        layout_share: of(|stats| stats.layout.as_secs_f64() / (stats.fill.as_secs_f64() * READERS as f64)).median,
+        host_above_plan: loads.iter().filter_map(|(_, above)| *above).max(),
+    }
 }
 
 /// Bytes a second of as many threads as a load has, into one piece of memory each or into all that the file takes.
@@ -148,7 +169,7 @@ fn evict(path: &Path) -> Result<()> {
 }
 
 /// Loads a model; what it took, and the most memory beside its weights.
-fn watched(gpu: &Gpu, gguf: &Gguf) -> Result<(LoadStats, Option<i64>)> {
+fn watched(gpu: &Gpu, gguf: &Gguf, upload: Upload) -> Result<(LoadStats, Option<i64>)> {
     let (before, done) = (anonymous(), AtomicBool::new(false));
     let (loaded, most) = thread::scope(|scope| {
         let watch = scope.spawn(|| {
@@ -159,7 +180,8 @@ fn watched(gpu: &Gpu, gguf: &Gguf) -> Result<(LoadStats, Option<i64>)> {
             }
             most
         });
-        let loaded = pollster::block_on(Model::load(gpu, gguf, |_| true));
+        let options = LoadOptions { upload: Some(upload), ..LoadOptions::default() };
+        let loaded = pollster::block_on(Model::load_with(gpu, gguf, &options, |_| true));
         done.store(true, Ordering::Relaxed);
         (loaded, watch.join().expect("looking does not panic"))
     });

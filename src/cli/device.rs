@@ -20,7 +20,7 @@ pub struct DeviceArgs {
 }
 
 /// `8GiB`, `24GB`, `500M` (decimal) or plain bytes.
-fn parse_bytes(text: &str) -> Result<u64, String> {
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}`: a size such as 8GiB, 24GB or 500MB is needed");
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

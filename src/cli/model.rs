@@ -77,10 +77,11 @@ fn explain(placement: &Placement) {
         let (some, all) = (human::bytes(bytes), human::bytes(all));
         output::note(format_args!("note: {some} of {all} of experts fit at once; others are read as they are needed"));
     }
-    if let Some(DenseMemory { layers, streamed, bytes, .. }) = placement.dense {
+    if let Some(DenseMemory { layers, streamed, bytes, pieces, .. }) = placement.dense {
         let bytes = human::bytes(bytes);
+        let ends = if pieces > 0 { ", the embedding and the output matrix" } else { "" };
         output::note(format_args!(
-            "note: {streamed} of {layers} layers do not fit: their {bytes} are read again for every step, at most 1 token in the \
+            "note: {streamed} of {layers} layers{ends} do not fit: their {bytes} are read again for every step, at most 1 token in the \
              time that takes"
         ));
     }

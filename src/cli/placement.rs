@@ -1,9 +1,9 @@
 //! Where weights are to lie, as llama.cpp's users say it.
 
-use super::output;
+use super::{human, output};
 use anyhow::{Result, bail};
 use halogen::gguf::Gguf;
-use halogen::memory::{Backing, PlacementOptions};
+use halogen::memory::{Backing, DenseMemory, ExpertMemory, Placement, PlacementOptions, expert_layers};
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct PlacementArgs {
@@ -95,6 +95,33 @@ impl PlacementArgs {
         }
         Ok(())
     }
+}
+
+/// What comes and goes, by a word each, and what it costs a step.
+pub fn costs(gguf: &Gguf, placement: &Placement) -> Vec<(&'static str, String)> {
+    let mut said = Vec::new();
+    if let Some(memory @ ExpertMemory { bytes, all, shared, .. }) = placement.experts {
+        let layers = expert_layers(gguf);
+        let slots = layers.iter().map(|(layer, count)| memory.slots(*layer, *count));
+        let slots = match shared {
+            Some(slot) => format!("{} of {} for all layers", slots.max().unwrap_or(0), human::bytes(slot)),
+            None => format!("{} for the experts of {} layers", slots.sum::<usize>(), layers.len()),
+        };
+        let (some, all) = (human::bytes(bytes), human::bytes(all));
+        said.push(("slots", format!("{slots}, {some} of {all}; {} lookups a step more", layers.len())));
+    }
+    if let Some(DenseMemory { layers, streamed, slot, pieces, bytes, .. }) = placement.dense {
+        let ends = match pieces {
+            0 => String::new(),
+            pieces => format!(", the embedding and the output matrix in {pieces} pieces, a dispatch each,"),
+        };
+        let (slot, bytes) = (human::bytes(slot), human::bytes(bytes));
+        said.push((
+            "passing",
+            format!("{streamed} of {layers} layers{ends} through two slots of {slot}: {bytes} a step"),
+        ));
+    }
+    said
 }
 
 #[cfg(test)]

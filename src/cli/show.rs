@@ -1,12 +1,14 @@
 //! `halogen show`: what is in a file.
 
+use super::device::parse_bytes;
 use super::output::Style;
+use super::placement::costs;
 use super::{human, model, output, success};
 use anyhow::Result;
 use halogen::formats::Format;
 use halogen::gguf::{Array, Gguf, TensorInfo, Value};
 use halogen::gpu::adapters;
-use halogen::memory::expert_stacks;
+use halogen::memory::{Placement, expert_stacks};
 use halogen::ops::shards_at_once;
 use serde_json::{Map, json};
 use std::fmt::Write;
@@ -21,6 +23,10 @@ pub struct Args {
     /// A .gguf file, or `demo`: the embedded model (also where none is named)
     model: Option<String>,
 
+    /// Also what comes and goes where weights may take so much of the device, and what it costs a step
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    gpu_memory: Option<u64>,
+
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -28,10 +34,17 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<ExitCode> {
     let gguf = model::open(args.model.as_deref())?;
+    let placement = args.gpu_memory.map(|bytes| Placement::within(&gguf, bytes)).transpose()?;
     if args.json {
-        output::print_json(&json(&gguf))?;
+        let mut all = json(&gguf);
+        all["placement"] = json!(placement);
+        output::print_json(&all)?;
     } else {
-        output::print(format_args!("{}", text(&gguf, Style::of(&io::stdout()))))?;
+        let mut all = text(&gguf, Style::of(&io::stdout()));
+        for (what, cost) in placement.iter().flat_map(|placement| costs(&gguf, placement)) {
+            let _ = writeln!(all, "  {what:<8}  {cost}");
+        }
+        output::print(format_args!("{all}"))?;
     }
     success()
 }

@@ -35,7 +35,7 @@ pub use error::{Error, KeyProblem, ShardProblem, TensorProblem};
 pub use metadata::Metadata;
 #[cfg(feature = "native-io")]
 pub use native::{FileSource, READERS, Threads, forget};
-pub use source::{AsyncReadAt, ReadAt, Reading, Then};
+pub use source::{AsyncReadAt, ReadAt, Reading, Target, Then};
 pub use value::{Array, Strings, Value};
 pub use write::{Writer, header};
 
@@ -174,7 +174,7 @@ impl Gguf {
     }
 
     /// Starts to read `len` of a tensor's bytes from `offset`, in bytes from the tensor's start; gives what `then` makes of
-    /// them where they are read. Dropping it cancels it.
+    /// them where they are read: it takes the vector, or leaves it to be read into again. Dropping it cancels it.
     ///
     /// # Errors
     /// The read passes the tensor's end, or fails: the file may have shrunk since it was opened.
@@ -189,14 +189,36 @@ impl Gguf {
         then: T,
     ) -> impl Future<Output = Result<Vec<u8>, Error>> + use<T>
     where
-        T: FnOnce(Vec<u8>) -> Vec<u8> + Send + 'static,
+        T: FnOnce(&mut Vec<u8>) -> Vec<u8> + Send + 'static,
+    {
+        self.reading(tensor, offset, len, move |source, at| source.read_at(at, len, Box::new(then)))
+    }
+
+    /// As [`Gguf::read`], into `target`, as many bytes as it has; gives an empty vector.
+    pub fn read_into(
+        &self,
+        tensor: &TensorInfo,
+        offset: u64,
+        mut target: Target,
+    ) -> impl Future<Output = Result<Vec<u8>, Error>> + use<> {
+        let len = (*target).as_mut().len();
+        self.reading(tensor, offset, len, move |source, at| source.read_into(at, target))
+    }
+
+    fn reading<S>(
+        &self,
+        tensor: &TensorInfo,
+        offset: u64,
+        len: usize,
+        start: S,
+    ) -> impl Future<Output = Result<Vec<u8>, Error>> + use<S>
+    where
+        S: FnOnce(&dyn AsyncReadAt, u64) -> Reading,
     {
         let file = &self.inner.files[tensor.shard];
         let bytes = len as u64;
         let reading = match offset.checked_add(bytes) {
-            Some(end) if end <= tensor.bytes => {
-                Ok(file.source.read_at(tensor.offset.saturating_add(offset), len, Box::new(then)))
-            }
+            Some(end) if end <= tensor.bytes => Ok(start(&*file.source, tensor.offset.saturating_add(offset))),
             _ => {
                 let problem = TensorProblem::OutsideTensor { offset, len: bytes, bytes: tensor.bytes };
                 Err(Error::tensor(&file.name, &tensor.name, problem))
@@ -217,10 +239,15 @@ impl Gguf {
         self.inner.files[tensor.shard].source.forget(tensor.offset.saturating_add(offset), len);
     }
 
+    /// As [`Gguf::forget`], of all files.
+    pub fn forget_all(&self) {
+        self.inner.files.iter().for_each(|file| file.source.forget(0, file.source.len()));
+    }
+
     /// Fills `buf` with a tensor's bytes from `offset`, as [`Gguf::read`], and waits for it.
     pub fn blocking_read(&self, tensor: &TensorInfo, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
         #[allow(clippy::disallowed_methods, reason = "it says so")]
-        buf.copy_from_slice(&pollster::block_on(self.read(tensor, offset, buf.len(), |bytes| bytes))?);
+        buf.copy_from_slice(&pollster::block_on(self.read(tensor, offset, buf.len(), std::mem::take))?);
         Ok(())
     }
 }

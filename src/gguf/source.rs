@@ -4,8 +4,12 @@
 use crate::boxed::BoxFuture;
 use std::io;
 
-/// What is done with bytes where they were read: on the reader's own thread, where it has one.
-pub type Then = Box<dyn FnOnce(Vec<u8>) -> Vec<u8> + Send>;
+/// What is done with bytes where they were read: on the reader's own thread, where it has one. It takes the vector, or leaves it
+/// to be read into again.
+pub type Then = Box<dyn FnOnce(&mut Vec<u8>) -> Vec<u8> + Send>;
+
+/// Memory that a read fills.
+pub type Target = Box<dyn AsMut<[u8]> + Send>;
 
 /// A read on its way; dropping it cancels it.
 pub type Reading = BoxFuture<'static, io::Result<Vec<u8>>>;
@@ -19,6 +23,16 @@ pub trait AsyncReadAt: wgpu::WasmNotSendSync {
     /// Starts to read `len` bytes from `offset` on, and gives what `then` makes of them. Past the end this is
     /// [`io::ErrorKind::UnexpectedEof`]. To poll it never waits.
     fn read_at(&self, offset: u64, len: usize, then: Then) -> Reading;
+
+    /// As [`AsyncReadAt::read_at`], into `target`, as many bytes as it has; gives an empty vector.
+    fn read_into(&self, offset: u64, mut target: Target) -> Reading {
+        let len = (*target).as_mut().len();
+        let then = move |bytes: &mut Vec<u8>| {
+            (*target).as_mut().copy_from_slice(bytes);
+            Vec::new()
+        };
+        self.read_at(offset, len, Box::new(then))
+    }
 
     /// Bytes that will not be read again soon, so that nothing needs to be kept of them.
     fn forget(&self, _offset: u64, _len: u64) {}
@@ -50,7 +64,7 @@ impl<S: ReadAt> AsyncReadAt for AtOnce<S> {
 
     fn read_at(&self, offset: u64, len: usize, then: Then) -> Reading {
         let mut bytes = vec![0; len];
-        let read = self.0.read_at(offset, &mut bytes).map(|()| then(bytes));
+        let read = self.0.read_at(offset, &mut bytes).map(|()| then(&mut bytes));
         Box::pin(std::future::ready(read))
     }
 }

@@ -48,7 +48,7 @@ impl Gpu {
         self.buffer_size(name, bytes, Usage::STORAGE).map(|_| ())
     }
 
-    fn buffer_size(&self, name: &str, bytes: u64, usage: Usage) -> Result<u64> {
+    pub(super) fn buffer_size(&self, name: &str, bytes: u64, usage: Usage) -> Result<u64> {
         let size = bytes.clamp(16, u64::MAX - 16).next_multiple_of(16);
         let caps = self.caps();
         for (limit, what) in [(caps.max_buffer, "a buffer"), (caps.max_binding, "a storage binding")] {

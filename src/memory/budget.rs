@@ -1,14 +1,16 @@
 //! What of a model's weights lies on the device where not all of it fits: routed experts in slots, dense layers passing through.
 
+use super::ends::{EMBEDDING, OUTPUT};
 use super::{Error, Result};
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};
+use std::collections::BTreeMap;
 
 /// Alignment of a binding within a buffer that WebGPU asks for.
 pub(super) const ALIGNMENT: u64 = 256;
 
 /// How much of the experts may lie on the device.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize)]
 pub struct ExpertMemory {
     /// Bytes of the slots of all layers.
     pub bytes: u64,
@@ -24,7 +26,7 @@ pub struct ExpertMemory {
 }
 
 /// Dense layers of which some pass through two slots for every step.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize)]
 pub struct DenseMemory {
     /// The first layer on the device, how many there are, and how many of them pass through.
     pub first: u32,
@@ -32,12 +34,14 @@ pub struct DenseMemory {
     pub streamed: u32,
     /// Bytes of a slot.
     pub slot: u64,
+    /// Pieces in which the embedding and the output matrix pass through, too; 0: they stay.
+    pub pieces: u32,
     /// Bytes that a step brings.
     pub bytes: u64,
 }
 
 /// What of a model lies where; nothing: all of it on the device.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
 pub struct Placement {
     pub experts: Option<ExpertMemory>,
     pub dense: Option<DenseMemory>,
@@ -76,6 +80,12 @@ fn is_stack(tensor: &TensorInfo) -> bool {
 /// Bytes that the routed experts of a file take on a device.
 pub fn expert_bytes(gguf: &Gguf) -> u64 {
     expert_stacks(gguf).filter_map(device_bytes).sum()
+}
+
+/// The layers of a file that have routed experts, and how many each.
+pub fn expert_layers(gguf: &Gguf) -> BTreeMap<u32, usize> {
+    let count = |t: &TensorInfo| Some((layer_of(&t.name)?, t.dims.get(2).map_or(1, |count| *count as usize)));
+    expert_stacks(gguf).filter_map(count).collect()
 }
 
 /// Bytes that a tensor takes on a device; `None` of a type that no matrix has.
@@ -185,25 +195,27 @@ fn least_experts(gguf: &Gguf) -> Result<u64> {
 
 impl DenseMemory {
     /// `bytes` for the dense weights of all layers; `None` where all of them fit. As few layers as can be pass through, spread over
-    /// the model, so that those that stay are computed while the next one comes.
+    /// the model, so that those that stay are computed while the next one comes. `ends`: the embedding and the output matrix pass
+    /// through, too, in pieces.
     ///
     /// # Errors
     /// Less than the largest layer twice.
-    pub fn within(gguf: &Gguf, bytes: u64) -> Result<Option<DenseMemory>> {
+    fn within(gguf: &Gguf, bytes: u64, ends: bool) -> Result<Option<DenseMemory>> {
         let layers = layers(gguf);
-        if layers.iter().sum::<u64>() <= bytes {
+        if !ends && layers.iter().sum::<u64>() <= bytes {
             return Ok(None);
         }
-        let slot = layers.iter().max().copied().unwrap_or(0);
+        let slot = slot_of_layers(gguf);
+        let (pieces, more) = if ends { Ends::of(gguf).pieces(slot) } else { (0, 0) };
         let first = layers.iter().position(|bytes| *bytes > 0).unwrap_or(0) as u32;
+        let count = layers.len() as u32 - first;
         let placed = |streamed: u32| {
-            let all = DenseMemory { first, layers: layers.len() as u32 - first, streamed, slot, bytes: 0 };
-            let passing =
-                (0..layers.len() as u32).filter(|layer| all.streams(*layer)).map(|layer| layers[layer as usize]);
-            DenseMemory { bytes: passing.sum(), ..all }
+            let all = DenseMemory { first, layers: count, streamed, slot, pieces, bytes: more };
+            let passing = (first..first + count).filter(|layer| all.streams(*layer));
+            DenseMemory { bytes: more + passing.map(|layer| layers[layer as usize]).sum::<u64>(), ..all }
         };
-        let fits = |memory: &DenseMemory| layers.iter().sum::<u64>() - memory.bytes + 2 * slot <= bytes;
-        let memory = (1..=layers.len() as u32 - first).map(placed).find(fits);
+        let fits = |memory: &DenseMemory| layers.iter().sum::<u64>() + more - memory.bytes + 2 * slot <= bytes;
+        let memory = (u32::from(!ends)..=count).map(placed).find(fits);
         memory.map(Some).ok_or_else(|| Error::FewLayers { file: gguf.name().into(), bytes, least: 2 * slot })
     }
 
@@ -226,30 +238,75 @@ fn layers(gguf: &Gguf) -> Vec<u64> {
     by_layer(gguf.tensors().iter().filter(matrix), |t| Some(device_bytes(t)?.next_multiple_of(ALIGNMENT)))
 }
 
+/// A slot for any layer, or for a row of what is in none.
+fn slot_of_layers(gguf: &Gguf) -> u64 {
+    layers(gguf).into_iter().max().unwrap_or(0).max(Ends::of(gguf).row)
+}
+
+/// The embedding and the output matrix; an embedding that is the output matrix, too, stays once and passes through twice.
+struct Ends {
+    /// Bytes on the device where they stay.
+    staying: u64,
+    /// Rows of each that passes, and the bytes of a row.
+    passing: [(u64, u64); 2],
+    /// Of the longer row.
+    row: u64,
+}
+
+impl Ends {
+    fn of(gguf: &Gguf) -> Ends {
+        let rows = |t: &TensorInfo| {
+            let rows = t.dims.get(1).copied().unwrap_or(1).max(1);
+            (rows, device_bytes(t).unwrap_or(0) / rows)
+        };
+        let [embedding, output] = [EMBEDDING, OUTPUT].map(|name| gguf.tensor(name).map(rows));
+        let each = embedding.unwrap_or_default();
+        let staying = [embedding, output].iter().flatten().map(|(rows, bytes)| rows * bytes).sum();
+        let passing = [each, output.unwrap_or(each)];
+        Ends { staying, passing, row: passing[0].1.max(passing[1].1) }
+    }
+
+    /// Of a whole model; where layers lie on several devices, what is in none of them stays.
+    fn can_pass(gguf: &Gguf) -> bool {
+        let has = |name: &str| gguf.tensor(name).is_some();
+        has(EMBEDDING) && has("output_norm.weight") && layers(gguf).first().is_some_and(|bytes| *bytes > 0)
+    }
+
+    /// Pieces of at most `slot` bytes, and the bytes of all.
+    fn pieces(&self, slot: u64) -> (u32, u64) {
+        let count = |(rows, bytes): &(u64, u64)| rows.div_ceil((slot / bytes.max(&1)).max(1)) as u32;
+        (self.passing.iter().map(count).sum(), self.passing.iter().map(|(rows, bytes)| rows * bytes).sum())
+    }
+}
+
 impl Placement {
     /// Where the weights of a file lie within `bytes`.
     ///
     /// # Errors
-    /// Fewer than hold what always stays, two slots for the largest layer, and one token's experts of a layer.
+    /// Fewer than hold vectors, two slots for the largest layer, and one token's experts of a layer.
     pub fn within(gguf: &Gguf, bytes: u64) -> Result<Placement> {
-        let (experts, dense) = (expert_bytes(gguf), layers(gguf));
+        let (experts, all_dense) = (expert_bytes(gguf), layers(gguf).iter().sum::<u64>());
         // What is in no layer, and what is no matrix.
-        let stays = gguf.data_bytes().saturating_sub(experts).saturating_sub(dense.iter().sum());
-        let room = bytes.saturating_sub(stays);
+        let others =
+            gguf.tensors().iter().filter(|t| !is_stack(t) && (t.dims.len() < 2 || layer_of(&t.name).is_none()));
+        let outside = others.map(|t| device_bytes(t).unwrap_or(t.bytes)).sum::<u64>();
+        let room = bytes.saturating_sub(outside);
         let least_experts = if experts == 0 { 0 } else { least_experts(gguf)?.min(experts) };
-        let all_dense: u64 = dense.iter().sum();
         if all_dense + least_experts <= room {
             let experts = if experts == 0 { None } else { ExpertMemory::within(gguf, room - all_dense)? };
             return Ok(Placement { experts, dense: None });
         }
-        let layer = dense.iter().max().copied().unwrap_or(0);
-        let least = stays.saturating_add(2 * layer).saturating_add(least_experts);
+        // A step that brings the embedding brings all of it for a row: layers go first.
+        let slots = 2 * slot_of_layers(gguf);
+        let ends = Ends::can_pass(gguf) && outside.saturating_add(slots).saturating_add(least_experts) > bytes;
+        let stays = if ends { outside.saturating_sub(Ends::of(gguf).staying) } else { outside };
+        let least = stays.saturating_add(slots).saturating_add(least_experts);
         if least > bytes {
-            let file = gguf.name().into();
+            let (file, layer) = (gguf.name().into(), slots / 2);
             return Err(Error::BelowLeast { file, bytes, least, session: 0, stays, layer, experts: least_experts });
         }
         let experts = if experts == 0 { None } else { ExpertMemory::within(gguf, least_experts)? };
-        Ok(Placement { experts, dense: DenseMemory::within(gguf, room - least_experts)? })
+        Ok(Placement { experts, dense: DenseMemory::within(gguf, bytes - stays - least_experts, ends)? })
     }
 
     /// As [`Placement::within`], but the experts of the first `layers` layers live in host memory, whatever fits.

@@ -1,15 +1,15 @@
-//! Weights from the file into their buffers: several positioned reads on their way, rows re-laid, one copy to the GPU.
+//! Weights from the file into their buffers: several positioned reads on their way, rows re-laid where they are read, at most one
+//! copy from there to where the device reads them.
 
+use super::copies::{CHUNK, RowCopy};
 use super::{Error, Result, System, Weights};
-use crate::boxed::BoxStream;
+use crate::boxed::{BoxFuture, BoxStream};
 use crate::clock;
 use crate::formats::Format;
-use crate::gguf::{Gguf, TensorInfo};
-use crate::gpu::{Gpu, Staging, View};
-use crate::ops::Shard;
+use crate::gguf::{self, Gguf};
+use crate::gpu::{Gpu, Mapped, Room, Staging};
 use futures::StreamExt;
 use futures::stream;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
@@ -17,10 +17,39 @@ use std::time::Duration;
 
 /// Reads on their way at once: enough that a reader which sees a few of them at a time is never idle.
 pub(super) const READS: usize = 16;
-/// Bytes read, re-laid and handed to the queue at once.
-const CHUNK: usize = 4 << 20;
 /// Chunks on their way from the host to the device at once.
 const STAGED: usize = 16;
+
+/// How weights get from the host to the device. The bytes are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Upload {
+    /// Through a ring of mapped buffers, from which the device copies.
+    #[default]
+    Ring,
+    /// By the readers, into the weights' own memory, which host and device share.
+    InPlace,
+}
+
+impl Upload {
+    /// The way of a device: in place where host and device share one memory and the backend lets the host write it. A card reads
+    /// its own memory faster than the host's, so there weights are copied.
+    pub fn on(gpu: &Gpu) -> Upload {
+        if shares_memory(gpu) && gpu.has_mapped() { Upload::InPlace } else { Upload::Ring }
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Upload::Ring => "ring",
+            Upload::InPlace => "in place",
+        }
+    }
+}
+
+/// Whether the weights on the device lie in the host's memory.
+fn shares_memory(gpu: &Gpu) -> bool {
+    matches!(gpu.info().device_type, wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu)
+}
 
 /// How far a load has come.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +67,7 @@ pub struct Filled {
     pub bytes: u64,
     /// Of all readers together, what laying out rows took.
     pub layout: Duration,
+    pub upload: Upload,
 }
 
 /// Laying out rows, by several readers.
@@ -65,114 +95,42 @@ impl Layout {
             spares.push(vector);
         }
     }
-}
 
-/// Consecutive rows of a tensor.
-#[derive(Clone)]
-pub(super) struct Rows {
-    pub tensor: Arc<TensorInfo>,
-    pub first: usize,
-    pub count: usize,
-}
-
-/// Consecutive rows of a tensor, and where they go.
-#[derive(Clone)]
-pub(super) struct RowCopy {
-    pub tensor: Arc<TensorInfo>,
-    pub format: Format,
-    pub columns: usize,
-    pub first_row: usize,
-    pub rows: usize,
-    pub view: View,
-    /// The byte in the view.
-    pub to: u64,
+    /// Rows as in the file, laid out in `laid`.
+    fn relay(&self, format: Format, columns: usize, bytes: &[u8], laid: &mut [u8]) {
+        let start = clock::now();
+        format.relay(columns, bytes, laid);
+        self.nanos.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    }
 }
 
 impl RowCopy {
-    /// Bytes in the file.
-    pub fn bytes(&self) -> usize {
-        self.rows * self.format.row_bytes(self.columns)
-    }
-
-    /// Where they begin in the tensor.
-    fn offset(&self) -> u64 {
-        (self.first_row * self.format.row_bytes(self.columns)) as u64
-    }
-
-    /// Bytes on the device.
-    pub fn laid_bytes(&self) -> usize {
-        self.rows * self.format.device_row_bytes(self.columns)
-    }
-
-    /// Starts to read the rows; they arrive in the device's layout.
-    fn read(&self, gguf: &Gguf, layout: &Arc<Layout>) -> impl Future<Output = Result<Vec<u8>>> + use<> {
-        let RowCopy { format, columns, rows, .. } = *self;
-        let layout = layout.clone();
-        let reading = gguf.read(&self.tensor, self.offset(), self.bytes(), move |bytes| {
-            if format.lies_as_in_files(columns) {
-                return bytes;
-            }
-            let start = clock::now();
-            let mut laid = layout.vector();
-            laid.resize(rows * format.device_row_bytes(columns), 0);
-            format.relay(columns, &bytes, &mut laid);
-            layout.nanos.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
-            laid
-        });
-        async { Ok(reading.await?) }
-    }
-}
-
-/// How `units` of so many bytes each lie in shards of at most `limit` bytes, as few as there can be: units of each shard.
-pub(super) fn cut(units: usize, unit_bytes: u64, limit: u64) -> impl Iterator<Item = Range<usize>> {
-    let per_shard = ((limit / unit_bytes) as usize).clamp(1, units.max(1));
-    (0..units).step_by(per_shard).map(move |first| first..units.min(first + per_shard))
-}
-
-/// Consecutive rows of a part that go to one shard.
-struct Run {
-    part: usize,
-    /// Of the part.
-    first: usize,
-    rows: usize,
-    shard: usize,
-    /// The row in the shard.
-    at: usize,
-}
-
-/// Rows of parts of so many rows, one after another, into shards of `per_shard` rows each (the last may have fewer), from the row
-/// `to_row` of all shards on; `most` rows at once.
-fn runs(parts: impl IntoIterator<Item = usize>, per_shard: usize, to_row: usize, most: usize) -> Vec<Run> {
-    let (mut runs, mut row) = (Vec::new(), to_row);
-    for (part, count) in parts.into_iter().enumerate() {
-        let mut first = 0;
-        while first < count {
-            let (shard, at) = (row / per_shard, row % per_shard);
-            let rows = most.min(count - first).min(per_shard - at);
-            runs.push(Run { part, first, rows, shard, at });
-            (first, row) = (first + rows, row + rows);
+    /// Starts to read the rows. They arrive in the device's layout, in `room`, or in a vector where there is none.
+    fn read(&self, gguf: &Gguf, layout: &Arc<Layout>, room: Option<Room>) -> Laid {
+        let (format, columns, layout) = (self.format, self.columns, layout.clone());
+        let (offset, len, laid_bytes) = (self.offset(), self.bytes(), self.laid_bytes());
+        let as_in_file = format.lies_as_in_files(columns);
+        match room {
+            Some(room) if as_in_file => Box::pin(gguf.read_into(&self.tensor, offset, Box::new(room))),
+            Some(mut room) => Box::pin(gguf.read(&self.tensor, offset, len, move |bytes| {
+                layout.relay(format, columns, bytes, room.as_mut());
+                Vec::new()
+            })),
+            None => Box::pin(gguf.read(&self.tensor, offset, len, move |bytes| {
+                let mut laid = layout.vector();
+                if as_in_file {
+                    return std::mem::replace(bytes, laid);
+                }
+                laid.resize(laid_bytes, 0);
+                layout.relay(format, columns, bytes, &mut laid);
+                laid
+            })),
         }
     }
-    runs
 }
 
-/// The copies of `parts`, one after another, into shards of `unit` rows each, from the row `to_row` of all shards on.
-pub(super) fn copies(
-    parts: &[Rows],
-    shards: &[Shard],
-    to_row: usize,
-    unit: usize,
-    format: Format,
-    columns: usize,
-) -> Vec<RowCopy> {
-    let (row_bytes, most) = (format.device_row_bytes(columns), (CHUNK / format.row_bytes(columns)).max(1));
-    let copy = |run: Run| {
-        let (part, to) = (&parts[run.part], run.at as u64 * row_bytes as u64);
-        let (tensor, view) = (part.tensor.clone(), shards[run.shard].view.clone());
-        RowCopy { tensor, format, columns, first_row: part.first + run.first, rows: run.rows, view, to }
-    };
-    runs(parts.iter().map(|part| part.count), shards[0].count * unit, to_row, most).into_iter().map(copy).collect()
-}
+/// Rows on their way.
+type Laid = BoxFuture<'static, std::result::Result<Vec<u8>, gguf::Error>>;
 
 impl Weights<'_> {
     /// Reads and uploads all that was placed; gives the bytes read and more. `progress` is told
@@ -180,18 +138,27 @@ impl Weights<'_> {
     ///
     /// # Errors
     /// The first of a read or an upload, or the cancelling; what is in flight then is dropped.
-    pub async fn fill(self, mut progress: impl FnMut(Progress) -> bool) -> Result<Filled> {
-        let Weights { gguf, gpu, mut done, copies, host, .. } = self;
+    pub async fn fill(self, progress: impl FnMut(Progress) -> bool) -> Result<Filled> {
+        let keeps = keeps_pages(self.gguf.data_bytes(), shares_memory(self.gpu), System::read().available);
+        self.fill_and(keeps, progress).await
+    }
+
+    /// `keeps`: the page cache may keep what was read.
+    async fn fill_and(self, keeps: bool, mut progress: impl FnMut(Progress) -> bool) -> Result<Filled> {
+        let total = self.total();
+        let Weights { gguf, gpu, mut done, copies, host, upload, mapped, .. } = self;
         drop(host);
-        let (copies, mut staging) = (Arc::new(copies), Staging::new(gpu, STAGED, CHUNK));
-        let total = done + copies.iter().map(|copy| copy.bytes() as u64).sum::<u64>();
-        let (keeps, layout) = (keeps_pages(gpu, gguf), Arc::new(Layout::default()));
-        let mut arriving = read_timed(gguf, &copies, &layout);
+        let rooms = rooms(&copies, mapped);
+        let (copies, layout) = (Arc::new(copies), Arc::new(Layout::default()));
+        let mut staging = Staging::new(gpu, STAGED, CHUNK);
+        let mut arriving = read_laid(gguf, &copies, rooms, &layout);
         while let Some((index, laid)) = arriving.next().await {
-            let copy = &copies[index];
-            let laid = laid?;
-            staging.write(&copy.view, copy.to, &laid).await?;
-            layout.give_back(laid);
+            let (copy, laid) = (&copies[index], laid?);
+            // What was read in place is where it belongs.
+            if !laid.is_empty() {
+                staging.write(&copy.view, copy.to, &laid).await?;
+                layout.give_back(laid);
+            }
             if !keeps {
                 gguf.forget(&copy.tensor, copy.offset(), copy.bytes() as u64);
             }
@@ -200,18 +167,34 @@ impl Weights<'_> {
                 return Err(Error::Cancelled);
             }
         }
+        if !keeps {
+            // What lies across two chunks was let go of with neither: the system keeps several pages as one.
+            gguf.forget_all();
+        }
         gpu.flush()?;
         gpu.finished().await?;
-        Ok(Filled { bytes: done, layout: Duration::from_nanos(layout.nanos.load(Ordering::Relaxed)) })
+        let layout = Duration::from_nanos(layout.nanos.load(Ordering::Relaxed));
+        Ok(Filled { bytes: done, layout, upload })
     }
+}
+
+/// The part of a mapped buffer that each copy fills, where its buffer is one. All of them are filled: wgpu was told so.
+fn rooms(copies: &[RowCopy], mut mapped: Vec<Mapped>) -> Vec<Option<Room>> {
+    // Copies into one buffer come one after another.
+    let (mut last, buffers) = (0, mapped.len());
+    let rooms = copies.iter().map(|copy| {
+        last = (last..buffers).chain(0..last).find(|i| mapped[*i].is_of(&copy.view))?;
+        Some(mapped[last].room(copy.view.offset + copy.to, copy.laid_bytes()))
+    });
+    let rooms = rooms.collect();
+    assert!(mapped.iter().all(Mapped::is_given), "copies fill all of a mapped buffer");
+    rooms
 }
 
 /// Whether the page cache may keep what a load has read: the whole file and what lies in the host's memory fit into it. Else
 /// other programs would lose theirs to bytes that are not read again. Where the system does not tell, it decides.
-fn keeps_pages(gpu: &Gpu, gguf: &Gguf) -> bool {
-    let shared = matches!(gpu.info().device_type, wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu);
-    let (file, copies) = (gguf.data_bytes(), if shared { 2 } else { 1 });
-    System::read().available.is_none_or(|available| file.saturating_mul(copies) <= available)
+fn keeps_pages(file: u64, shared: bool, available: Option<u64>) -> bool {
+    available.is_none_or(|available| file.saturating_mul(if shared { 2 } else { 1 }) <= available)
 }
 
 /// Copies by index, re-laid, in any order.
@@ -219,15 +202,16 @@ pub(super) type Reads = BoxStream<'static, (usize, Result<Vec<u8>>)>;
 
 /// Reads all copies, as the stream is polled; dropping it cancels what has not come.
 pub(super) fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>) -> Reads {
-    read_timed(gguf, copies, &Arc::default())
+    read_laid(gguf, copies, Vec::new(), &Arc::default())
 }
 
-/// As [`read`], with vectors that are given back and time that is counted.
-fn read_timed(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>, layout: &Arc<Layout>) -> Reads {
+/// As [`read`], into rooms of the same index where there are some, with vectors that are given back and time that is counted.
+fn read_laid(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>, rooms: Vec<Option<Room>>, layout: &Arc<Layout>) -> Reads {
     let (gguf, copies, layout) = (gguf.clone(), copies.clone(), layout.clone());
-    let each = (0..copies.len()).map(move |index| {
-        let reading = copies[index].read(&gguf, &layout);
-        async move { (index, reading.await) }
+    let rooms = rooms.into_iter().chain(std::iter::repeat_with(|| None));
+    let each = (0..copies.len()).zip(rooms).map(move |(index, room)| {
+        let reading = copies[index].read(&gguf, &layout, room);
+        async move { (index, reading.await.map_err(Error::from)) }
     });
     Box::pin(stream::iter(each).buffer_unordered(READS))
 }
@@ -241,35 +225,142 @@ pub(super) fn next_read(reads: &mut Reads, gpu: &Gpu, wait: bool) -> Poll<Option
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "demo-model"))]
 mod tests {
     use super::*;
+    use crate::gguf::{ReadAt, source};
+    use crate::gpu::Selector;
+    use std::io;
 
-    /// Gate and up of DeepSeek-V4-Pro, [384, 2 * 3072, 7168]: 4 times 2^32 elements, on a device that binds 2 GiB less 4 bytes.
+    static DEMO: &[u8] = include_bytes!("../../assets/rust-docs-moe-q4_k_m.gguf");
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Event {
+        Read(u64, u64),
+        Forget(u64, u64),
+    }
+
+    /// The embedded model, and what was asked of it.
+    #[derive(Clone, Default)]
+    struct Recorded(Arc<Mutex<Vec<Event>>>);
+
+    impl Recorded {
+        fn gguf(&self) -> Gguf {
+            Gguf::from_source("demo", DEMO, source(self.clone())).expect("the embedded model")
+        }
+
+        fn add(&self, event: Event) {
+            self.0.lock().expect("no reader panics").push(event);
+        }
+    }
+
+    impl ReadAt for Recorded {
+        fn len(&self) -> u64 {
+            DEMO.len() as u64
+        }
+
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+            DEMO.read_at(offset, buf)?;
+            self.add(Event::Read(offset, buf.len() as u64));
+            Ok(())
+        }
+
+        fn forget(&self, offset: u64, len: u64) {
+            self.add(Event::Forget(offset, len));
+        }
+    }
+
+    fn gpu() -> Gpu {
+        pollster::block_on(Gpu::new(Selector::Best)).expect("an adapter")
+    }
+
+    /// The model's matrices, placed and not yet read.
+    fn placed<'a>(gguf: &'a Gguf, gpu: &'a Gpu, upload: Upload) -> Weights<'a> {
+        let mut asking = Weights::new(gguf, gpu).expect("a buffer");
+        crate::models::load(&mut asking).expect("a model");
+        let mut weights = pollster::block_on(asking.read()).expect("a read");
+        weights.upload_by(upload);
+        crate::models::load(&mut weights).expect("a model");
+        weights
+    }
+
+    /// What lies on the device where each copy went.
+    fn device_bytes(gguf: &Gguf, gpu: &Gpu, upload: Upload) -> Vec<(String, usize, Vec<u8>)> {
+        let weights = placed(gguf, gpu, upload);
+        assert_eq!(weights.mapped.is_empty(), upload == Upload::Ring);
+        let copies = weights.copies.clone();
+        let filled = pollster::block_on(weights.fill(|_| true)).expect("a load");
+        assert_eq!(filled.upload, upload);
+        let bytes = |copy: &RowCopy| {
+            let view = copy.view.slice(copy.to, copy.laid_bytes() as u64);
+            (copy.tensor.name.clone(), copy.first_row, gpu.blocking_read(&view).expect("bytes"))
+        };
+        copies.iter().map(bytes).collect()
+    }
+
     #[test]
-    fn a_stack_of_more_than_2_to_the_32_elements_lies_in_shards_of_32_bit_words() {
-        let (experts, rows, columns, format, limit) = (384, 2 * 3072, 7168, Format::Q4K, (2u64 << 30) - 4);
-        assert!(experts as u64 * rows as u64 * columns as u64 > 3 << 32);
-        let row_bytes = format.device_row_bytes(columns) as u64;
-        let unit = row_bytes * rows as u64;
-        let shards: Vec<_> = cut(experts, unit, limit).collect();
-        assert_eq!((shards.len(), shards[0].len(), shards.last().map(|last| last.end)), (5, 86, Some(experts)));
-        for shard in &shards {
-            let bytes = unit * shard.len() as u64;
-            // Kernels count words in u32.
-            assert!(bytes <= limit && bytes / 4 <= u64::from(u32::MAX));
-            assert!(u32::try_from(unit / 4).unwrap().checked_mul(shard.len() as u32 - 1).is_some());
+    fn weights_are_the_same_whichever_way_they_went() {
+        let gguf = Recorded::default().gguf();
+        // Whole tensors, and as a device would hold them that binds little.
+        for gpu in [Some(gpu()), gpu().with_limits(100 << 10, 8)].map(|gpu| gpu.expect("a device of its own")) {
+            if !gpu.has_mapped() {
+                return;
+            }
+            let [ring, placed] = [Upload::Ring, Upload::InPlace].map(|upload| device_bytes(&gguf, &gpu, upload));
+            assert_eq!(ring.len(), placed.len());
+            let bytes: usize = ring.iter().map(|(_, _, bytes)| bytes.len()).sum();
+            assert!(bytes > 7 << 20 && ring.iter().any(|(_, _, bytes)| bytes.iter().any(|b| *b != 0)));
+            for (a, b) in ring.iter().zip(&placed) {
+                assert!(a == b, "{} from row {} differs", a.0, a.1);
+            }
         }
-        // Gates and ups come in turn from two tensors; every row of every shard is written, in order.
-        let mut next = [0usize; 5];
-        let (mut sum, per_shard) = (0, shards[0].len() * rows);
-        for run in runs(vec![rows / 2; 2 * experts], per_shard, 0, 1000) {
-            assert_eq!(run.at, next[run.shard]);
-            assert!(run.at + run.rows <= shards[run.shard].len() * rows);
-            assert_eq!(run.part, (run.shard * per_shard + run.at) / (rows / 2));
-            next[run.shard] += run.rows;
-            sum += run.rows;
+    }
+
+    #[test]
+    fn a_cancelled_load_in_place_leaves_nothing_behind() {
+        let (gguf, gpu) = (Recorded::default().gguf(), gpu());
+        let weights = placed(&gguf, &gpu, Upload::on(&gpu));
+        assert!(matches!(pollster::block_on(weights.fill(|progress| progress.bytes == 0)), Err(Error::Cancelled)));
+        assert!(!device_bytes(&gguf, &gpu, Upload::on(&gpu)).is_empty());
+    }
+
+    #[test]
+    fn what_was_read_is_forgotten_where_it_would_not_fit() {
+        for upload in [Upload::Ring, Upload::on(&gpu())] {
+            for keeps in [false, true] {
+                let (recorded, gpu) = (Recorded::default(), gpu());
+                let gguf = recorded.gguf();
+                let weights = placed(&gguf, &gpu, upload);
+                let copies = weights.copies.clone();
+                recorded.0.lock().expect("no reader panics").clear();
+                pollster::block_on(weights.fill_and(keeps, |_| true)).expect("a load");
+                let events = recorded.0.lock().expect("no reader panics");
+                let found = |event| events.iter().filter(|e| **e == event).count();
+                for copy in &copies {
+                    let (at, len) = (copy.tensor.offset + copy.offset(), copy.bytes() as u64);
+                    assert_eq!(found(Event::Read(at, len)), 1, "{} from row {}", copy.tensor.name, copy.first_row);
+                    assert_eq!(found(Event::Forget(at, len)), usize::from(!keeps), "{}", copy.tensor.name);
+                    let place = |event| events.iter().position(|e| *e == event);
+                    assert!(keeps || place(Event::Read(at, len)) < place(Event::Forget(at, len)));
+                }
+                let all = Event::Forget(0, DEMO.len() as u64);
+                assert_eq!(events.last() == Some(&all), !keeps);
+                assert_eq!(events.len(), if keeps { copies.len() } else { 2 * copies.len() + 1 });
+            }
         }
-        assert_eq!(sum, experts * rows);
+    }
+
+    #[test]
+    fn pages_are_kept_where_the_file_and_what_lies_beside_it_fit() {
+        for (shared, available, keeps) in [
+            (true, Some(200), true),
+            (true, Some(199), false),
+            (false, Some(100), true),
+            (false, Some(99), false),
+            (true, None, true),
+        ] {
+            assert_eq!(keeps_pages(100, shared, available), keeps, "{shared} {available:?}");
+        }
+        assert!(!keeps_pages(u64::MAX, true, Some(u64::MAX - 1)));
     }
 }

@@ -1,6 +1,7 @@
 //! Weights that come and go, held in host memory as the device lays them out.
 
-use super::filling::{Reads, RowCopy, read};
+use super::copies::RowCopy;
+use super::filling::{Reads, read};
 use super::{Backing, Error, Result, System};
 use crate::gguf::Gguf;
 use futures::StreamExt;

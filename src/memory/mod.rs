@@ -1,6 +1,8 @@
 //! What lies where: weights from the file into buffers, the KV cache, and the sum of it all before anything is allocated.
 
 mod budget;
+mod copies;
+mod ends;
 mod filling;
 mod fit;
 mod held;
@@ -13,8 +15,10 @@ mod span;
 mod store;
 mod stream;
 
-pub use budget::{Backing, DenseMemory, ExpertMemory, Placement, PlacementOptions, expert_bytes, expert_stacks};
-pub use filling::{Filled, Progress};
+pub use budget::{
+    Backing, DenseMemory, ExpertMemory, Placement, PlacementOptions, expert_bytes, expert_layers, expert_stacks,
+};
+pub use filling::{Filled, Progress, Upload};
 pub use fit::{Bound, CHUNK, Demand, ExpertLayer, Fit, Machine, Place, Plan, Routing, System, plan};
 pub use keeps::{Compressed, Extent, Keeps, KvWidth};
 pub use kv::{KvCache, LayerCache, Rewind, Rings};
@@ -53,8 +57,8 @@ pub enum Error {
     #[error("{file}: {bytes} bytes for dense layers; two slots for the largest need {least}")]
     FewLayers { file: String, bytes: u64, least: u64 },
     #[error(
-        "{file}: {bytes} bytes are fewer than the {least} that can do: {session} for cache and scratch, {stays} of weights that \
-         always stay, two slots of {layer} for dense layers, {experts} for the experts of a token; a larger --gpu-memory or a \
+        "{file}: {bytes} bytes are fewer than the {least} that can do: {session} for cache and scratch, {stays} of vectors and \
+         tables that always stay, two slots of {layer} for dense layers, {experts} for the experts of a token; a larger --gpu-memory or a \
          smaller -c would help"
     )]
     BelowLeast { file: String, bytes: u64, least: u64, session: u64, stays: u64, layer: u64, experts: u64 },

@@ -1,6 +1,6 @@
 //! The experts of a stack, and the slots that some of them lie in.
 
-use super::filling::{RowCopy, Rows, copies};
+use super::copies::{RowCopy, Rows, copies};
 use crate::formats::Format;
 use crate::gpu::View;
 use crate::ops::Shard;

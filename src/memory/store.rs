@@ -3,7 +3,8 @@
 //! and goes on from there. Dense layers that do not fit pass through it, too.
 
 use super::budget::{ALIGNMENT, Backing, DenseMemory, layer_of};
-use super::filling::{Reads, RowCopy, cut, next_read};
+use super::copies::{RowCopy, cut};
+use super::filling::{Reads, next_read};
 use super::held::Source;
 use super::slots::{Slots, Slotted};
 use super::stream::Stream;
@@ -171,6 +172,15 @@ impl ExpertStore {
     /// Whether dense layers pass through.
     pub fn streams(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| !stream.is_empty())
+    }
+
+    pub(super) fn stream_mut(&mut self) -> Option<&mut Stream> {
+        self.stream.as_mut()
+    }
+
+    /// The first pieces of the embedding and of the output matrix, if they pass through.
+    pub(super) fn stages_of_ends(&self) -> Option<[u32; 2]> {
+        self.stream.as_ref()?.stages_of_ends()
     }
 
     /// Where the matrices of a tensor's layer go, if it passes through.

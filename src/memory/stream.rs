@@ -1,14 +1,19 @@
-//! Dense layers that do not fit pass through two slots in their order: one is read while the other computes.
+//! Dense layers that do not fit pass through two slots in their order: one is read while the other computes. So do pieces of the
+//! output matrix, which follow the layers, and of the embedding, which follow those and precede the layers of the next step.
 
 use super::Result;
 use super::budget::{ALIGNMENT, DenseMemory};
-use super::filling::{Reads, RowCopy, next_read};
+use super::copies::RowCopy;
+use super::filling::{Reads, next_read};
 use super::held::Source;
 use crate::gpu::{Gpu, View};
 use futures::{StreamExt, stream};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::Poll;
+
+/// More than there are pieces of an output matrix; even.
+const MOST_PIECES: u32 = 1 << 24;
 
 /// The layers that pass through, and where.
 pub(super) struct Stream {
@@ -44,7 +49,16 @@ impl Stream {
     }
 
     fn slot(&self, layer: u32) -> usize {
-        self.memory.rank(layer) % 2
+        match layer.checked_sub(self.memory.first + self.memory.layers) {
+            Some(piece) => piece as usize % 2,
+            None => self.memory.rank(layer) % 2,
+        }
+    }
+
+    /// The numbers of the first pieces of the embedding and of the output matrix, where they pass through.
+    pub fn stages_of_ends(&self) -> Option<[u32; 2]> {
+        let output = self.memory.first + self.memory.layers;
+        (self.memory.pieces > 0).then_some([output + MOST_PIECES, output])
     }
 
     /// Room for a shard of a layer's matrix.

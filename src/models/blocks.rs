@@ -138,11 +138,7 @@ pub struct Ends {
 
 impl Ends {
     pub fn load(weights: &mut Weights, t: &Transformer) -> Result<Self> {
-        let embedding = weights.matrix("token_embd.weight", t.vocabulary, t.hidden)?;
-        let output = match weights.has("output.weight") {
-            true => weights.matrix("output.weight", t.vocabulary, t.hidden)?,
-            false => embedding.clone(),
-        };
+        let [embedding, output] = weights.ends(t.vocabulary, t.hidden)?;
         Ok(Ends { embedding, norm: t.norm(weights, "output_norm.weight", t.hidden)?, output })
     }
 }

@@ -24,7 +24,8 @@ impl Step<'_> {
         ensure(table.columns.is_multiple_of(4), "embed", || format!("{} columns are no multiple of 4", table.columns))?;
         let x = self.tensor(name, table.columns)?;
         let tokens = self.token_ids.clone();
-        for shard in &table.shards {
+        for (stage, shard) in table.staged() {
+            stage.into_iter().for_each(|stage| self.recorder.enter_layer(stage));
             self.recorder.call(Call {
                 spec: KernelSpec::new("embed").format(table.format).size("WG", self.tuning.row),
                 bind: &[("weights", &shard.view), ("tokens", &tokens), ("x", &x.view)],

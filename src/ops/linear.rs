@@ -216,7 +216,8 @@ impl Step<'_> {
             "gate and up of several shards must be split".into()
         })?;
         let one = x.rows == 1;
-        for shard in &m.shards {
+        for (stage, shard) in m.staged() {
+            stage.into_iter().for_each(|stage| self.recorder.enter_layer(stage));
             if one { self.matvec(input, y, &op, shard)? } else { self.matmul(input, y, &op, shard)? }
         }
         Ok(())

@@ -43,9 +43,16 @@ pub struct Matrix {
     pub rows: usize,
     pub columns: usize,
     pub shards: Vec<Shard>,
+    /// Where each shard passes through the device as a layer does: the number of the first.
+    pub stage: Option<u32>,
 }
 
 impl Matrix {
+    /// The shards, and the layer that each is brought as, where it is not of the layer that reads it.
+    pub(super) fn staged(&self) -> impl Iterator<Item = (Option<u32>, &Shard)> {
+        self.shards.iter().zip(0..).map(|(shard, piece)| (self.stage.map(|first| first + piece), shard))
+    }
+
     /// Words from one row to the next.
     pub fn row_words(&self) -> u32 {
         row_words(self.format, self.columns)

@@ -5,7 +5,7 @@ use super::{Error, Result, Share};
 use crate::clock;
 use crate::gguf::Gguf;
 use crate::gpu::Gpu;
-use crate::memory::{Backing, ExpertStore, Filled, Placement, Progress, Span, StoreStats, Weights};
+use crate::memory::{Backing, ExpertStore, Filled, Placement, Progress, Span, StoreStats, Upload, Weights};
 use crate::models::{self, Architecture};
 use crate::tokenizer::{self, Chat, ChatTemplate, Special, Tokenizer};
 use std::ops::Range;
@@ -22,6 +22,8 @@ pub struct LoadStats {
     pub fill: Duration,
     /// Of all threads together, what laying out rows took.
     pub layout: Duration,
+    /// How the weights got to the device; to the last of several.
+    pub upload: Upload,
 }
 
 /// What of a model lies on one device.
@@ -53,6 +55,8 @@ pub struct LoadOptions {
     pub placement: Placement,
     /// Where those are kept.
     pub backing: Backing,
+    /// How resident weights get to the device; by default as [`Upload::on`] says.
+    pub upload: Option<Upload>,
 }
 
 impl Part {
@@ -91,7 +95,7 @@ impl Model {
         progress: impl FnMut(Progress) -> bool,
     ) -> Result<Arc<Model>> {
         let share = Share { gpu: gpu.clone(), span: Span::whole(), placement: options.placement };
-        Model::load_shares(&[share], gguf, options.backing, progress).await
+        Model::load_by(options.upload, &[share], gguf, options.backing, progress).await
     }
 
     /// As [`Model::load`], by layers onto several devices: [`Share::among`] says which. Each step passes from one to the next,
@@ -100,6 +104,16 @@ impl Model {
     /// # Errors
     /// As [`Model::load`], of each of the devices.
     pub async fn load_shares(
+        shares: &[Share],
+        gguf: &Gguf,
+        backing: Backing,
+        progress: impl FnMut(Progress) -> bool,
+    ) -> Result<Arc<Model>> {
+        Model::load_by(None, shares, gguf, backing, progress).await
+    }
+
+    async fn load_by(
+        upload: Option<Upload>,
         shares: &[Share],
         gguf: &Gguf,
         backing: Backing,
@@ -120,6 +134,7 @@ impl Model {
             models::load(&mut asking)?;
             let mut weights = asking.read().await?;
             weights.limit(&share.span, &share.placement);
+            upload.into_iter().for_each(|upload| weights.upload_by(upload));
             let (architecture, own) = models::load(&mut weights)?;
             (shape, bytes) = (Some(own), bytes + weights.total());
             parts.push((share, architecture, weights.take_store(), weights));
@@ -129,7 +144,8 @@ impl Model {
         let (mut filled, mut before) = (Vec::new(), 0);
         for (share, architecture, mut store, weights) in parts {
             let told = |at: Progress| progress(Progress { bytes: before + at.bytes, total: bytes });
-            let Filled { bytes, layout } = weights.fill(told).await?;
+            let Filled { bytes, layout, upload } = weights.fill(told).await?;
+            load.upload = upload;
             before += bytes;
             (load.bytes, load.layout) = (load.bytes + bytes, load.layout + layout);
             if let Some(store) = &mut store {

@@ -302,7 +302,7 @@ impl Weights {
         let shards = cut(rows, shards)
             .map(|(first, count)| Shard { view: self.shard(gpu, first, count), first, count })
             .collect();
-        Matrix { format: self.format, rows, columns: self.columns, shards }
+        Matrix { format: self.format, rows, columns: self.columns, shards, stage: None }
     }
 
     /// The rows as those of `experts` matrices, which lie backwards in their shards.

@@ -64,11 +64,49 @@ fn logits_do_not_depend_on_what_passes_through() {
     ] {
         let gguf = Made::new(name, Format::F16, &SIZES).gguf();
         let placed = placements(&gguf);
+        assert!(placed.last().is_some_and(|(_, p)| p.dense.is_some_and(|dense| dense.pieces > 1)), "{name}");
         assert!(placed.iter().any(|(_, p)| p.dense.is_some()), "{name}");
         let experts = placed.iter().filter_map(|(_, p)| p.experts);
         assert!(placed[0].1.experts.is_none() || experts.into_iter().any(|e| e.shared.is_some()), "{name}");
         check(name, &gguf);
     }
+}
+
+/// The output matrix and the embedding in several pieces each, of a file with both and of one with the embedding alone.
+#[test]
+fn the_matrices_that_are_in_no_layer_pass_in_pieces() {
+    for tied in [false, true] {
+        let sizes = Sizes { layers: 2, vocabulary: 2048, ..TINY };
+        let gguf = Made::new("qwen3", Format::F16, &sizes).gguf();
+        let gguf = if tied { without(&gguf, "output.weight") } else { gguf };
+        let placement = Placement::within(&gguf, least(&gguf)).expect("enough");
+        let dense = placement.dense.expect("layers pass through");
+        let embedding = gguf.tensor("token_embd.weight").expect("an embedding").bytes;
+        assert!(
+            dense.pieces > 5 && embedding > 2 * dense.slot,
+            "{embedding} bytes of embedding, slots of {}",
+            dense.slot
+        );
+        check(if tied { "tied" } else { "untied" }, &gguf);
+    }
+}
+
+/// The file without a tensor.
+fn without(gguf: &Gguf, name: &str) -> Gguf {
+    let mut writer = Writer::new(gguf.metadata()).expect("metadata");
+    let others: Vec<&TensorInfo> = gguf.tensors().iter().filter(|t| t.name != name).collect();
+    let read = |t: &&TensorInfo| {
+        let mut bytes = vec![0; t.bytes as usize];
+        gguf.blocking_read(t, 0, &mut bytes).expect("a tensor");
+        bytes
+    };
+    let bytes: Vec<Vec<u8>> = others.iter().map(read).collect();
+    for (t, bytes) in others.iter().zip(&bytes) {
+        writer.tensor(&t.name, &t.dims, t.ggml_type, bytes).expect("a tensor");
+    }
+    let mut file = Vec::new();
+    writer.write(&mut file).expect("memory");
+    Gguf::from_bytes("without", file).expect("a model")
 }
 
 /// A file in three parts.

@@ -162,7 +162,7 @@ fn host_memory_stands_for_the_file() {
         Placement::with_experts_on_host(&gguf, u64::MAX, 2).expect("enough"),
         Placement::with_experts_on_host(&gguf, bytes / 2, u32::MAX).expect("enough"),
     ] {
-        let options = LoadOptions { placement, backing: Backing::Host };
+        let options = LoadOptions { placement, backing: Backing::Host, ..LoadOptions::default() };
         let model = pollster::block_on(Model::load_with(gpu(), &gguf, &options, |_| true)).expect("a model");
         file.cut(1 << 20);
         let mut held = session(&model, SessionOptions::default());

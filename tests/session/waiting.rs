@@ -112,7 +112,7 @@ fn a_model_loads_from_a_source_that_answers_late() {
                     if looks > 3 { Poll::Ready(()) } else { Poll::Pending }
                 })
                 .await;
-                Ok(then(DEMO[offset as usize..][..len].to_vec()))
+                Ok(then(&mut DEMO[offset as usize..][..len].to_vec()))
             })
         }
     }

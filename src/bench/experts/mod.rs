@@ -173,7 +173,7 @@ impl ExpertBench<'_> {
 
     /// A model and a session, after a run that is not counted.
     fn load(&self, placement: Placement) -> Result<(Arc<Model>, Session)> {
-        let options = LoadOptions { placement, backing: self.backing };
+        let options = LoadOptions { placement, backing: self.backing, ..LoadOptions::default() };
         let model = pollster::block_on(Model::load_with(self.gpu, self.gguf, &options, |_| true))?;
         let context = Some(PROMPT + self.tokens + 1);
         let mut session = Session::new(&model, &SessionOptions { context, ..self.options.clone() })?;

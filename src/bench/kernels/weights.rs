@@ -79,7 +79,7 @@ impl Pool {
 
     pub fn matrix(&self, gpu: &Gpu, copy: usize, rows: usize) -> Result<Matrix> {
         let shards = self.shards(gpu, copy, rows, 1)?;
-        Ok(Matrix { format: self.format, rows, columns: self.columns, shards })
+        Ok(Matrix { format: self.format, rows, columns: self.columns, shards, stage: None })
     }
 
     /// Expert e's rows are `e * rows` and on.

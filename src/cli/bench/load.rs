@@ -5,8 +5,28 @@ use super::table::Table;
 use crate::cli::device::DeviceArgs;
 use crate::cli::{human, model, output};
 use anyhow::Result;
+use clap::ValueEnum;
 use halogen::bench::{LoadRow, PageCache, files_of, load};
+use halogen::memory::Upload;
 use std::path::PathBuf;
+
+/// How weights get to the device.
+#[derive(Clone, Copy, ValueEnum)]
+enum Way {
+    /// Through a ring of mapped buffers, from which the device copies
+    Ring,
+    /// By the readers, into the weights' own memory, which host and device share
+    InPlace,
+}
+
+impl From<Way> for Upload {
+    fn from(way: Way) -> Upload {
+        match way {
+            Way::Ring => Upload::Ring,
+            Way::InPlace => Upload::InPlace,
+        }
+    }
+}
 
 /// Load a model, beside a plain parallel read of the same file: page cache warm and cold
 #[derive(clap::Args)]
@@ -17,6 +37,10 @@ pub struct Args {
     /// Loads, and plain reads, of each kind
     #[arg(short, long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
+
+    /// The ways to the device, all in one run; by default the one that `run` takes on this device
+    #[arg(long, value_name = "WAY", value_delimiter = ',')]
+    upload: Vec<Way>,
 
     /// Print JSON
     #[arg(long)]
@@ -31,8 +55,13 @@ pub fn run(args: Args) -> Result<()> {
     let files = files_of(&args.file, &gguf)?;
     let gpu = args.device.open()?;
     let repetitions = args.repetitions as usize;
-    let rows = [PageCache::Warm, PageCache::Cold].map(|kind| load(&gpu, &files, &gguf, kind, repetitions));
-    let rows = rows.into_iter().collect::<Result<Vec<LoadRow>, _>>()?;
+    let mut uploads: Vec<Upload> = args.upload.into_iter().map(Upload::from).collect();
+    if uploads.is_empty() {
+        uploads.push(Upload::on(&gpu));
+    }
+    let kinds = [PageCache::Warm, PageCache::Cold];
+    let rows = kinds.map(|kind| load(&gpu, &files, &gguf, kind, &uploads, repetitions));
+    let rows = rows.into_iter().collect::<Result<Vec<Vec<LoadRow>>, _>>()?.concat();
     if args.json {
         let mut all = origin(&gpu);
         all["kind"] = "load".into();
@@ -46,16 +75,29 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn markdown(rows: &[LoadRow]) -> String {
-    let head = ["page cache", "plain read", "to fresh memory", "load", "of plain", "layout", "all of it", "above plan"];
+    let head = [
+        "page cache",
+        "upload",
+        "plain read",
+        "to fresh memory",
+        "load",
+        "of plain",
+        "of fresh",
+        "layout",
+        "all of it",
+        "above plan",
+    ];
     let mut table = Table::new(&head);
     for r in rows {
         let kind = if r.page_cache == PageCache::Warm { "warm" } else { "cold" };
         table.row(vec![
             kind.into(),
+            r.upload.name().into(),
             human::rate(r.plain.median),
             human::rate(r.fresh.median),
             human::rate(r.load.median),
             format!("{:.0} %", 100.0 * r.fraction_of_plain),
+            format!("{:.0} %", 100.0 * r.fraction_of_fresh),
             format!("{:.0} %", 100.0 * r.layout_share),
             human::seconds(r.seconds),
             r.host_above_plan.map_or("?".into(), |bytes| human::bytes(bytes.max(0) as u64)),

@@ -9,9 +9,9 @@ use super::cache::CacheArgs;
 use super::device::DeviceArgs;
 use super::like::LikeArgs;
 use super::placement::PlacementArgs;
-use super::{human, model, output, success};
+use super::{human, model, output, placement, success};
 use anyhow::{Context, Result};
-use halogen::memory::{Backing, plan};
+use halogen::memory::{Backing, Placement, plan};
 use halogen::presets::asked;
 use report::Report;
 use std::fs::File;
@@ -115,13 +115,20 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if args.placement.backing() == Backing::Disk {
         target.read_files();
     }
+    let now = plan(&asked.demand, &target.machine, routing, on_host);
+    let set = target.set.as_ref().map(|(_, machine)| plan(&asked.demand, machine, routing, on_host));
+    let better = set.as_ref().filter(|set| set.decode.tokens_per_second > now.decode.tokens_per_second);
+    let room = better.unwrap_or(&now).weight_bytes(&asked.demand);
+    let placement = room.and_then(|bytes| Placement::with_experts_on_host(&gguf, bytes, on_host).ok());
     let report = Report {
         name: gguf.name(),
         asked: &asked,
         target: &target,
         routing,
-        plan: plan(&asked.demand, &target.machine, routing, on_host),
-        set: target.set.as_ref().map(|(_, machine)| plan(&asked.demand, machine, routing, on_host)),
+        costs: placement.map(|placement| placement::costs(&gguf, &placement)).unwrap_or_default(),
+        placement,
+        plan: now,
+        set,
     };
     if let Some(file) = &args.plot {
         std::fs::write(file, picture::draw(&report))

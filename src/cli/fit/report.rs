@@ -3,7 +3,7 @@
 use super::target::Target;
 use crate::cli::human;
 use crate::cli::output::Style;
-use halogen::memory::{Bound, Fit, Plan, Routing};
+use halogen::memory::{Bound, Fit, Placement, Plan, Routing};
 use halogen::presets::Asked;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -14,6 +14,9 @@ pub struct Report<'r> {
     pub target: &'r Target,
     pub routing: Routing,
     pub plan: Plan,
+    /// What comes and goes, as a load would place it, and what it costs a step.
+    pub costs: Vec<(&'static str, String)>,
+    pub placement: Option<Placement>,
     /// After the machine's usual setting.
     pub set: Option<Plan>,
 }
@@ -40,6 +43,7 @@ impl Report<'_> {
                 "set": self.target.set.as_ref().map(|(setting, machine)| json!({ "setting": setting, "machine": machine })) },
             "routing": self.routing,
             "plan": self.plan,
+            "placement": self.placement,
             "plan_after_setting": self.set,
         })
     }
@@ -85,7 +89,7 @@ impl Report<'_> {
         }
         writeln!(
             out,
-            "  smallest  {:>9}  what is in no layer, two dense layers, cache, scratch, one token's experts of a layer",
+            "  smallest  {:>9}  two dense layers, cache, scratch, one token's experts of a layer",
             human::bytes(plan.least)
         )?;
         writeln!(out, "  {bold}{}{reset}", self.verdict())?;
@@ -97,6 +101,9 @@ impl Report<'_> {
         writeln!(out, "\n{bold}Placement{reset}{after}")?;
         for place in &plan.places {
             writeln!(out, "  {:<24}{:>9}  {}", place.what, human::bytes(place.bytes), place.at)?;
+        }
+        for (what, cost) in &self.costs {
+            writeln!(out, "  {what:<9} {cost}")?;
         }
         writeln!(out, "\n{bold}Speed, at most{reset}{after}")?;
         self.speeds(out, plan)

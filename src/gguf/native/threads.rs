@@ -1,6 +1,6 @@
 //! Reads on a few threads.
 
-use crate::gguf::{AsyncReadAt, ReadAt, Reading, Then};
+use crate::gguf::{AsyncReadAt, ReadAt, Reading, Target, Then};
 use futures::channel::oneshot;
 use std::collections::VecDeque;
 use std::io;
@@ -17,7 +17,8 @@ pub struct Threads<S> {
     queue: Arc<Mutex<Queue>>,
 }
 
-type Job = Box<dyn FnOnce() + Send>;
+/// It may use the thread's vector.
+type Job = Box<dyn FnOnce(&mut Vec<u8>) + Send>;
 
 #[derive(Default)]
 struct Queue {
@@ -30,6 +31,22 @@ fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
 }
 
 impl<S: ReadAt + 'static> Threads<S> {
+    /// What `read` gives on one of the threads; it may use the thread's vector.
+    fn read(&self, read: impl FnOnce(&S, &mut Vec<u8>) -> io::Result<Vec<u8>> + Send + 'static) -> Reading {
+        let (sender, receiver) = oneshot::channel();
+        let source = self.source.clone();
+        let started = self.start(Box::new(move |bytes| {
+            if !sender.is_canceled() {
+                // Nobody waits for it any more where the load was dropped.
+                let _ = sender.send(read(&source, bytes));
+            }
+        }));
+        Box::pin(async move {
+            started?;
+            receiver.await.unwrap_or_else(|_| Err(io::Error::other("a reader panicked")))
+        })
+    }
+
     pub fn new(source: S) -> Self {
         Threads { source: Arc::new(source), queue: Arc::default() }
     }
@@ -39,9 +56,11 @@ impl<S: ReadAt + 'static> Threads<S> {
         if queue.threads < READERS {
             let shared = self.queue.clone();
             let reader = thread::Builder::new().name("halogen reader".into()).spawn(move || {
+                // Memory that was touched once: what is fresh costs more than a read from the page cache.
+                let mut bytes = Vec::new();
                 while let Some(job) = next(&shared) {
                     // Whoever waits for it is told, since the sender is dropped.
-                    let _ = catch_unwind(AssertUnwindSafe(job));
+                    let _ = catch_unwind(AssertUnwindSafe(|| job(&mut bytes)));
                 }
             });
             // Threads that there are take it where no other can be had.
@@ -74,20 +93,13 @@ impl<S: ReadAt + 'static> AsyncReadAt for Threads<S> {
     }
 
     fn read_at(&self, offset: u64, len: usize, then: Then) -> Reading {
-        let (sender, receiver) = oneshot::channel();
-        let source = self.source.clone();
-        let started = self.start(Box::new(move || {
-            if sender.is_canceled() {
-                return;
-            }
-            let mut bytes = vec![0; len];
-            let read = source.read_at(offset, &mut bytes).map(|()| then(bytes));
-            // Nobody waits for it any more where the load was dropped.
-            let _ = sender.send(read);
-        }));
-        Box::pin(async move {
-            started?;
-            receiver.await.unwrap_or_else(|_| Err(io::Error::other("a reader panicked")))
+        self.read(move |source, bytes| {
+            bytes.resize(len, 0);
+            source.read_at(offset, bytes).map(|()| then(bytes))
         })
+    }
+
+    fn read_into(&self, offset: u64, mut target: Target) -> Reading {
+        self.read(move |source, _| source.read_at(offset, (*target).as_mut()).map(|()| Vec::new()))
     }
 }

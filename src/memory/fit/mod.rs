@@ -69,17 +69,16 @@ impl Demand {
         self.dense_bytes() + self.expert_bytes() + self.kv + self.scratch
     }
 
-    /// The largest dense layer, and what is in no layer: the output matrix and tables, which always stay.
+    /// The largest dense layer, and what is in no layer: the output matrix and tables, which pass through last.
     pub fn largest_layer(&self) -> (u64, u64) {
         let (output, layers) = self.dense.split_last().map_or((0, &[][..]), |(output, layers)| (*output, layers));
         (layers.iter().max().copied().unwrap_or(0), output + self.tables)
     }
 
-    /// The smallest budget: two slots for dense layers, what is in none, the cache and scratch, and one token's experts of one layer.
+    /// The smallest budget: two slots for dense layers, the cache and scratch, and one token's experts of one layer.
     pub fn least(&self) -> u64 {
-        let (layer, stays) = self.largest_layer();
         let experts = self.experts.iter().map(|l| l.used * l.bytes).max().unwrap_or(0);
-        2 * layer + stays + self.kv + self.scratch + experts
+        2 * self.largest_layer().0 + self.kv + self.scratch + experts
     }
 }
 
