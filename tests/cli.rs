@@ -161,6 +161,8 @@ fn layers_on_two_devices_say_the_same() {
     let layers: Vec<u64> = devices.iter().map(|d| d["layers"].as_u64().expect("a number")).collect();
     assert!(layers.len() == 2 && layers[0] == devices[1]["first_layer"].as_u64().expect("a number"), "{devices:?}");
     assert!(stderr(&output).contains("note: layers 0 to "), "{}", stderr(&output));
+    let fit = succeeds(&["fit", "demo", "--device", "0,0"]);
+    assert!(fit.contains("layers lie on 2 devices"), "{fit}");
     fails(halogen(&["bench", "device", "--device", "0,0"]), &["--device 0,0", "bench model"]);
 }
 

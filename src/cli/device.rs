@@ -47,7 +47,7 @@ impl DeviceArgs {
         match &self.open_all()?[..] {
             [gpu] => Ok(gpu.clone()),
             _ => bail!(
-                "--device {}: one device is measured here; run, logits and bench model take several",
+                "--device {}: one device is measured here; run, logits, fit and bench model take several",
                 self.device.as_deref().unwrap_or_default()
             ),
         }

@@ -56,7 +56,9 @@ pub(super) enum Given {
 /// How a step stands that has come back.
 pub(super) enum Landed {
     Done(State),
-    /// It is to be given on: behind what it missed, or on the next device.
+    /// It is to be given on, on the next device.
+    Passed,
+    /// It is to be given on, behind what it missed.
     Again,
 }
 

@@ -240,8 +240,13 @@ impl Answer {
     fn plan(&mut self, session: &mut Session) -> Result<Option<Flight>> {
         let total = self.prompt.len();
         if self.planned < total {
-            // A chunk writes the state, which would clear a miss of the chunk before it, or its way to the next device.
-            if (session.model().weights_move() || session.is_split()) && !self.queued.is_empty() {
+            // A chunk writes the state, which would clear a miss of the chunk before it. Of several devices each has one.
+            let most = match session.model().weights_move() {
+                true => 1,
+                false if session.is_split() => session.stages.len(),
+                false => usize::MAX,
+            };
+            if self.queued.len() >= most {
                 return Ok(None);
             }
             let flight = session.prefill(self.planned, total, &self.state)?;
@@ -336,6 +341,7 @@ impl Answer {
     fn landed(&mut self, session: &mut Session, landed: Landed) -> Result<()> {
         let state = match landed {
             Landed::Done(state) => state,
+            Landed::Passed => return Ok(()),
             Landed::Again => {
                 self.queued.iter_mut().skip(1).for_each(Flight::restart);
                 return Ok(());

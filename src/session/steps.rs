@@ -153,7 +153,7 @@ impl Session {
             let dispatches = next.recording(flight.key).dispatches.len();
             let carried = flight.take_crossing(wait)?;
             flight.pass(state, carried, dispatches);
-            return Ok(Landed::Again);
+            return Ok(Landed::Passed);
         }
         if flight.key.1 == Ending::Sample {
             for stage in self.stages.iter().filter(|stage| !stage.is_last()) {

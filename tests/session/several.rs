@@ -83,6 +83,15 @@ fn answers_do_not_depend_on_the_cut() {
     }
 }
 
+#[test]
+fn of_a_prompt_each_device_has_a_chunk() {
+    let gguf = Made::new("llama", Format::F16, &SIZES).gguf();
+    let mut parts = session(&cut(&gguf, &[1, 3]), SessionOptions { chunk: 8, ..SessionOptions::default() });
+    parts.ask(&some_tokens(60), &Sampling::greedy(), &[], 4).expect("an answer");
+    parts.advance(Budget::unlimited()).expect("devices");
+    assert_eq!(parts.stats().prefill_submits, 3, "a chunk for each of three parts is on its way");
+}
+
 /// Neither is waited for, and stops halt both.
 #[test]
 fn an_app_draws_while_two_devices_answer() {

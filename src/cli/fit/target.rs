@@ -4,7 +4,7 @@ use crate::cli::device::DeviceArgs;
 use crate::cli::{human, profile};
 use anyhow::{Result, bail};
 use halogen::gpu::{Gpu, Heap};
-use halogen::memory::{Machine, System, available_bytes};
+use halogen::memory::{Machine, System, available_among, available_bytes};
 use halogen::presets::MachinePreset;
 use serde_json::{Value, json};
 use wgpu::{Backend, DeviceType};
@@ -16,6 +16,8 @@ pub struct Target {
     pub machine: Machine,
     /// Why the device may use so much.
     pub why: String,
+    /// On which layers lie.
+    pub devices: u64,
     /// A setting, and the machine after it.
     pub set: Option<(String, Machine)>,
     /// What driver and system report, by name; of a preset, what its figures rest on.
@@ -43,6 +45,7 @@ impl Target {
             title: format!("{}{sold}", preset.title),
             machine: preset.machine(false),
             why: preset.default.clone(),
+            devices: 1,
             set: preset.setting.clone().map(|setting| (setting, preset.machine(true))),
             facts: vec![("source", preset.source.clone())],
             json: serde_json::to_value(preset).expect("plain data"),
@@ -54,8 +57,32 @@ impl Target {
     /// # Errors
     /// A device that cannot be measured, or of whose memory nothing is known.
     pub fn here(device: &DeviceArgs) -> Result<Target> {
-        let gpu = device.open()?;
-        let limits = profile::of(&gpu, false)?;
+        let gpus = device.open_all()?;
+        let each = gpus.iter().map(Target::of_gpu).collect::<Result<Vec<Target>>>()?;
+        if gpus.len() > 1 { Ok(Target::together(&gpus, each)) } else { Ok(each.into_iter().next().expect("a device")) }
+    }
+
+    /// Several devices, on which layers lie by memory: one waits for the other, so a byte takes the mean of their times.
+    fn together(gpus: &[Gpu], mut each: Vec<Target>) -> Target {
+        let memory: Vec<u64> = (0..gpus.len()).map(|i| available_among(gpus, i).unwrap_or(0)).collect();
+        let all: u64 = memory.iter().sum();
+        let mean = |rate: &dyn Fn(&Machine) -> f64| {
+            let times = memory.iter().zip(&each).map(|(bytes, target)| *bytes as f64 / rate(&target.machine).max(1.0));
+            all as f64 / times.sum::<f64>()
+        };
+        let (stream, flops) = (mean(&|m| m.stream), mean(&|m| m.flops.unwrap_or(0.0)));
+        let title = each.iter().map(|target| target.title.as_str()).collect::<Vec<_>>().join(" and ");
+        let json = json!({ "devices": each.iter().map(|target| &target.json).collect::<Vec<_>>() });
+        // What crosses a link does so to those that have one.
+        let base = each.iter().position(|target| !target.machine.unified).unwrap_or(0);
+        let base = each.swap_remove(base);
+        let machine = Machine { device: all, stream, flops: Some(flops), ..base.machine };
+        let why = format!("layers lie on {} devices, by their memory", gpus.len());
+        Target { title, machine, why, devices: gpus.len() as u64, json, ..base }
+    }
+
+    fn of_gpu(gpu: &Gpu) -> Result<Target> {
+        let limits = profile::of(gpu, false)?;
         let (info, system) = (gpu.info(), System::read());
         let unified = matches!(info.device_type, DeviceType::Cpu | DeviceType::IntegratedGpu);
         let Some(usable) = available_bytes(info.device_type, gpu.heaps()) else {
@@ -76,17 +103,19 @@ impl Target {
             name: "this machine".into(),
             title: info.name.clone(),
             machine,
-            why: why(&gpu, &system),
+            why: why(gpu, &system),
+            devices: 1,
             set: None,
             facts,
             json: json!({ "device": info.name, "heaps": gpu.heaps(), "system": system, "limits": limits }),
         })
     }
 
-    /// `--gpu-memory`: what may be used of the device.
+    /// `--gpu-memory`: what may be used of each device.
     pub fn limit(&mut self, budget: Option<u64>) {
         if let Some(budget) = budget {
-            (self.machine.device, self.why, self.set) = (budget, "--gpu-memory".into(), None);
+            (self.machine.device, self.why, self.set) =
+                (budget.saturating_mul(self.devices), "--gpu-memory".into(), None);
         }
     }
 
