@@ -85,8 +85,7 @@ const WANTED: Features = Features::SUBGROUP
     .union(Features::SHADER_F16)
     .union(Features::TIMESTAMP_QUERY)
     .union(Features::TIMESTAMP_QUERY_INSIDE_PASSES)
-    .union(Features::PIPELINE_CACHE)
-    .union(Features::MAPPABLE_PRIMARY_BUFFERS);
+    .union(Features::PIPELINE_CACHE);
 
 /// Also wanted, where who opens the device has agreed to wgpu's experiments.
 const MATRIX: Features = Features::EXPERIMENTAL_COOPERATIVE_MATRIX;

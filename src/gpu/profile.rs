@@ -77,24 +77,23 @@ impl Gpu {
         }
     }
 
-    /// Bytes a second that a kernel reads of memory that the host can map; `None` where the device binds no such memory.
+    /// Bytes a second that a kernel reads of memory that the host writes directly; `None` where the backend has none.
     pub fn blocking_measure_in_place(&self) -> Result<Option<f64>> {
-        let can = self.device().features().contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS);
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::MAP_WRITE;
-        can.then(|| self.measure_reads(usage)).transpose()
+        let rate = || self.measure_reads(|bytes| Ok(self.mapped("stream", bytes)?.0));
+        self.has_mapped().then(rate).transpose()
     }
 
     fn measure_stream(&self) -> Result<f64> {
-        self.measure_reads(wgpu::BufferUsages::STORAGE)
+        self.measure_reads(|bytes| self.buffer("stream", bytes))
     }
 
-    /// Bytes a second that a kernel reads of a buffer of these usages.
-    fn measure_reads(&self, usage: wgpu::BufferUsages) -> Result<f64> {
+    /// Bytes a second that a kernel reads of a buffer of so many bytes.
+    fn measure_reads(&self, buffer: impl FnOnce(u64) -> Result<View>) -> Result<f64> {
         // A software device runs a workgroup on one core: few and long ones suit it, of its subgroup's size.
         let cpu = self.caps().class == DeviceClass::Cpu;
         let (most, wg) = if cpu { (32 << 20, 8) } else { (256 << 20, 256) };
         let bytes = self.caps().max_binding.min(self.caps().max_buffer).min(most) / 16 * 16;
-        let words = self.buffer_with("stream", bytes, usage)?;
+        let words = buffer(bytes)?;
         let quads = bytes / 16;
         let per_group = if cpu { quads.div_ceil(64) } else { wg * 16 };
         let groups = quads.div_ceil(per_group);
