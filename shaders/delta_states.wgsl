@@ -41,6 +41,15 @@ var<workgroup> misses: array<vec4<f32>, CHUNK * SLICE>;        // V - from_start
 var<workgroup> changes: array<vec4<f32>, CHUNK * SLICE>;       // D
 var<workgroup> lasting: array<vec4<f32>, CHUNK * SLICE>;       // to_end D
 
+// Four keys of a quad of columns, for the products of all invocations.
+fn share_quad(quad: u32, lane: u32, s: mat4x4<f32>) {
+    let at = 4u * quad * SLICE + lane;
+    states[at] = s[0];
+    states[at + SLICE] = s[1];
+    states[at + 2u * SLICE] = s[2];
+    states[at + 3u * SLICE] = s[3];
+}
+
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) tid: u32) {
     if halted() {
@@ -73,11 +82,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             own[i] = transpose(mat4x4(delta[s], delta[s + QUADS], delta[s + 2u * QUADS], delta[s + 3u * QUADS]));
         }
         if quad < QUADS {
-            let at = 4u * quad * SLICE + lane;
-            states[at] = own[i][0];
-            states[at + SLICE] = own[i][1];
-            states[at + 2u * SLICE] = own[i][2];
-            states[at + 3u * SLICE] = own[i][3];
+            share_quad(quad, lane, own[i]);
         }
     }
     workgroupBarrier();
@@ -151,11 +156,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = 0u; i < OWN_QUADS; i++) {
             let quad = share + i * SHARES;
             if quad < QUADS {
-                let at = 4u * quad * SLICE + lane;
-                states[at] = own[i][0];
-                states[at + SLICE] = own[i][1];
-                states[at + 2u * SLICE] = own[i][2];
-                states[at + 3u * SLICE] = own[i][3];
+                share_quad(quad, lane, own[i]);
             }
         }
         workgroupBarrier();

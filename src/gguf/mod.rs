@@ -19,7 +19,7 @@ mod error;
 mod header;
 mod metadata;
 #[cfg(feature = "native-io")]
-#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the native reader")]
+#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "part of `native-io`")]
 mod native;
 mod shard;
 mod source;
@@ -246,7 +246,7 @@ impl Gguf {
 
     /// Fills `buf` with a tensor's bytes from `offset`, as [`Gguf::read`], and waits for it.
     pub fn blocking_read(&self, tensor: &TensorInfo, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
-        #[allow(clippy::disallowed_methods, reason = "it says so")]
+        #[allow(clippy::disallowed_methods, reason = "its name says that it waits")]
         buf.copy_from_slice(&pollster::block_on(self.read(tensor, offset, buf.len(), std::mem::take))?);
         Ok(())
     }

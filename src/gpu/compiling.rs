@@ -28,7 +28,7 @@ impl Gpu {
 
 /// Runs `work` on as many threads as there are cores, at most `most`.
 #[cfg(feature = "native-io")]
-#[allow(clippy::disallowed_methods, reason = "native")]
+#[allow(clippy::disallowed_methods, reason = "part of `native-io`")]
 fn on_threads(most: usize, work: impl Fn() -> Result<()> + Copy + Send + Sync) -> Result<()> {
     use std::thread;
     let threads = thread::available_parallelism().map_or(1, |n| n.get()).min(most);

@@ -172,7 +172,7 @@ impl Gpu {
     }
 
     /// Waits until all that was submitted has run.
-    #[allow(clippy::disallowed_methods, reason = "it says so")]
+    #[allow(clippy::disallowed_methods, reason = "its name says that it waits")]
     pub fn blocking_wait(&self) -> Result<()> {
         let done = self.device().poll(wgpu::PollType::wait_indefinitely());
         done.map(|_| ()).map_err(|e| Error::Lost(e.to_string()))
@@ -205,7 +205,7 @@ impl Readback {
     }
 
     /// Waits for the submission that fills this read-back, and takes its bytes.
-    #[allow(clippy::disallowed_methods, reason = "it says so")]
+    #[allow(clippy::disallowed_methods, reason = "its name says that it waits")]
     pub fn blocking_take(self) -> Result<Vec<u8>> {
         while !self.is_ready() {
             let wait = wgpu::PollType::Wait { submission_index: self.submission.clone(), timeout: None };

@@ -85,7 +85,7 @@ impl ChatTemplate {
         on_own_stack(|| self.render_here(chat))
     }
 
-    #[allow(clippy::disallowed_methods, reason = "web_time's clock")]
+    #[allow(clippy::disallowed_methods, reason = "web_time's is the standard library's where that has one")]
     fn render_here(&self, chat: &Chat) -> Result<String> {
         let now = chat.now;
         let strftime = move |format: &str| clock::strftime(format, now.unwrap_or_else(SystemTime::now));
@@ -126,7 +126,7 @@ fn environment(source: &str) -> Result<Environment<'static>> {
 }
 
 /// Runs on a thread with [`STACK`]; where there are no threads, here.
-#[allow(clippy::disallowed_methods, reason = "not in a browser")]
+#[allow(clippy::disallowed_methods, reason = "of targets that have threads")]
 fn on_own_stack<T: Send>(run: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     if cfg!(target_family = "wasm") {
         return run();
