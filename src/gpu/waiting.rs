@@ -52,7 +52,7 @@ impl Wake for Alarm {
 }
 
 #[cfg(feature = "native-io")]
-#[allow(clippy::disallowed_methods, reason = "native")]
+#[allow(clippy::disallowed_methods, reason = "part of `native-io`")]
 mod clock {
     use super::Alarm;
     use std::thread;
@@ -87,6 +87,14 @@ impl Gpu {
     /// Rings for tasks that wait for what the device does not do: reads.
     pub(crate) fn waker(&self) -> Waker {
         Waker::from(Arc::new(self.alarm().clone()))
+    }
+
+    /// Set by a poll once all that was submitted so far has run; what was dropped before is free then.
+    pub(crate) fn seen(&self) -> Arc<AtomicBool> {
+        let seen = Arc::new(AtomicBool::new(false));
+        let told = seen.clone();
+        self.queue().on_submitted_work_done(move || told.store(true, Ordering::Release));
+        seen
     }
 
     /// Ends when all that was submitted so far has run.

@@ -4,8 +4,10 @@ use super::keeps::{Compressed, Extent, Keeps};
 use super::rows::{Kind, Place, in_ring, shard_rows};
 use super::span::Span;
 use super::{Error, Result};
-use crate::gpu::{Gpu, View};
+use crate::gpu::{self, Gpu, View};
 use crate::ops::{CompressedLayer, KvFormat, KvLayer, KvRows, KvUse, RecurrentLayer};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What of a cache cannot be cut back to any shorter sequence.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,6 +83,10 @@ pub struct KvCache {
     pub positions: usize,
     /// Positions for which layers that keep all of them have rows so far.
     room: usize,
+    /// Where there was no memory to grow: set once the device has let go of all that was dropped before.
+    short: Option<Arc<AtomicBool>>,
+    /// Times that growing is still to find no memory behind its first layer, for tests.
+    pub(crate) starved: u32,
     keeps: Vec<Keeps>,
     /// Layers that lie on this device: others have buffers that nobody uses.
     span: Span,
@@ -143,7 +149,7 @@ impl KvCache {
         };
         let layers = keeps.iter().enumerate().map(layer).collect::<Result<_>>()?;
         let (keeps, span) = (keeps.to_vec(), span.clone());
-        Ok(KvCache { layers, positions: extent.positions, room, keeps, span, extent, format })
+        Ok(KvCache { layers, positions: extent.positions, room, short: None, starved: 0, keeps, span, extent, format })
     }
 
     /// Positions for which there is room without growing.
@@ -152,19 +158,50 @@ impl KvCache {
     }
 
     /// Makes room for so many positions, by doubling: new buffers layer by layer, into which the device copies what the old ones
-    /// hold, behind all that was submitted. What was recorded keeps the old ones alive. Where the device has no room for old and
-    /// new, it is waited for until it has let go of those before.
+    /// hold, behind all that was submitted. What was recorded keeps the old ones alive. Where the device has no memory for old and
+    /// new, it is asked again once it has let go of what was dropped before: now if it is to `wait`, else in a later call.
+    /// Whether there is room now.
     ///
     /// # Errors
-    /// No memory, or a lost device.
-    pub fn grow(&mut self, gpu: &Gpu, positions: usize) -> Result<()> {
+    /// No memory even then, or a lost device.
+    pub fn grow(&mut self, gpu: &Gpu, positions: usize, wait: bool) -> Result<bool> {
         let mut room = self.room;
         while room < positions.min(self.positions) {
             room = room.saturating_mul(2).min(self.positions);
         }
-        if room == self.room {
-            return Ok(());
+        while room > self.room {
+            if self.waits() {
+                if !wait {
+                    return Ok(false);
+                }
+                gpu.blocking_wait()?;
+            }
+            let before = self.total_bytes();
+            match self.grow_layers(gpu, room) {
+                Ok(()) => (self.room, self.short) = (room, None),
+                // Nothing was let go of since that would have been enough for a layer.
+                Err(error) if self.is_short() && self.total_bytes() == before => {
+                    self.short = None;
+                    return Err(error);
+                }
+                Err(Error::Gpu(gpu::Error::OutOfMemory(_))) => self.short = Some(gpu.seen()),
+                Err(error) => return Err(error),
+            }
         }
+        Ok(true)
+    }
+
+    /// Whether it has begun to grow and found no memory.
+    pub fn is_short(&self) -> bool {
+        self.short.is_some()
+    }
+
+    /// Whether it has, and the device has not let go of all yet that was dropped before.
+    pub fn waits(&self) -> bool {
+        self.short.as_ref().is_some_and(|freed| !freed.load(Ordering::Acquire))
+    }
+
+    fn grow_layers(&mut self, gpu: &Gpu, room: usize) -> Result<()> {
         let all = self.layers.iter_mut().zip(&self.keeps).enumerate();
         for (_, (layer, keeps)) in all.filter(|(i, _)| self.span.contains(*i)) {
             let Some(kv) = layer.kv_mut().filter(|_| keeps.grows(self.extent)) else { continue };
@@ -175,8 +212,11 @@ impl KvCache {
                 }
             }
             gpu.poll()?;
+            if let Some(less) = self.starved.checked_sub(1) {
+                self.starved = less;
+                return Err(gpu::Error::OutOfMemory("a starved cache".into()).into());
+            }
         }
-        self.room = room;
         Ok(())
     }
 

@@ -57,7 +57,6 @@ impl Kind {
     }
 
     /// Those of `held` in a cache with room for all of these: shards that are full stay, the last moves, others are added.
-    /// Where the device has no room for old and new, it is waited for until it has let go of those before.
     pub fn grown(&self, place: Place, held: &KvRows) -> Result<KvRows> {
         let each = held.each;
         let shard = |at: usize| {
@@ -80,14 +79,7 @@ impl Kind {
     }
 
     fn buffer(&self, place: Place, rows: usize) -> Result<View> {
-        let bytes = rows as u64 * self.row_bytes();
-        match place.buffer(self.name, bytes) {
-            Err(gpu::Error::OutOfMemory(_)) => {
-                place.gpu.blocking_wait()?;
-                Ok(place.buffer(self.name, bytes)?)
-            }
-            made => Ok(made?),
-        }
+        Ok(place.buffer(self.name, rows as u64 * self.row_bytes())?)
     }
 
     /// Where a row's planes start in a shard of one row, and their bytes.

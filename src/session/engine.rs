@@ -172,6 +172,12 @@ impl Session {
     }
 
     /// Submits that this was given in, for tests.
+    /// Has the cache find no memory so many times while it grows, for tests.
+    #[doc(hidden)]
+    pub fn starve(&mut self, times: u32) {
+        self.stages.iter_mut().for_each(|stage| stage.cache.starved = times);
+    }
+
     #[doc(hidden)]
     pub fn parts_given(&self) -> usize {
         self.stages.iter().map(|stage| stage.pace.parts_given()).sum()
@@ -259,8 +265,17 @@ impl Session {
         }
     }
 
-    /// [`Stage::make_room`], on every device.
-    pub(super) fn make_room(&mut self, end: usize) -> Result<()> {
-        self.stages.iter_mut().try_for_each(|stage| stage.make_room(end))
+    /// Whether a cache has begun to grow and found no memory so far.
+    pub(super) fn lacks_memory(&self) -> bool {
+        self.stages.iter().any(|stage| stage.cache.is_short())
+    }
+
+    /// [`Stage::make_room`], on every device; whether there is room on all.
+    pub(super) fn make_room(&mut self, end: usize, wait: bool) -> Result<bool> {
+        let mut all = true;
+        for stage in &mut self.stages {
+            all &= stage.make_room(end, wait)?;
+        }
+        Ok(all)
     }
 }

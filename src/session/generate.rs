@@ -236,8 +236,8 @@ impl Answer {
         }
     }
 
-    /// The step that comes next, if one is to be queued.
-    fn plan(&mut self, session: &mut Session) -> Result<Option<Flight>> {
+    /// The step that comes next, if one is to be queued. `wait`: for memory that the cache grows into.
+    fn plan(&mut self, session: &mut Session, wait: bool) -> Result<Option<Flight>> {
         let total = self.prompt.len();
         if self.planned < total {
             // A chunk writes the state, which would clear a miss of the chunk before it. Of several devices each has one.
@@ -259,7 +259,8 @@ impl Answer {
             return Ok(None);
         }
         // What is on its way holds the buffers that are to be copied, so it ends first.
-        if total + steps > session.cache().room() && !self.queued.is_empty() {
+        let lacks_room = total + steps > session.cache().room();
+        if lacks_room && (!self.queued.is_empty() || !session.make_room(total + steps, wait)?) {
             return Ok(None);
         }
         self.stats.decode_steps += 1;
@@ -276,7 +277,7 @@ impl Answer {
                 self.before = None;
             }
             if self.queued.iter().all(Flight::is_given) {
-                let Some(flight) = self.plan(session)? else { break };
+                let Some(flight) = self.plan(session, wait)? else { break };
                 self.queued.push_back(flight);
             }
             let flight = self.queued.iter_mut().find(|flight| !flight.is_given()).expect("one is not given yet");
@@ -314,7 +315,8 @@ impl Answer {
             self.give(session, Budget::unlimited(), wait)?;
             let Some(flight) = self.queued.front_mut().filter(|_| !self.done) else {
                 session.poll()?;
-                return Ok(if self.done || self.before.is_none() { Poll::Ready(None) } else { Poll::Pending });
+                let goes_on = !self.done && (self.before.is_some() || session.lacks_memory());
+                return Ok(if goes_on { Poll::Pending } else { Poll::Ready(None) });
             };
             if !wait {
                 session.poll()?;

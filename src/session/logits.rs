@@ -58,7 +58,7 @@ impl Session {
         }
         self.check_tokens(tokens)?;
         self.clear();
-        self.make_room(tokens.len())?;
+        self.make_room(tokens.len(), true)?;
         for stage in &mut self.stages {
             stage.fill_rope(tokens.len())?;
             stage.write_tokens(0, tokens)?;

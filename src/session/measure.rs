@@ -15,7 +15,7 @@ impl Session {
         self.clear();
         let context = self.context();
         let position = positions.min(context - 1);
-        self.make_room(position + 1)?;
+        self.make_room(position + 1, true)?;
         self.stages.iter_mut().try_for_each(|stage| stage.fill_rope(position + 1))?;
         let state = State { position: position as u32, context: context as u32, limit: u32::MAX, ..State::default() };
         if self.model().weights_move() {

@@ -138,7 +138,7 @@ impl Session {
         let (header, start) = reader.header(bytes).map_err(named)?;
         self.check_saved(&header).map_err(named)?;
         self.stop();
-        self.make_room(header.tokens)?;
+        self.make_room(header.tokens, true)?;
         let expected = start + 4 * header.tokens as u64 + self.saved_bytes(&header) + END;
         if expected != bytes {
             return Err(named(SavedProblem::Length { found: bytes, expected }));

@@ -247,15 +247,18 @@ impl Stage {
     }
 
     /// Makes room in the cache for positions below `end`, and records the decode step anew where its buffers are others then;
-    /// other recordings are made when they are asked for.
-    pub fn make_room(&mut self, end: usize) -> Result<()> {
+    /// other recordings are made when they are asked for. It may `wait` for the device to let go of memory; whether there is room now.
+    pub fn make_room(&mut self, end: usize, wait: bool) -> Result<bool> {
         if end.min(self.cache.positions) <= self.cache.room() {
-            return Ok(());
+            return Ok(true);
+        }
+        if !wait && self.cache.waits() {
+            return Ok(false);
         }
         // They hold the old buffers.
         self.recordings.clear();
         let gpu = self.gpu().clone();
-        let grown = self.cache.grow(&gpu, end);
+        let grown = self.cache.grow(&gpu, end, wait);
         self.record((1, Ending::Sample))?;
         Ok(grown?)
     }

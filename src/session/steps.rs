@@ -26,7 +26,7 @@ impl Session {
             return Err(Error::ContextOverflow { prompt: prompt.len(), context });
         }
         self.check_tokens(prompt)?;
-        self.make_room(prompt.len())?;
+        self.make_room(prompt.len(), true)?;
         // Until the new keys and values are known to be there, only the common ones are.
         let (common, back) = self.history.resume(prompt);
         let before = if back {
@@ -88,7 +88,7 @@ impl Session {
     }
 
     fn flight(&mut self, key: Key, positions: usize, state: Option<State>, keep: bool) -> Result<Flight> {
-        self.make_room(positions)?;
+        self.make_room(positions, true)?;
         self.record(key)?;
         self.history.reach(positions);
         let dispatches = self.stages[0].recording(key).dispatches.len();

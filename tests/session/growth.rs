@@ -193,3 +193,37 @@ fn a_cache_of_more_shards_than_a_kernel_binds_is_refused() {
     let error = Session::new(&model, &options(KvFormat::F32, 5)).err().expect("too long").to_string();
     assert!(error.contains("K cache") && error.contains("2 shards of 4096 bytes") && error.contains("-c"), "{error}");
 }
+
+/// Memory is let go of later than it is asked for: no frame is held up for it, and who may wait does.
+#[test]
+fn a_cache_without_memory_to_grow_goes_on_once_there_is_some() {
+    let model = Made::new("llama", Format::F16, &SIZES).load().expect("a model");
+    let prompt = some_tokens(7);
+    let expected = answer(&mut session(&model, options(KvFormat::F16, CONTEXT)), &prompt, &Sampling::greedy(), 60);
+    let starved = |times| {
+        let mut session = session(&model, options(KvFormat::F16, 8));
+        session.starve(times);
+        session
+    };
+    assert_eq!(advanced(&mut starved(1), &prompt, 60), expected);
+    assert_eq!(answer(&mut starved(1), &prompt, &Sampling::greedy(), 60), expected);
+
+    // As a stream, which must not take a pause for the end.
+    let mut streamed = starved(1);
+    let stream = streamed.generate(&prompt, &Sampling::greedy(), &[], 60).expect("a generation");
+    let said: Vec<_> = pollster::block_on(futures::StreamExt::collect(stream));
+    assert_eq!(said.into_iter().map(|token| token.expect("a device").id).collect::<Vec<_>>(), expected);
+
+    // Memory that never comes is an error, and the session can be asked again.
+    let mut fails = starved(u32::MAX);
+    fails.ask(&prompt, &Sampling::greedy(), &[], 60).expect("an answer");
+    let error = loop {
+        match fails.advance(Budget::unlimited()) {
+            Ok(_) => assert!(fails.is_answering(), "it found memory"),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(error.contains("starved"), "{error}");
+    fails.starve(0);
+    assert_eq!(answer(&mut fails, &prompt, &Sampling::greedy(), 60), expected);
+}
