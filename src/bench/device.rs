@@ -61,7 +61,7 @@ pub fn device(gpu: &Gpu, repetitions: usize, file: Option<&Path>) -> Result<Vec<
     let how = "as f32's, in vectors of four f16, which hardware may pair";
     insert("f16 multiply-add", how, |p| p.f16_flops_per_second);
     if let Some(rate) = gpu.blocking_measure_in_place()? {
-        let how = "the same of memory that the host can map: what reading experts in place would reach";
+        let how = "the same of memory that the host writes directly: what reading experts in place would reach";
         rows.insert(1, row("stream read in place", "B/s", how, &[rate]));
     }
     let bytes = match gpu.caps().class {

@@ -241,12 +241,11 @@ fn json(gguf: &Gguf) -> serde_json::Value {
         pairs.iter().map(|(key, value)| (key.to_string(), scalar(value))).collect()
     };
     let [hyper, rest] = metadata(gguf);
+    let (limit, most, on) = limits();
     let shards = largest_stack(gguf).map(|stack| {
-        let (limit, most, on) = limits();
         let (shards, at_once) = stack.shards(limit, most);
         json!({ "count": shards, "most_bytes": limit, "at_once": at_once, "dispatches": shards.div_ceil(at_once), "on": on })
     });
-    let (limit, _, on) = limits();
     let cache = caches(gguf, limit).map(|c| {
         json!({ "positions": c.positions, "count": c.shards, "most_bytes": limit, "more_dispatches": c.dispatches, "on": on })
     });
@@ -325,8 +324,8 @@ fn sizes(gguf: &Gguf, out: &mut String) -> std::fmt::Result {
         )?;
     }
     let active: u64 = gguf.tensors().iter().map(|t| active_bytes(gguf, t)).sum();
+    let (limit, most, on) = limits();
     if let Some(stack) = largest_stack(gguf) {
-        let (limit, most, on) = limits();
         let (shards, at_once) = stack.shards(limit, most);
         let dispatches = shards.div_ceil(at_once);
         writeln!(
@@ -338,7 +337,6 @@ fn sizes(gguf: &Gguf, out: &mut String) -> std::fmt::Result {
             if dispatches == 1 { "dispatch" } else { "dispatches" }
         )?;
     }
-    let (limit, _, on) = limits();
     if let Some(Caches { positions, shards, dispatches }) = caches(gguf, limit) {
         writeln!(
             out,

@@ -106,6 +106,7 @@ impl Caps {
         } else {
             (0, 0)
         };
+        let max_shard = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         Caps {
             tier: Tier::ALL.into_iter().rev().find(|&t| missing(t, features).is_empty()).unwrap_or(Tier::Core),
             class,
@@ -114,8 +115,8 @@ impl Caps {
             timestamps_in_pass: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
-            max_shard: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
-            max_cache_shard: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+            max_shard,
+            max_cache_shard: max_shard,
             storage_buffers: limits.max_storage_buffers_per_shader_stage,
             uniform_alignment: limits.min_uniform_buffer_offset_alignment,
             storage_alignment: limits.min_storage_buffer_offset_alignment,

@@ -117,10 +117,10 @@ impl Pace {
     /// How many of these may be copied now, by their bytes, in order: what fits into what is left of the budget; one, where the
     /// device holds nothing.
     pub fn fitting(&self, sizes: impl Iterator<Item = u64>, budget: f64) -> usize {
-        let mut seconds = self.given();
+        let mut room = Some(self.room(budget));
         let fits = |bytes: &u64| {
-            seconds += self.copy_seconds(*bytes);
-            seconds <= budget
+            room = room.and_then(|room| room.checked_sub(*bytes));
+            room.is_some()
         };
         sizes.take_while(fits).count().max(usize::from(self.given.is_empty()))
     }

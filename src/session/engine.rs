@@ -171,13 +171,13 @@ impl Session {
         Duration::from_secs_f64(self.stages.iter().map(|stage| stage.pace.given()).sum())
     }
 
-    /// Submits that this was given in, for tests.
-    /// Has the cache find no memory so many times while it grows, for tests.
+    /// Has the cache on a device find no memory so many times while it grows, for tests.
     #[doc(hidden)]
-    pub fn starve(&mut self, times: u32) {
-        self.stages.iter_mut().for_each(|stage| stage.cache.starved = times);
+    pub fn starve(&mut self, device: usize, times: u32) {
+        self.stages[device].cache.starved = times;
     }
 
+    /// Submits that this was given in, for tests.
     #[doc(hidden)]
     pub fn parts_given(&self) -> usize {
         self.stages.iter().map(|stage| stage.pace.parts_given()).sum()
@@ -242,9 +242,7 @@ impl Session {
     /// The recording of a step of `tokens` tokens, at most the options' chunk, which samples at its end; where layers lie on several
     /// devices, of the first of them.
     pub fn step_recording(&mut self, tokens: usize) -> Result<&Recording> {
-        let key = (tokens.clamp(1, self.chunk), Ending::Sample);
-        self.record(key)?;
-        Ok(self.stages[0].recording(key))
+        Ok(self.step_recordings(tokens)?.next().expect("a session has a stage"))
     }
 
     pub(super) fn record(&mut self, key: (usize, Ending)) -> Result<()> {
@@ -263,6 +261,11 @@ impl Session {
             Some(id) => Err(Error::TokenRange { id: *id, vocabulary }),
             None => Ok(()),
         }
+    }
+
+    /// Positions for which there is room on all devices without growing.
+    pub(super) fn room(&self) -> usize {
+        self.stages.iter().map(|stage| stage.cache.room()).min().unwrap_or(0)
     }
 
     /// Whether a cache has begun to grow and found no memory so far.

@@ -259,7 +259,7 @@ impl Answer {
             return Ok(None);
         }
         // What is on its way holds the buffers that are to be copied, so it ends first.
-        let lacks_room = total + steps > session.cache().room();
+        let lacks_room = total + steps > session.room();
         if lacks_room && (!self.queued.is_empty() || !session.make_room(total + steps, wait)?) {
             return Ok(None);
         }

@@ -16,9 +16,9 @@ impl Session {
         })
     }
 
-    /// As [`Session::blocking_logits`], of a model whose experts are all there, on one device. After each router and each indexer's choice has
-    /// run, `watch` is told the first token's position and may read and write the dispatch's buffers; it runs again for as
-    /// long as `watch` asks. For tests that compare what models say, not which experts and keys they choose.
+    /// As [`Session::blocking_logits`], of a model whose experts are all there, on one device. After each router and each indexer's
+    /// choice has run, `watch` is told the first token's position and may read and write the dispatch's buffers; it runs again for
+    /// as long as `watch` asks. For tests that compare what models say, not which experts and keys they choose.
     #[doc(hidden)]
     pub fn blocking_logits_watched(
         &mut self,

@@ -87,8 +87,8 @@ impl Session {
         self.flight((1, Ending::Sample), positions, None, keep)
     }
 
+    /// There is room for it: whoever asks for it has made it, since only they know whether to wait.
     fn flight(&mut self, key: Key, positions: usize, state: Option<State>, keep: bool) -> Result<Flight> {
-        self.make_room(positions, true)?;
         self.record(key)?;
         self.history.reach(positions);
         let dispatches = self.stages[0].recording(key).dispatches.len();

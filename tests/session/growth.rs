@@ -202,7 +202,7 @@ fn a_cache_without_memory_to_grow_goes_on_once_there_is_some() {
     let expected = answer(&mut session(&model, options(KvFormat::F16, CONTEXT)), &prompt, &Sampling::greedy(), 60);
     let starved = |times| {
         let mut session = session(&model, options(KvFormat::F16, 8));
-        session.starve(times);
+        session.starve(0, times);
         session
     };
     assert_eq!(advanced(&mut starved(1), &prompt, 60), expected);
@@ -224,6 +224,6 @@ fn a_cache_without_memory_to_grow_goes_on_once_there_is_some() {
         }
     };
     assert!(error.contains("starved"), "{error}");
-    fails.starve(0);
+    fails.starve(0, 0);
     assert_eq!(answer(&mut fails, &prompt, &Sampling::greedy(), 60), expected);
 }

@@ -219,3 +219,23 @@ fn a_lost_device_ends_the_answer_wherever_it_is() {
         assert!(parts.generate(&[1, 2, 3], &Sampling::greedy(), &[], 5).and_then(|mut g| g.blocking_next()).is_err());
     }
 }
+
+/// One device finds the memory that its cache grows into later than the other.
+#[test]
+fn caches_grow_on_each_device_as_memory_comes() {
+    let gguf = Made::new("llama", Format::F16, &SIZES).gguf();
+    let (model, tokens) = (cut(&gguf, &[2]), some_tokens(7));
+    let options = SessionOptions { room: 8, ..f32_cache() };
+    let mut whole = session(&load(gpu(), &gguf).expect("a model"), f32_cache());
+    let expected = answer(&mut whole, &tokens, &Sampling::greedy(), 60);
+    for device in [0, 1] {
+        let mut starved = session(&model, options.clone());
+        starved.starve(device, 1);
+        starved.ask(&tokens, &Sampling::greedy(), &[], 60).expect("an answer");
+        let mut said = Vec::new();
+        while starved.is_answering() {
+            said.extend(starved.advance(Budget::unlimited()).expect("a device").iter().map(|token| token.id));
+        }
+        assert_eq!(said, expected, "device {device}");
+    }
+}

@@ -31,6 +31,10 @@ fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
 }
 
 impl<S: ReadAt + 'static> Threads<S> {
+    pub fn new(source: S) -> Self {
+        Threads { source: Arc::new(source), queue: Arc::default() }
+    }
+
     /// What `read` gives on one of the threads; it may use the thread's vector.
     fn read(&self, read: impl FnOnce(&S, &mut Vec<u8>) -> io::Result<Vec<u8>> + Send + 'static) -> Reading {
         let (sender, receiver) = oneshot::channel();
@@ -45,10 +49,6 @@ impl<S: ReadAt + 'static> Threads<S> {
             started?;
             receiver.await.unwrap_or_else(|_| Err(io::Error::other("a reader panicked")))
         })
-    }
-
-    pub fn new(source: S) -> Self {
-        Threads { source: Arc::new(source), queue: Arc::default() }
     }
 
     fn start(&self, job: Job) -> io::Result<()> {
