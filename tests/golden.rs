@@ -356,7 +356,8 @@ fn check_cuts(gpu: &Gpu, file: &Path) -> Result<(), Failed> {
     let shape = models::shape(&gguf)?;
     let (layers, together) = (shape.keeps.len(), shape.together);
     let logits = |cuts: &[usize]| -> Result<Vec<f32>, Failed> {
-        let share = |(span, gpu): (Span, &Gpu)| Share { gpu: gpu.clone(), span, placement: Placement::default() };
+        let share =
+            |(span, gpu): (Span, &Gpu)| Share { gpu: gpu.clone(), span, placement: Placement::default(), upload: None };
         let shares: Vec<Share> = Span::between(cuts).into_iter().zip([gpu, other]).map(share).collect();
         let model = pollster::block_on(Model::load_shares(&shares, &gguf, Backing::Disk, |_| true))?;
         let mut session = Session::new(&model, &SessionOptions { kv: KvFormat::F32, ..SessionOptions::default() })?;

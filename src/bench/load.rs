@@ -45,7 +45,9 @@ pub struct LoadRow {
     pub seconds: f64,
     /// Of the time of all reading threads, what laying out rows takes.
     pub layout_share: f64,
-    /// Most bytes of memory that belongs to no file beside those of the weights on the device; `None` where the system does
+    /// Of the bytes, those that stay in the file's own pages.
+    pub imported: f64,
+    /// Most bytes of memory that belongs to no file beside those of the weights that are on the device and not in the file; `None` where the system does
     /// not say.
     pub host_above_plan: Option<i64>,
 }
@@ -116,6 +118,7 @@ fn row(page_cache: PageCache, [plain, fresh]: &[Summary; 2], loads: &[(LoadStats
         load,
         seconds: of(|stats| stats.time.as_secs_f64()).median,
         layout_share: of(|stats| stats.layout.as_secs_f64() / (stats.fill.as_secs_f64() * READERS as f64)).median,
+        imported: of(|stats| stats.imported as f64 / stats.bytes as f64).median,
         host_above_plan: loads.iter().filter_map(|(_, above)| *above).max(),
     }
 }
@@ -188,9 +191,9 @@ fn watched(gpu: &Gpu, gguf: &Gguf, upload: Upload) -> Result<(LoadStats, Option<
     let model = loaded?;
     // A device with memory of its own keeps the weights there.
     let shared = matches!(gpu.info().device_type, wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu);
-    let plan = if shared { gguf.data_bytes() } else { 0 };
-    let above = most.zip(before).map(|(most, before)| most as i64 - before as i64 - plan as i64);
     let stats = model.load_stats();
+    let plan = if shared { gguf.data_bytes() - stats.imported } else { 0 };
+    let above = most.zip(before).map(|(most, before)| most as i64 - before as i64 - plan as i64);
     drop(model);
     gpu.blocking_wait()?;
     Ok((stats, above))

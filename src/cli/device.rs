@@ -44,7 +44,12 @@ impl DeviceArgs {
     /// # Errors
     /// Several adapters.
     pub fn open(&self) -> Result<Gpu> {
-        match &self.open_all()?[..] {
+        self.the_one(self.open_all()?)
+    }
+
+    /// The device, if it is one.
+    pub fn the_one(&self, gpus: Vec<Gpu>) -> Result<Gpu> {
+        match &gpus[..] {
             [gpu] => Ok(gpu.clone()),
             _ => bail!(
                 "--device {}: one device is measured here; run, logits, fit and bench model take several",
@@ -55,8 +60,17 @@ impl DeviceArgs {
 
     /// As [`DeviceArgs::open`], of one adapter or several: one that is named twice is opened twice.
     pub fn open_all(&self) -> Result<Vec<Gpu>> {
+        self.open_each(|selector| pollster::block_on(Gpu::new(selector)))
+    }
+
+    /// As [`DeviceArgs::open_all`], devices that can read weights in the file's own pages.
+    pub fn open_importing(&self) -> Result<Vec<Gpu>> {
+        self.open_each(|selector| pollster::block_on(Gpu::importing(selector)))
+    }
+
+    fn open_each(&self, open: impl Fn(Selector) -> halogen::gpu::Result<Gpu>) -> Result<Vec<Gpu>> {
         let open = |selector| {
-            let gpu = pollster::block_on(Gpu::new(selector))?;
+            let gpu = open(selector)?;
             if let Some(tier) = self.tier {
                 gpu.require(tier)?;
             }

@@ -46,13 +46,16 @@ pub struct Args {
 
     #[command(flatten)]
     placement: PlacementArgs,
+
+    #[command(flatten)]
+    upload: model::UploadArgs,
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
     let gguf = args.like.open(args.model.as_deref())?;
     // Before the work, so that none is lost to a file that cannot be written.
     let out = Output::create(&args.out)?;
-    let gpus = args.device.open_all()?;
+    let gpus = args.upload.open(&args.device)?;
     let best = gpus.iter().map(|gpu| gpu.caps().tier).min().expect("a device was opened");
     let tier = args.device.tier.unwrap_or(best.min(Tier::Subgroup));
     let shape = models::shape(&gguf)?;
@@ -70,7 +73,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         chunk,
         ..SessionOptions::default()
     };
-    let placed = model::place(&gpus, &gguf, &options, &args.device, &args.placement)?;
+    let placed = model::place(&gpus, &gguf, &options, &args.device, &args.placement, &args.upload)?;
     let model = model::load(&placed, &gguf, || false)?;
     let logits = Session::new(&model, &options)?.blocking_logits(&args.tokens, chunk)?;
     if let Some(usage) = args.like.usage()? {

@@ -6,7 +6,7 @@ use super::{human, output};
 use anyhow::{Result, bail};
 use halogen::gguf::Gguf;
 use halogen::gpu::Gpu;
-use halogen::memory::{Backing, DenseMemory, ExpertMemory, Placement, Progress};
+use halogen::memory::{Backing, DenseMemory, ExpertMemory, Placement, Progress, Upload};
 use halogen::models;
 use halogen::session::{Model, SessionOptions, Share};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -44,6 +44,21 @@ fn open_demo() -> Result<Gguf> {
     bail!("this halogen was built without the embedded model; name a .gguf file")
 }
 
+/// How a model's weights get to the device.
+#[derive(clap::Args)]
+pub struct UploadArgs {
+    /// Read weights in the file's own pages where they lie there as on the device, without a copy; the file must not change meanwhile
+    #[arg(long)]
+    import: bool,
+}
+
+impl UploadArgs {
+    /// Opens the adapters for that.
+    pub fn open(&self, device: &DeviceArgs) -> Result<Vec<Gpu>> {
+        if self.import { device.open_importing() } else { device.open_all() }
+    }
+}
+
 /// Where a model's weights lie.
 pub struct Placed {
     shares: Vec<Share>,
@@ -57,11 +72,13 @@ pub fn place(
     options: &SessionOptions,
     device: &DeviceArgs,
     wishes: &PlacementArgs,
+    upload: &UploadArgs,
 ) -> Result<Placed> {
     wishes.explain(gguf)?;
-    let shares = Share::among(gpus, gguf, options, &wishes.options(device.gpu_memory))?;
+    let mut shares = Share::among(gpus, gguf, options, &wishes.options(device.gpu_memory))?;
+    shares.iter_mut().for_each(|share| share.upload = upload.import.then_some(Upload::Import));
     let layers = models::shape(gguf)?.keeps.len();
-    for Share { gpu, span, placement } in &shares {
+    for Share { gpu, span, placement, .. } in &shares {
         if shares.len() > 1 {
             let (layers, name) = (span.layers(layers), &gpu.info().name);
             output::note(format_args!("note: layers {} to {} lie on {name}", layers.start, layers.end - 1));

@@ -239,6 +239,13 @@ impl Gguf {
         self.inner.files[tensor.shard].source.forget(tensor.offset.saturating_add(offset), len);
     }
 
+    /// The name of the file that holds a tensor, and the file itself where it lies on a disk.
+    #[allow(clippy::disallowed_types, reason = "a browser gives none")]
+    pub(crate) fn file_of(&self, tensor: &TensorInfo) -> (&str, Option<&std::fs::File>) {
+        let file = &self.inner.files[tensor.shard];
+        (&file.name, file.source.file())
+    }
+
     /// As [`Gguf::forget`], of all files.
     pub fn forget_all(&self) {
         self.inner.files.iter().for_each(|file| file.source.forget(0, file.source.len()));

@@ -1,5 +1,5 @@
-//! Where tensor bytes come from: positioned reads that arrive when they arrive. They never come through a memory map: a file
-//! that shrinks under a map is a SIGBUS, under a read an error.
+//! Where tensor bytes come from: positioned reads that arrive when they arrive. They come through no memory map: a file that shrinks
+//! under a map is a SIGBUS, under a read an error. Who wants the device to read a file's own pages asks for it (`gpu/import.rs`).
 
 use crate::boxed::BoxFuture;
 use std::io;
@@ -36,6 +36,12 @@ pub trait AsyncReadAt: wgpu::WasmNotSendSync {
 
     /// Bytes that will not be read again soon, so that nothing needs to be kept of them.
     fn forget(&self, _offset: u64, _len: u64) {}
+
+    /// The file that these bytes are, byte for byte, where they are one: it can be mapped.
+    #[allow(clippy::disallowed_types, reason = "a browser gives none")]
+    fn file(&self) -> Option<&std::fs::File> {
+        None
+    }
 }
 
 /// Bytes by position that are there when the call returns: in memory, or on a disk for which a thread waits.
@@ -50,6 +56,12 @@ pub trait ReadAt: Send + Sync {
 
     /// See [`AsyncReadAt::forget`].
     fn forget(&self, _offset: u64, _len: u64) {}
+
+    /// See [`AsyncReadAt::file`].
+    #[allow(clippy::disallowed_types, reason = "a browser gives none")]
+    fn file(&self) -> Option<&std::fs::File> {
+        None
+    }
 }
 
 /// Reads that are made as they are asked for.
@@ -60,6 +72,11 @@ pub(super) struct AtOnce<S>(pub S);
 impl<S: ReadAt> AsyncReadAt for AtOnce<S> {
     fn len(&self) -> u64 {
         self.0.len()
+    }
+
+    #[allow(clippy::disallowed_types, reason = "a browser gives none")]
+    fn file(&self) -> Option<&std::fs::File> {
+        self.0.file()
     }
 
     fn read_at(&self, offset: u64, len: usize, then: Then) -> Reading {

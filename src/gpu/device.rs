@@ -2,6 +2,7 @@
 
 use super::caps::{matrix_side, missing};
 use super::heaps::{Heap, heaps};
+use super::import;
 use super::kernel::KernelCache;
 use super::scopes::Unanswered;
 use super::submit::Spares;
@@ -148,6 +149,18 @@ impl Gpu {
     /// # Errors
     /// No adapter, none that matches, one that lacks what halogen needs, or a driver that refuses.
     pub async fn new(selector: Selector) -> Result<Gpu> {
+        Gpu::open(selector, false).await
+    }
+
+    /// As [`Gpu::new`], a device that can read weights in a file's own pages: `Upload::Import`.
+    ///
+    /// # Errors
+    /// As [`Gpu::new`]; an adapter that cannot import.
+    pub async fn importing(selector: Selector) -> Result<Gpu> {
+        Gpu::open(selector, true).await
+    }
+
+    async fn open(selector: Selector, import: bool) -> Result<Gpu> {
         let mut reports = adapters().await;
         let names =
             reports.iter().enumerate().map(|(i, r)| format!("{i} {}", r.info.name)).collect::<Vec<_>>().join(", ");
@@ -168,8 +181,13 @@ impl Gpu {
         // SAFETY: of wgpu's experiments only cooperative matrices are used, by kernels whose indices the host has checked.
         descriptor.experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
         Gpu::extend(&adapter, &mut descriptor);
-        let opened = adapter.request_device(&descriptor).await;
-        let (device, queue) = opened.map_err(|source| Error::Open { adapter: adapter.get_info().name, source })?;
+        let (device, queue) = match import {
+            true => import::open(&adapter, &mut descriptor).await?,
+            false => {
+                let opened = adapter.request_device(&descriptor).await;
+                opened.map_err(|source| Error::Open { adapter: adapter.get_info().name, source })?
+            }
+        };
         Gpu::on(&adapter, device, queue, false)
     }
 

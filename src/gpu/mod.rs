@@ -8,6 +8,7 @@ mod cost;
 mod cut;
 mod device;
 mod heaps;
+mod import;
 mod kernel;
 mod mapped;
 mod pace;
@@ -26,6 +27,7 @@ pub use cost::Cost;
 pub use cut::{Estimate, Mark, Part, cut, next};
 pub use device::{AdapterReport, Gpu, Selector, adapters};
 pub use heaps::Heap;
+pub(crate) use import::Pages;
 pub use kernel::{Binding, BindingKind, Kernel, parse, reflect};
 pub(crate) use mapped::{Mapped, Room};
 pub use pace::{GpuUse, Pace};
@@ -49,6 +51,8 @@ pub enum Error {
     NoTier { adapter: String, tier: Tier, missing: String },
     #[error("{adapter}: opening the device failed: {source}")]
     Open { adapter: String, source: wgpu::RequestDeviceError },
+    #[error("{adapter} cannot read weights in the file's own pages: {why}")]
+    Import { adapter: String, why: String },
     #[error("kernel {kernel}: {message}")]
     Shader { kernel: String, message: String },
     #[error("kernel {kernel} has no binding `{name}`; it has {has}")]

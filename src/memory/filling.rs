@@ -7,7 +7,7 @@ use crate::boxed::{BoxFuture, BoxStream};
 use crate::clock;
 use crate::formats::Format;
 use crate::gguf::{self, Gguf};
-use crate::gpu::{Gpu, Mapped, Room, Staging};
+use crate::gpu::{Gpu, Mapped, Pages, Room, Staging};
 use futures::StreamExt;
 use futures::stream;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +29,10 @@ pub enum Upload {
     Ring,
     /// By the readers, into the weights' own memory, which host and device share.
     InPlace,
+    /// Not at all, for those that lie in the file as on the device: the device reads the file's own pages, of which the system keeps
+    /// as many in memory as it likes. Others go as [`Upload::on`] says. The file must be on a disk and stay as it is for as long as
+    /// the model is used: if it shrinks, the program may end with SIGBUS. The device must come from [`Gpu::importing`].
+    Import,
 }
 
 impl Upload {
@@ -42,6 +46,7 @@ impl Upload {
         match self {
             Upload::Ring => "ring",
             Upload::InPlace => "in place",
+            Upload::Import => "import",
         }
     }
 }
@@ -68,6 +73,8 @@ pub struct Filled {
     /// Of all readers together, what laying out rows took.
     pub layout: Duration,
     pub upload: Upload,
+    /// Of the bytes, those that the device reads in the file's pages.
+    pub imported: u64,
 }
 
 /// Laying out rows, by several readers.
@@ -105,14 +112,22 @@ impl Layout {
 }
 
 impl RowCopy {
-    /// Starts to read the rows. They arrive in the device's layout, in `room`, or in a vector where there is none.
-    fn read(&self, gguf: &Gguf, layout: &Arc<Layout>, room: Option<Room>) -> Laid {
+    /// Starts to read the rows. They arrive in the device's layout, where they are to, or in a vector where that is nowhere.
+    fn read(&self, gguf: &Gguf, layout: &Arc<Layout>, to: Option<To>) -> Laid {
         let (format, columns, layout) = (self.format, self.columns, layout.clone());
         let (offset, len, laid_bytes) = (self.offset(), self.bytes(), self.laid_bytes());
         let as_in_file = format.lies_as_in_files(columns);
-        match room {
-            Some(room) if as_in_file => Box::pin(gguf.read_into(&self.tensor, offset, Box::new(room))),
-            Some(mut room) => Box::pin(gguf.read(&self.tensor, offset, len, move |bytes| {
+        match to {
+            Some(To::Pages(pages)) => {
+                // Into the page cache. A file that has shrunk is an error here, not a fault of whoever looks at the page later.
+                let start = self.tensor.offset + offset;
+                Box::pin(gguf.read(&self.tensor, offset, len, move |_| {
+                    pages.populate(start..start + len as u64);
+                    Vec::new()
+                }))
+            }
+            Some(To::Room(room)) if as_in_file => Box::pin(gguf.read_into(&self.tensor, offset, Box::new(room))),
+            Some(To::Room(mut room)) => Box::pin(gguf.read(&self.tensor, offset, len, move |bytes| {
                 layout.relay(format, columns, bytes, room.as_mut());
                 Vec::new()
             })),
@@ -127,6 +142,13 @@ impl RowCopy {
             })),
         }
     }
+}
+
+/// Where rows arrive.
+enum To {
+    Room(Room),
+    /// Where they are.
+    Pages(Arc<Pages>),
 }
 
 /// Rows on their way.
@@ -146,12 +168,18 @@ impl Weights<'_> {
     /// `keeps`: the page cache may keep what was read.
     async fn fill_and(self, keeps: bool, mut progress: impl FnMut(Progress) -> bool) -> Result<Filled> {
         let total = self.total();
-        let Weights { gguf, gpu, mut done, copies, host, upload, mapped, .. } = self;
+        let Weights { gguf, gpu, mut done, mut copies, host, mut upload, imports, mapped, .. } = self;
         drop(host);
-        let rooms = rooms(&copies, mapped);
+        let (mut to, mut imported) = (rooms(&copies, mapped), 0);
+        if let Some(imports) = imports {
+            (upload, imported) = (Upload::Import, imports.bytes());
+            let (own, pages): (Vec<_>, Vec<_>) = imports.placed.into_iter().unzip();
+            copies.extend(own);
+            to.extend(pages.into_iter().map(|pages| Some(To::Pages(pages))));
+        }
         let (copies, layout) = (Arc::new(copies), Arc::new(Layout::default()));
         let mut staging = Staging::new(gpu, STAGED, CHUNK);
-        let mut arriving = read_laid(gguf, &copies, rooms, &layout);
+        let mut arriving = read_laid(gguf, &copies, to, &layout);
         while let Some((index, laid)) = arriving.next().await {
             let (copy, laid) = (&copies[index], laid?);
             // What was read in place is where it belongs.
@@ -174,17 +202,17 @@ impl Weights<'_> {
         gpu.flush()?;
         gpu.finished().await?;
         let layout = Duration::from_nanos(layout.nanos.load(Ordering::Relaxed));
-        Ok(Filled { bytes: done, layout, upload })
+        Ok(Filled { bytes: done, layout, upload, imported })
     }
 }
 
 /// The part of a mapped buffer that each copy fills, where its buffer is one. All of them are filled: wgpu was told so.
-fn rooms(copies: &[RowCopy], mut mapped: Vec<Mapped>) -> Vec<Option<Room>> {
+fn rooms(copies: &[RowCopy], mut mapped: Vec<Mapped>) -> Vec<Option<To>> {
     // Copies into one buffer come one after another.
     let (mut last, buffers) = (0, mapped.len());
     let rooms = copies.iter().map(|copy| {
         last = (last..buffers).chain(0..last).find(|i| mapped[*i].is_of(&copy.view))?;
-        Some(mapped[last].room(copy.view.offset + copy.to, copy.laid_bytes()))
+        Some(To::Room(mapped[last].room(copy.view.offset + copy.to, copy.laid_bytes())))
     });
     let rooms = rooms.collect();
     assert!(mapped.iter().all(Mapped::is_given), "copies fill all of a mapped buffer");
@@ -205,12 +233,12 @@ pub(super) fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>) -> Reads {
     read_laid(gguf, copies, Vec::new(), &Arc::default())
 }
 
-/// As [`read`], into rooms of the same index where there are some, with vectors that are given back and time that is counted.
-fn read_laid(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>, rooms: Vec<Option<Room>>, layout: &Arc<Layout>) -> Reads {
+/// As [`read`], to where the same index says, where it does, with vectors that are given back and time that is counted.
+fn read_laid(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>, to: Vec<Option<To>>, layout: &Arc<Layout>) -> Reads {
     let (gguf, copies, layout) = (gguf.clone(), copies.clone(), layout.clone());
-    let rooms = rooms.into_iter().chain(std::iter::repeat_with(|| None));
-    let each = (0..copies.len()).zip(rooms).map(move |(index, room)| {
-        let reading = copies[index].read(&gguf, &layout, room);
+    let to = to.into_iter().chain(std::iter::repeat_with(|| None));
+    let each = (0..copies.len()).zip(to).map(move |(index, to)| {
+        let reading = copies[index].read(&gguf, &layout, to);
         async move { (index, reading.await.map_err(Error::from)) }
     });
     Box::pin(stream::iter(each).buffer_unordered(READS))
@@ -279,7 +307,7 @@ mod tests {
         let mut asking = Weights::new(gguf, gpu).expect("a buffer");
         crate::models::load(&mut asking).expect("a model");
         let mut weights = pollster::block_on(asking.read()).expect("a read");
-        weights.upload_by(upload);
+        weights.upload_by(upload).expect("a device for it");
         crate::models::load(&mut weights).expect("a model");
         weights
     }

@@ -39,6 +39,8 @@ pub enum Error {
     Gguf(#[from] gguf::Error),
     #[error(transparent)]
     Gpu(#[from] gpu::Error),
+    #[error("{file}: its pages cannot be read in place: {problem}; loading without import would help")]
+    Import { file: String, problem: String },
     #[error("{file}: tensor {name} is missing")]
     MissingTensor { file: String, name: String },
     #[error("{file}: tensor {name}: shape {found:?} does not match {expected:?}, which the hyperparameters say")]

@@ -24,6 +24,8 @@ pub struct LoadStats {
     pub layout: Duration,
     /// How the weights got to the device; to the last of several.
     pub upload: Upload,
+    /// Of the bytes, those that devices read in the file's own pages.
+    pub imported: u64,
 }
 
 /// What of a model lies on one device.
@@ -94,8 +96,9 @@ impl Model {
         options: &LoadOptions,
         progress: impl FnMut(Progress) -> bool,
     ) -> Result<Arc<Model>> {
-        let share = Share { gpu: gpu.clone(), span: Span::whole(), placement: options.placement };
-        Model::load_by(options.upload, &[share], gguf, options.backing, progress).await
+        let LoadOptions { placement, backing, upload } = *options;
+        let share = Share { gpu: gpu.clone(), span: Span::whole(), placement, upload };
+        Model::load_shares(&[share], gguf, backing, progress).await
     }
 
     /// As [`Model::load`], by layers onto several devices: [`Share::among`] says which. Each step passes from one to the next,
@@ -104,16 +107,6 @@ impl Model {
     /// # Errors
     /// As [`Model::load`], of each of the devices.
     pub async fn load_shares(
-        shares: &[Share],
-        gguf: &Gguf,
-        backing: Backing,
-        progress: impl FnMut(Progress) -> bool,
-    ) -> Result<Arc<Model>> {
-        Model::load_by(None, shares, gguf, backing, progress).await
-    }
-
-    async fn load_by(
-        upload: Option<Upload>,
         shares: &[Share],
         gguf: &Gguf,
         backing: Backing,
@@ -134,7 +127,7 @@ impl Model {
             models::load(&mut asking)?;
             let mut weights = asking.read().await?;
             weights.limit(&share.span, &share.placement);
-            upload.into_iter().for_each(|upload| weights.upload_by(upload));
+            share.upload.map_or(Ok(()), |upload| weights.upload_by(upload))?;
             let (architecture, own) = models::load(&mut weights)?;
             (shape, bytes) = (Some(own), bytes + weights.total());
             parts.push((share, architecture, weights.take_store(), weights));
@@ -144,8 +137,8 @@ impl Model {
         let (mut filled, mut before) = (Vec::new(), 0);
         for (share, architecture, mut store, weights) in parts {
             let told = |at: Progress| progress(Progress { bytes: before + at.bytes, total: bytes });
-            let Filled { bytes, layout, upload } = weights.fill(told).await?;
-            load.upload = upload;
+            let Filled { bytes, layout, upload, imported } = weights.fill(told).await?;
+            (load.upload, load.imported) = (upload, load.imported + imported);
             before += bytes;
             (load.bytes, load.layout) = (load.bytes + bytes, load.layout + layout);
             if let Some(store) = &mut store {

@@ -3,7 +3,7 @@
 use super::{Error, Result, Session, SessionOptions};
 use crate::gguf::Gguf;
 use crate::gpu::Gpu;
-use crate::memory::{Needs, Placement, PlacementOptions, Span, available_among, cuts};
+use crate::memory::{Needs, Placement, PlacementOptions, Span, Upload, available_among, cuts};
 use crate::models;
 
 /// A device, and what of a model is to lie there.
@@ -13,6 +13,8 @@ pub struct Share {
     pub span: Span,
     /// Which of those weights are not to be resident.
     pub placement: Placement,
+    /// How the others get there; by default as [`Upload::on`] says.
+    pub upload: Option<Upload>,
 }
 
 impl Share {
@@ -47,7 +49,7 @@ impl Share {
             let part = gguf.part(|tensor| span.holds(gguf, &tensor.name));
             let budget = if gpus.len() > 1 { memory[i] } else { wishes.budget };
             let placement = needs(&span).placed(&part, gpu, &PlacementOptions { budget, ..*wishes })?;
-            Ok(Share { gpu: gpu.clone(), span, placement })
+            Ok(Share { gpu: gpu.clone(), span, placement, upload: None })
         };
         gpus.iter().zip(Span::between(&cuts)).enumerate().map(share).collect()
     }

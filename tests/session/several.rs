@@ -41,7 +41,7 @@ fn cut(gguf: &Gguf, cuts: &[usize]) -> Arc<Model> {
 
 fn cut_on(gguf: &Gguf, cuts: &[usize], other: &Gpu) -> Arc<Model> {
     let gpus = [gpu(), other].into_iter().cycle().cloned();
-    let share = |(span, gpu)| Share { gpu, span, placement: Placement::default() };
+    let share = |(span, gpu)| Share { gpu, span, placement: Placement::default(), upload: None };
     load_shares(&Span::between(cuts).into_iter().zip(gpus).map(share).collect::<Vec<_>>(), gguf)
 }
 
@@ -127,7 +127,7 @@ fn each_device_has_a_budget() {
             let share = |(span, gpu): (Span, &Gpu)| {
                 let part = gguf.part(|tensor| span.holds(&gguf, &tensor.name));
                 let placement = Placement::within(&part, part.data_bytes() * percent / 100).ok()?;
-                Some(Share { gpu: gpu.clone(), span, placement })
+                Some(Share { gpu: gpu.clone(), span, placement, upload: None })
             };
             let spans = Span::between(&[4]).into_iter().zip([gpu(), other()]);
             let Some(shares) = spans.map(share).collect::<Option<Vec<Share>>>() else { continue };
@@ -204,8 +204,12 @@ fn a_lost_device_ends_the_answer_wherever_it_is() {
             false => cut_on(&gguf, &[2], &own),
             true => {
                 let shares = Span::between(&[2]).into_iter().zip([&own, gpu()]);
-                let share =
-                    |(span, gpu): (Span, &Gpu)| Share { gpu: gpu.clone(), span, placement: Placement::default() };
+                let share = |(span, gpu): (Span, &Gpu)| Share {
+                    gpu: gpu.clone(),
+                    span,
+                    placement: Placement::default(),
+                    upload: None,
+                };
                 load_shares(&shares.map(share).collect::<Vec<_>>(), &gguf)
             }
         };

@@ -11,12 +11,14 @@ use halogen::memory::Upload;
 use std::path::PathBuf;
 
 /// How weights get to the device.
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Way {
     /// Through a ring of mapped buffers, from which the device copies
     Ring,
     /// By the readers, into the weights' own memory, which host and device share
     InPlace,
+    /// Not at all, for those that lie in the file as on the device, which reads the file's own pages
+    Import,
 }
 
 impl From<Way> for Upload {
@@ -24,6 +26,7 @@ impl From<Way> for Upload {
         match way {
             Way::Ring => Upload::Ring,
             Way::InPlace => Upload::InPlace,
+            Way::Import => Upload::Import,
         }
     }
 }
@@ -53,7 +56,8 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let gguf = model::open(args.file.to_str())?;
     let files = files_of(&args.file, &gguf)?;
-    let gpu = args.device.open()?;
+    let import = args.upload.contains(&Way::Import);
+    let gpu = args.device.the_one(if import { args.device.open_importing()? } else { args.device.open_all()? })?;
     let repetitions = args.repetitions as usize;
     let mut uploads: Vec<Upload> = args.upload.into_iter().map(Upload::from).collect();
     if uploads.is_empty() {
@@ -84,6 +88,7 @@ fn markdown(rows: &[LoadRow]) -> String {
         "of plain",
         "of fresh",
         "layout",
+        "in the file",
         "all of it",
         "above plan",
     ];
@@ -99,14 +104,16 @@ fn markdown(rows: &[LoadRow]) -> String {
             format!("{:.0} %", 100.0 * r.fraction_of_plain),
             format!("{:.0} %", 100.0 * r.fraction_of_fresh),
             format!("{:.0} %", 100.0 * r.layout_share),
+            format!("{:.0} %", 100.0 * r.imported),
             human::seconds(r.seconds),
             r.host_above_plan.map_or("?".into(), |bytes| human::bytes(bytes.max(0) as u64)),
         ]);
     }
     format!(
         "{}\nplain read: the whole file, 4 MiB at a time, by as many threads as load, into memory that they have; to fresh memory: into \
-         as much as the file takes.\nlayout: of the readers' time, what goes into laying rows out. above plan: most host memory that \
-         belongs to no file, beside the weights where they lie in it.\n",
+         as much as the file takes.\nlayout: of the readers' time, what goes into laying rows out. in the file: of the bytes, what \
+         the device reads in the file's own pages; a load reads and maps these too, so that no page is left to the first step. above \
+         plan: most host memory that belongs to no file, beside the weights that lie in it.\n",
         table.markdown()
     )
 }

@@ -59,6 +59,9 @@ pub struct Args {
 
     #[command(flatten)]
     placement: PlacementArgs,
+
+    #[command(flatten)]
+    upload: model::UploadArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -117,7 +120,7 @@ impl Test {
 
 pub fn run(args: Args) -> Result<()> {
     let kv = args.cache.format()?;
-    let gpus = args.device.open_all()?;
+    let gpus = args.upload.open(&args.device)?;
     let fits = |gguf: &Gguf| -> Result<bool> {
         let shape = models::shape(gguf)?;
         let most = |counts: &[u32]| counts.iter().max().copied().unwrap_or(0) as usize;
@@ -144,7 +147,7 @@ pub fn run(args: Args) -> Result<()> {
         ..SessionOptions::default()
     };
     KvCache::check(&shape.keeps, kv)?;
-    let placed = model::place(&gpus, &gguf, &options, &args.device, &args.placement)?;
+    let placed = model::place(&gpus, &gguf, &options, &args.device, &args.placement, &args.upload)?;
     let model = model::load(&placed, &gguf, || false)?;
     let mut session = pipelines::session(&model, &options)?;
     let report = measure(&mut session, &gpus[0], limits.clone(), &tests, &args)?;

@@ -2,6 +2,7 @@
 
 use crate::cli::cache::CacheArgs;
 use crate::cli::device::DeviceArgs;
+use crate::cli::model::UploadArgs;
 use crate::cli::placement::PlacementArgs;
 use anyhow::Result;
 use halogen::gguf::Metadata;
@@ -83,6 +84,9 @@ pub struct Args {
 
     #[command(flatten, next_help_heading = "Placement")]
     pub placement: PlacementArgs,
+
+    #[command(flatten, next_help_heading = "Placement")]
+    pub upload: UploadArgs,
 }
 
 impl Args {

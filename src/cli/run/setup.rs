@@ -36,14 +36,14 @@ impl Runner {
     pub fn new(args: &Args, name: Option<&str>, verbose: bool) -> Result<Runner> {
         let gguf = model::open(name)?;
         let sampling = args.sampling.resolve(gguf.metadata())?;
-        let gpus = args.device.open_all()?;
+        let gpus = args.upload.open(&args.device)?;
         let options = session_options(args, &gguf, &gpus)?;
         let measure = |gpu: &Gpu| {
             let unmeasured = |error| output::note(format_args!("note: the device could not be measured: {error}"));
             profile::of(gpu, false).map_err(unmeasured).ok()
         };
         let profiles: Vec<Option<DeviceProfile>> = gpus.iter().map(measure).collect();
-        let placed = model::place(&gpus, &gguf, &options, &args.device, &args.placement)?;
+        let placed = model::place(&gpus, &gguf, &options, &args.device, &args.placement, &args.upload)?;
         let model = model::load(&placed, &gguf, || INTERRUPTED.load(Ordering::Relaxed))?;
         let submit = Duration::from_millis(args.submit_ms.into());
         let (limits, further_limits) = (profiles[0], profiles[1..].to_vec());

@@ -47,6 +47,10 @@ impl ReadAt for FileSource {
         let _ = forget(&self.file, offset, len);
     }
 
+    fn file(&self) -> Option<&File> {
+        Some(&self.file)
+    }
+
     #[cfg(unix)]
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         std::os::unix::fs::FileExt::read_exact_at(&self.file, buf, offset)

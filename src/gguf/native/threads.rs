@@ -3,6 +3,7 @@
 use crate::gguf::{AsyncReadAt, ReadAt, Reading, Target, Then};
 use futures::channel::oneshot;
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -90,6 +91,10 @@ impl<S: ReadAt + 'static> AsyncReadAt for Threads<S> {
 
     fn forget(&self, offset: u64, len: u64) {
         self.source.forget(offset, len);
+    }
+
+    fn file(&self) -> Option<&File> {
+        self.source.file()
     }
 
     fn read_at(&self, offset: u64, len: usize, then: Then) -> Reading {

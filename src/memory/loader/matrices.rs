@@ -1,10 +1,9 @@
 //! Matrices, alone and joined: rows of one format that read the same input lie in one.
 
 use super::Weights;
-use crate::formats::Format;
 use crate::memory::Result;
-use crate::memory::copies::{Rows, copies};
-use crate::ops::{GateUp, Joint, Matrix, Part, Shard};
+use crate::memory::copies::Rows;
+use crate::ops::{GateUp, Joint, Matrix, Part};
 
 /// Rows of a tensor, in runs: all of them, or the same part of every group, where a file interleaves two matrices.
 pub struct Take<'n> {
@@ -43,7 +42,7 @@ impl Weights<'_> {
     fn place_matrix(&mut self, name: &str, columns: usize, parts: &[Rows]) -> Result<Matrix> {
         let format = self.format(&parts[0].tensor)?;
         let rows = parts.iter().map(|p| p.count).sum();
-        let shards = self.place(name, format, columns, parts)?;
+        let shards = self.resident(name, format, columns, parts, 1)?;
         Ok(Matrix { format, rows, columns, shards, stage: None })
     }
 
@@ -87,18 +86,11 @@ impl Weights<'_> {
         let (g, u) = (self.tensor(gate, &[columns, ff])?, self.tensor(up, &[columns, ff])?);
         let format = self.format(&g)?;
         let bytes = (format.device_row_bytes(columns) * 2 * ff) as u64;
-        if format == self.format(&u)? && bytes <= self.most() {
+        let apart = self.keeps_apart(gate, format, columns);
+        if !apart && format == self.format(&u)? && bytes <= self.most() {
             let parts = [g, u].map(|tensor| Rows { tensor, first: 0, count: ff });
             return Ok(GateUp::Joined(self.place_matrix(gate, columns, &parts)?));
         }
         Ok(GateUp::Split { gate: self.matrix(gate, ff, columns)?, up: self.matrix(up, ff, columns)? })
-    }
-
-    /// Places rows one after another in shards.
-    fn place(&mut self, name: &str, format: Format, columns: usize, parts: &[Rows]) -> Result<Vec<Shard>> {
-        let rows = parts.iter().map(|part| part.count).sum();
-        let shards = self.shards(name, format.device_row_bytes(columns) as u64, rows, Self::filled)?;
-        self.copy(name, copies(parts, &shards, 0, 1, format, columns));
-        Ok(shards)
     }
 }

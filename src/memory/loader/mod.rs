@@ -1,13 +1,15 @@
 //! Which tensor goes where: buffers are made as a model asks for its tensors, and the copies into them listed.
 
 mod host;
+mod import;
 mod matrices;
 mod stacks;
 
+pub(super) use import::Imports;
 pub use matrices::Take;
 
 use super::budget::{ExpertMemory, Placement};
-use super::copies::{RowCopy, cut};
+use super::copies::{RowCopy, Rows, copies, cut};
 use super::filling::{READS, Upload};
 use super::span::Span;
 use super::store::ExpertStore;
@@ -32,7 +34,10 @@ pub struct Weights<'a> {
     pub(super) host: Host,
     /// What is to be read.
     pub(super) copies: Vec<RowCopy>,
+    /// Of what does not stay in the file.
     pub(super) upload: Upload,
+    /// What stays there, if anything is to.
+    pub(super) imports: Option<Imports>,
     /// The buffers that are filled in place.
     pub(super) mapped: Vec<Mapped>,
     /// What of them lies on this device.
@@ -64,7 +69,22 @@ impl<'a> Weights<'a> {
     fn with(gguf: &'a Gguf, gpu: &'a Gpu, host: Host, nothing: View) -> Self {
         let (upload, store) = (Upload::on(gpu), ExpertStore::new(gpu, gguf));
         let (copies, mapped, span, asked) = (Vec::new(), Vec::new(), Span::whole(), HashSet::new());
-        Weights { gguf, gpu, done: 0, host, copies, upload, mapped, span, nothing, asked, experts: None, store }
+        let imports = None;
+        Weights {
+            gguf,
+            gpu,
+            done: 0,
+            host,
+            copies,
+            upload,
+            imports,
+            mapped,
+            span,
+            nothing,
+            asked,
+            experts: None,
+            store,
+        }
     }
 
     /// Reads what the host needs, for the second asking.
@@ -97,12 +117,22 @@ impl<'a> Weights<'a> {
 
     /// Bytes that are read once all is.
     pub fn total(&self) -> u64 {
-        self.done + self.copies.iter().map(|copy| copy.bytes() as u64).sum::<u64>()
+        let imported = self.imports.as_ref().map_or(0, Imports::bytes);
+        self.done + imported + self.copies.iter().map(|copy| copy.bytes() as u64).sum::<u64>()
     }
 
     /// From here on matrices get to the device this way, and not as [`Upload::on`] says.
-    pub fn upload_by(&mut self, upload: Upload) {
-        self.upload = upload;
+    ///
+    /// # Errors
+    /// A device that cannot import what is to be imported.
+    pub fn upload_by(&mut self, upload: Upload) -> Result<()> {
+        if upload == Upload::Import {
+            self.gpu.check_import()?;
+            self.imports = Some(Imports::default());
+        } else {
+            self.upload = upload;
+        }
+        Ok(())
     }
 
     /// The store of what was not placed.
@@ -184,6 +214,25 @@ impl<'a> Weights<'a> {
     /// Bytes that one shard may have.
     fn most(&self) -> u64 {
         self.gpu.caps().max_shard
+    }
+
+    /// Rows one after another in shards of whole units of `unit` rows: where they lie in the file, or copied from there.
+    fn resident(
+        &mut self,
+        name: &str,
+        format: Format,
+        columns: usize,
+        parts: &[Rows],
+        unit: usize,
+    ) -> Result<Vec<Shard>> {
+        if let Some(shards) = self.imported(name, format, columns, parts, unit)? {
+            return Ok(shards);
+        }
+        let rows: usize = parts.iter().map(|part| part.count).sum();
+        let unit_bytes = (format.device_row_bytes(columns) * unit) as u64;
+        let shards = self.shards(name, unit_bytes, rows / unit, Self::filled)?;
+        self.copy(name, copies(parts, &shards, 0, unit, format, columns));
+        Ok(shards)
     }
 
     /// Copies into the shards of a matrix: at load, or whenever its layer passes through.

@@ -5,9 +5,9 @@ use crate::formats::Format;
 use crate::gguf::TensorInfo;
 use crate::memory::Result;
 use crate::memory::budget::{ExpertMemory, layer_of};
-use crate::memory::copies::{Rows, copies};
+use crate::memory::copies::Rows;
 use crate::memory::slots::{Slots, Slotted};
-use crate::ops::{ExpertGateUp, NOWHERE, Shard, Stack, shards_at_once};
+use crate::ops::{ExpertGateUp, NOWHERE, Stack, shards_at_once};
 use std::sync::Arc;
 
 /// The experts of a stack's tensor one by one, and the shared one behind them.
@@ -65,7 +65,8 @@ impl Weights<'_> {
         let [gates, ups] = [&gates, &ups].map(|tensors| expert_rows(tensors, experts, ff));
         let format = self.format(&gates[0].tensor)?;
         let bytes = (format.device_row_bytes(columns) * 2 * ff) as u64;
-        if format != self.format(&ups[0].tensor)? || bytes > self.most() {
+        let apart = self.keeps_apart(gate, format, columns);
+        if apart || format != self.format(&ups[0].tensor)? || bytes > self.most() {
             let gate = self.place_stack(gate, columns, &gates, ff)?;
             return Ok(ExpertGateUp::Split { gate, up: self.place_stack(up, columns, &ups, ff)? });
         }
@@ -107,10 +108,7 @@ impl Weights<'_> {
                 shards: self.shards(name, expert_bytes, memory.slots(layer, experts), Self::buffer)?,
                 stride: expert_bytes,
             },
-            _ => {
-                let shards = self.shards(name, expert_bytes, experts, Self::filled)?;
-                return self.resident(name, shards, columns, parts, rows);
-            }
+            _ => return self.resident_stack(name, columns, parts, rows),
         };
         let table = self.gpu.upload("expert table", &vec![[NOWHERE, 0]; experts])?;
         let stamps = self.store.add(name, experts, Slotted::new(format, columns, rows, parts, &slots, &table))?;
@@ -138,22 +136,13 @@ impl Weights<'_> {
         rows: usize,
         columns: usize,
     ) -> Result<Stack> {
-        let bytes = (self.format(&tensor)?.device_row_bytes(columns) * rows) as u64;
-        let shards = self.shards(name, bytes, heads, Self::filled)?;
-        self.resident(name, shards, columns, &[Rows { tensor, first: 0, count: heads * rows }], rows)
+        self.resident_stack(name, columns, &[Rows { tensor, first: 0, count: heads * rows }], rows)
     }
 
     /// A stack that lies in shards as in the file.
-    fn resident(
-        &mut self,
-        name: &str,
-        shards: Vec<Shard>,
-        columns: usize,
-        parts: &[Rows],
-        rows: usize,
-    ) -> Result<Stack> {
+    fn resident_stack(&mut self, name: &str, columns: usize, parts: &[Rows], rows: usize) -> Result<Stack> {
         let format = self.format(&parts[0].tensor)?;
-        self.copy(name, copies(parts, &shards, 0, rows, format, columns));
+        let shards = self.resident(name, format, columns, parts, rows)?;
         let experts = shards.iter().map(|shard| shard.count).sum();
         let mut table = Vec::with_capacity(experts);
         for (index, shard) in shards.iter().enumerate() {
