@@ -197,6 +197,33 @@ fn a_load_is_measured_beside_plain_reads() {
         let above = row["host_above_plan"].as_i64();
         assert!(!cfg!(target_os = "linux") || above.is_some_and(|bytes| bytes < 512 << 20), "{row}");
     }
+    assert!(rows.iter().all(|row| row["imported"] == 0.0), "{said}");
     let missing = bench(&["load", "/no/such.gguf"]);
     assert_eq!(missing.status.code(), Some(1));
+}
+
+/// What stays in the file's pages takes no memory of the process's own.
+#[test]
+fn an_import_takes_memory_for_the_rest_alone() {
+    let file = folder().join("import.gguf");
+    let path = file.to_str().expect("UTF-8");
+    let mut write = Command::new(env!("CARGO_BIN_EXE_halogen"));
+    let written = write.args(["fit", "--like", "gemma-3-4b:q4_k", "--layers", "1", "--write", path]).output();
+    assert!(written.expect("halogen starts").status.success());
+    let output = bench(&["load", path, "-r", "1", "--upload", "in-place,import", "--json"]);
+    let size = std::fs::metadata(&file).expect("a file").len();
+    std::fs::remove_file(&file).expect("a file");
+    let err = String::from_utf8_lossy(&output.stderr);
+    if err.contains("cannot read weights in the file's own pages") {
+        eprintln!("skipped: {err}");
+        return;
+    }
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{err}"));
+    for row in said["rows"].as_array().expect("rows") {
+        let imported = row["imported"].as_f64().expect("a share") * size as f64;
+        assert_eq!(imported > 0.9 * size as f64, row["upload"] == "import", "{row}");
+        // The plan has no room for what is imported: if that took memory, it would be above.
+        let above = row["host_above_plan"].as_i64();
+        assert!(!cfg!(target_os = "linux") || above.is_some_and(|bytes| bytes < 64 << 20), "{row}");
+    }
 }

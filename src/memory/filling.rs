@@ -258,6 +258,7 @@ mod tests {
     use super::*;
     use crate::gguf::{ReadAt, source};
     use crate::gpu::Selector;
+    use std::collections::BTreeMap;
     use std::io;
 
     static DEMO: &[u8] = include_bytes!("../../assets/rust-docs-moe-q4_k_m.gguf");
@@ -312,18 +313,22 @@ mod tests {
         weights
     }
 
-    /// What lies on the device where each copy went.
-    fn device_bytes(gguf: &Gguf, gpu: &Gpu, upload: Upload) -> Vec<(String, usize, Vec<u8>)> {
+    /// What lies on the device where copies went, by tensor.
+    fn device_bytes(gguf: &Gguf, gpu: &Gpu, upload: Upload) -> BTreeMap<String, Vec<u8>> {
         let weights = placed(gguf, gpu, upload);
-        assert_eq!(weights.mapped.is_empty(), upload == Upload::Ring);
-        let copies = weights.copies.clone();
+        assert!(upload != Upload::Ring || weights.mapped.is_empty());
+        let imports = weights.imports.iter().flat_map(|imports| imports.placed.iter().map(|(copy, _)| copy.clone()));
+        let mut copies: Vec<RowCopy> = weights.copies.iter().cloned().chain(imports).collect();
+        assert_eq!(copies.len() > weights.copies.len(), upload == Upload::Import);
         let filled = pollster::block_on(weights.fill(|_| true)).expect("a load");
         assert_eq!(filled.upload, upload);
-        let bytes = |copy: &RowCopy| {
+        copies.sort_by_key(|copy| copy.first_row);
+        let mut bytes: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+        for copy in copies {
             let view = copy.view.slice(copy.to, copy.laid_bytes() as u64);
-            (copy.tensor.name.clone(), copy.first_row, gpu.blocking_read(&view).expect("bytes"))
-        };
-        copies.iter().map(bytes).collect()
+            bytes.entry(copy.tensor.name.clone()).or_default().extend(gpu.blocking_read::<u8>(&view).expect("bytes"));
+        }
+        bytes
     }
 
     #[test]
@@ -335,12 +340,33 @@ mod tests {
                 return;
             }
             let [ring, placed] = [Upload::Ring, Upload::InPlace].map(|upload| device_bytes(&gguf, &gpu, upload));
-            assert_eq!(ring.len(), placed.len());
-            let bytes: usize = ring.iter().map(|(_, _, bytes)| bytes.len()).sum();
-            assert!(bytes > 7 << 20 && ring.iter().any(|(_, _, bytes)| bytes.iter().any(|b| *b != 0)));
-            for (a, b) in ring.iter().zip(&placed) {
-                assert!(a == b, "{} from row {} differs", a.0, a.1);
+            let bytes: usize = ring.values().map(Vec::len).sum();
+            assert!(bytes > 7 << 20 && ring.values().any(|bytes| bytes.iter().any(|b| *b != 0)));
+            same(&ring, &placed);
+        }
+    }
+
+    fn same(expected: &BTreeMap<String, Vec<u8>>, found: &BTreeMap<String, Vec<u8>>) {
+        assert!(expected.keys().eq(found.keys()));
+        found.iter().for_each(|(name, bytes)| assert!(expected[name] == *bytes, "{name} differs"));
+    }
+
+    #[test]
+    fn weights_in_the_files_pages_are_those_that_are_copied() {
+        let gpu = |limits: bool| match pollster::block_on(Gpu::importing(Selector::Best)) {
+            Ok(gpu) if limits => gpu.with_limits(100 << 10, 8),
+            Ok(gpu) => Some(gpu),
+            Err(why) => {
+                eprintln!("skipped: {why}");
+                None
             }
+        };
+        let path = std::env::temp_dir().join(format!("halogen-import-{}.gguf", std::process::id()));
+        std::fs::write(&path, DEMO).expect("a file");
+        let gguf = Gguf::open(&path).expect("the embedded model");
+        std::fs::remove_file(&path).expect("a file");
+        for gpu in [false, true].into_iter().filter_map(gpu) {
+            same(&device_bytes(&gguf, &gpu, Upload::Ring), &device_bytes(&gguf, &gpu, Upload::Import));
         }
     }
 

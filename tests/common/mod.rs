@@ -310,13 +310,17 @@ impl Made {
     }
 
     pub fn gguf(&self) -> Gguf {
+        Gguf::from_bytes("made.gguf", self.bytes()).expect("a GGUF file")
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
         let mut writer = Writer::new(&self.metadata).expect("an alignment");
         for t in &self.tensors {
             writer.tensor(&t.name, &t.dims, t.ggml_type, &t.bytes).expect("a tensor");
         }
         let mut file = Vec::new();
         writer.write(&mut file).expect("memory");
-        Gguf::from_bytes("made.gguf", file).expect("a GGUF file")
+        file
     }
 
     pub fn load(&self) -> Result<Arc<Model>> {

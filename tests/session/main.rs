@@ -8,6 +8,7 @@ mod counts;
 mod device;
 mod growth;
 mod halting;
+mod import;
 mod mixed;
 mod passing;
 mod rounded;

@@ -110,7 +110,7 @@ fn without(gguf: &Gguf, name: &str) -> Gguf {
 }
 
 /// A file in three parts.
-fn split(name: &str, gguf: &Gguf) -> Gguf {
+pub fn split(name: &str, gguf: &Gguf) -> Gguf {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::create_dir_all(&folder).expect("a folder");
     let path = |part: usize| folder.join(format!("model-{:05}-of-00003.gguf", part + 1));
