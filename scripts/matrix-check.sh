@@ -43,3 +43,10 @@ grep -q 'tiers.*matrix' <<<"$devices" || skip "this lavapipe has no cooperative 
 grep driver <<<"$devices"
 if [ $# -gt 0 ]; then exec cargo test --quiet --test conformance -- "$1"; fi
 for suite in conformance demo golden; do cargo test --quiet --test "$suite" -- /matrix; done
+
+# Layers on two kinds of devices: this lavapipe, and the system's where it has one.
+system=(/usr/share/vulkan/icd.d/lvp_icd*.json)
+if [ ! -e "${system[0]}" ]; then echo "two kinds of devices skipped: the system has no lavapipe"; exit 0; fi
+export VK_ICD_FILENAMES="$VK_ICD_FILENAMES:${system[0]}"
+export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$libraries/ld-linux-x86-64.so.2 --library-path $libraries:/usr/lib/x86_64-linux-gnu"
+cargo test --quiet --test session -- --nocapture two_kinds

@@ -35,7 +35,7 @@ pub use profile::DeviceProfile;
 pub(crate) use recording::params;
 pub use recording::{Call, Dispatch, Grid, Params, Recorder, Recording};
 pub use staging::Staging;
-pub use submit::{Readback, Stamp};
+pub use submit::{Readback, Stamp, Timed};
 pub use timing::{DispatchTime, Timing};
 
 /// What can go wrong between the host and the device.

@@ -1,6 +1,7 @@
 //! Giving work to a device no faster than a budget of GPU time allows: what it holds, how long that is estimated to take, and
 //! how long it took.
 
+use super::submit::elapsed;
 use super::{
     DeviceProfile, Dispatch, Estimate, Gpu, Kernel, Mark, Part, Readback, Recording, Result, Stamp, View, next,
 };
@@ -151,11 +152,6 @@ impl Pace {
         self.ratios.get(&kernel).map_or(1.0, |ratio| ratio.value)
     }
 
-    /// Seconds of so many dispatches that do nothing.
-    pub fn idle_seconds(&self, dispatches: f64) -> f64 {
-        dispatches * self.limits.dispatch_seconds
-    }
-
     /// What a dispatch takes where `positions` are cached: the limits doubled, since no kernel reaches them, until its kernel
     /// has been timed.
     pub fn estimate(&self, dispatch: &Dispatch, positions: usize) -> Estimate {
@@ -236,7 +232,7 @@ impl Pace {
                     self.stamps.get_or_insert_default().push(stamp);
                     // What a lost device was given does not end.
                     let ticks = ticks.take().inspect_err(|_| self.given.clear())?;
-                    let took = elapsed(&ticks, gpu.queue().get_timestamp_period());
+                    let took = elapsed(&ticks, f64::from(gpu.queue().get_timestamp_period()));
                     self.used.time += Duration::from_secs_f64(took);
                     took
                 }
@@ -256,12 +252,6 @@ impl Pace {
         }
         Ok(())
     }
-}
-
-/// Seconds between two timestamps.
-fn elapsed(ticks: &[u8], period_nanos: f32) -> f64 {
-    let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(ticks);
-    ticks[1].saturating_sub(ticks[0]) as f64 * f64::from(period_nanos) / 1e9
 }
 
 /// Time over estimate of a kernel, as it was last, and what it is taken for.
@@ -325,13 +315,5 @@ mod tests {
         // Every tenth submit waits for something else: what is between is estimated an eighth too long, not a third.
         let waits: Vec<f64> = (0..200).map(|i| if i % 10 == 0 { 3.0 } else { 1.0 }).collect();
         assert!((1.0..1.125).contains(&after(&waits)), "{}", after(&waits));
-    }
-
-    #[test]
-    fn ticks_are_counted_in_their_period() {
-        let ticks: Vec<u8> = [1000u64, 3000].iter().flat_map(|t| t.to_le_bytes()).collect();
-        assert!((elapsed(&ticks, 0.5) - 1e-6).abs() < 1e-15);
-        let back: Vec<u8> = [3000u64, 1000].iter().flat_map(|t| t.to_le_bytes()).collect();
-        assert_eq!(elapsed(&back, 0.5), 0.0);
     }
 }

@@ -47,6 +47,34 @@ impl Stamp {
     }
 }
 
+/// The time that a submit takes on the device, on its way back to the host.
+pub struct Timed {
+    ticks: Readback,
+    _stamp: Stamp,
+}
+
+impl Timed {
+    /// Whether the submit has ended; after [`Gpu::poll`].
+    pub fn is_ready(&self) -> bool {
+        self.ticks.is_ready()
+    }
+
+    /// Seconds, of one that has ended.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub fn seconds(self) -> Result<f64> {
+        let period = f64::from(self.ticks.gpu.queue().get_timestamp_period());
+        Ok(elapsed(&self.ticks.take()?, period))
+    }
+}
+
+/// Seconds between two timestamps.
+pub(super) fn elapsed(ticks: &[u8], period_nanos: f64) -> f64 {
+    let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(ticks);
+    ticks[1].saturating_sub(ticks[0]) as f64 * period_nanos / 1e9
+}
+
 /// A buffer on its way back to the host.
 pub struct Readback {
     gpu: Gpu,
@@ -106,6 +134,17 @@ impl Gpu {
             }
             self.finish_submit(encoder, read, start)
         })
+    }
+
+    /// Submits a recording and has the device time it; `None`, and nothing is submitted, where it has no timestamps.
+    ///
+    /// # Errors
+    /// A lost device, or no memory.
+    pub fn submit_timed(&self, recording: &Recording) -> Result<Option<Timed>> {
+        let Some(stamp) = Stamp::several(self, 1)?.pop() else { return Ok(None) };
+        let all = Mark::default()..recording.dispatches.len().into();
+        let ticks = self.submit_part(recording, all, Some(&stamp), &[&stamp.ticks])?.remove(0);
+        Ok(Some(Timed { ticks, _stamp: stamp }))
     }
 
     /// Copies views to the host, after all that was submitted before.
@@ -214,5 +253,18 @@ impl Readback {
             std::thread::yield_now();
         }
         self.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_counted_in_their_period() {
+        let ticks: Vec<u8> = [1000u64, 3000].iter().flat_map(|t| t.to_le_bytes()).collect();
+        assert!((elapsed(&ticks, 0.5) - 1e-6).abs() < 1e-15);
+        let back: Vec<u8> = [3000u64, 1000].iter().flat_map(|t| t.to_le_bytes()).collect();
+        assert_eq!(elapsed(&back, 0.5), 0.0);
     }
 }

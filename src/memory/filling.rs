@@ -79,7 +79,7 @@ pub struct Filled {
 
 /// Laying out rows, by several readers.
 #[derive(Default)]
-struct Layout {
+pub(super) struct Layout {
     /// All together.
     nanos: AtomicU64,
     /// Vectors to be used again: memory that is fresh costs more than what is written to it.
@@ -96,7 +96,7 @@ impl Layout {
         self.spares().pop().unwrap_or_default()
     }
 
-    fn give_back(&self, vector: Vec<u8>) {
+    pub fn give_back(&self, vector: Vec<u8>) {
         let mut spares = self.spares();
         if spares.len() < READS {
             spares.push(vector);
@@ -228,12 +228,12 @@ fn keeps_pages(file: u64, shared: bool, available: Option<u64>) -> bool {
 /// Copies by index, re-laid, in any order.
 pub(super) type Reads = BoxStream<'static, (usize, Result<Vec<u8>>)>;
 
-/// Reads all copies, as the stream is polled; dropping it cancels what has not come.
-pub(super) fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>) -> Reads {
-    read_laid(gguf, copies, Vec::new(), &Arc::default())
+/// Reads all copies, as the stream is polled; dropping it cancels what has not come. Vectors that are given back are used again.
+pub(super) fn read(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>, layout: &Arc<Layout>) -> Reads {
+    read_laid(gguf, copies, Vec::new(), layout)
 }
 
-/// As [`read`], to where the same index says, where it does, with vectors that are given back and time that is counted.
+/// As [`read`], to where the same index says, where it does.
 fn read_laid(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>, to: Vec<Option<To>>, layout: &Arc<Layout>) -> Reads {
     let (gguf, copies, layout) = (gguf.clone(), copies.clone(), layout.clone());
     let to = to.into_iter().chain(std::iter::repeat_with(|| None));
@@ -244,9 +244,9 @@ fn read_laid(gguf: &Gguf, copies: &Arc<Vec<RowCopy>>, to: Vec<Option<To>>, layou
     Box::pin(stream::iter(each).buffer_unordered(READS))
 }
 
-/// The next read that has come, or is waited for. Who does not wait is woken for it by the device's alarm.
+/// The next of reads that has come, or is waited for. Who does not wait is woken for it by the device's alarm.
 #[allow(clippy::disallowed_methods, reason = "for functions named `blocking_*`")]
-pub(super) fn next_read(reads: &mut Reads, gpu: &Gpu, wait: bool) -> Poll<Option<(usize, Result<Vec<u8>>)>> {
+pub(super) fn next_read<T>(reads: &mut BoxStream<'static, T>, gpu: &Gpu, wait: bool) -> Poll<Option<T>> {
     match wait {
         true => Poll::Ready(pollster::block_on(reads.next())),
         false => reads.poll_next_unpin(&mut Context::from_waker(&gpu.waker())),

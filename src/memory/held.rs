@@ -1,8 +1,9 @@
 //! Weights that come and go, held in host memory as the device lays them out.
 
 use super::copies::RowCopy;
-use super::filling::{Reads, read};
+use super::filling::{Layout, read};
 use super::{Backing, Error, Result, System};
+use crate::boxed::BoxStream;
 use crate::gguf::Gguf;
 use futures::StreamExt;
 use std::collections::HashMap;
@@ -15,8 +16,13 @@ const OTHERS: u64 = 2 << 30;
 pub(super) struct Source {
     pub gguf: Gguf,
     /// By file, place and row; empty where the file is read.
-    held: HashMap<(usize, u64, usize), Vec<u8>>,
+    held: HashMap<(usize, u64, usize), Arc<Vec<u8>>>,
+    /// Of reads of the file.
+    layout: Arc<Layout>,
 }
+
+/// Copies by index, as the device lays them out, in any order.
+pub(super) type Brought = BoxStream<'static, (usize, Result<Arc<Vec<u8>>>)>;
 
 fn key(copy: &RowCopy) -> (usize, u64, usize) {
     (copy.tensor.shard, copy.tensor.offset, copy.first_row)
@@ -24,7 +30,7 @@ fn key(copy: &RowCopy) -> (usize, u64, usize) {
 
 impl Source {
     pub fn new(gguf: &Gguf) -> Source {
-        Source { gguf: gguf.clone(), held: HashMap::new() }
+        Source { gguf: gguf.clone(), held: HashMap::new(), layout: Arc::default() }
     }
 
     /// Whether anything is held in host memory.
@@ -55,20 +61,30 @@ impl Source {
     /// A read that fails.
     pub async fn hold(&mut self, copies: Vec<RowCopy>) -> Result<u64> {
         let copies = Arc::new(copies);
-        let (mut arriving, mut bytes) = (read(&self.gguf, &copies), 0);
+        let (mut arriving, mut bytes) = (read(&self.gguf, &copies, &self.layout), 0);
         while let Some((index, laid)) = arriving.next().await {
             bytes += copies[index].bytes() as u64;
-            self.held.insert(key(&copies[index]), laid?);
+            self.held.insert(key(&copies[index]), Arc::new(laid?));
         }
         Ok(bytes)
     }
 
-    /// Copies by index, from host memory if they are held there.
-    pub fn read(&self, copies: &Arc<Vec<RowCopy>>) -> Reads {
+    /// Copies by index, from host memory if they are held there. Whoever has used what came gives it back.
+    pub fn read(&self, copies: &Arc<Vec<RowCopy>>) -> Brought {
         let held: Option<Vec<_>> = copies.iter().map(|copy| self.held.get(&key(copy)).cloned()).collect();
         match held {
             Some(held) => Box::pin(futures::stream::iter(held.into_iter().map(Ok).enumerate())),
-            None => read(&self.gguf, copies),
+            None => {
+                let reads = read(&self.gguf, copies, &self.layout);
+                Box::pin(reads.map(|(index, laid)| (index, laid.map(Arc::new))))
+            }
+        }
+    }
+
+    /// What was read from the file is memory for the reads that follow.
+    pub fn give_back(&self, laid: Arc<Vec<u8>>) {
+        if let Ok(vector) = Arc::try_unwrap(laid) {
+            self.layout.give_back(vector);
         }
     }
 }

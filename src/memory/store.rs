@@ -4,8 +4,8 @@
 
 use super::budget::{ALIGNMENT, Backing, DenseMemory, layer_of};
 use super::copies::{RowCopy, cut};
-use super::filling::{Reads, next_read};
-use super::held::Source;
+use super::filling::next_read;
+use super::held::{Brought, Source};
 use super::slots::{Slots, Slotted};
 use super::stream::Stream;
 use super::{Error, Result};
@@ -119,7 +119,7 @@ pub struct ExpertStore {
 struct Arrival {
     placed: Vec<(u32, usize)>,
     jobs: Arc<Vec<RowCopy>>,
-    arriving: Reads,
+    arriving: Brought,
     start: Instant,
 }
 
@@ -370,6 +370,7 @@ impl ExpertStore {
             let laid = laid?;
             self.gpu.write(&jobs[index].view, jobs[index].to, &laid)?;
             taken += laid.len() as u64;
+            self.source.give_back(laid);
             self.stats.bytes += jobs[index].bytes() as u64;
         }
         Ok(Poll::Pending)

@@ -4,8 +4,8 @@
 use super::Result;
 use super::budget::{ALIGNMENT, DenseMemory};
 use super::copies::RowCopy;
-use super::filling::{Reads, next_read};
-use super::held::Source;
+use super::filling::next_read;
+use super::held::{Brought, Source};
 use crate::gpu::{Gpu, View};
 use futures::{StreamExt, stream};
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ pub(super) struct Stream {
     layers: BTreeMap<u32, Layer>,
     slots: [Slot; 2],
     /// A layer on its way.
-    arrival: Option<(u32, Reads)>,
+    arrival: Option<(u32, Brought)>,
 }
 
 /// What a layer is made of.
@@ -142,6 +142,7 @@ impl Stream {
             let (copy, laid) = (&copies[index], laid?);
             gpu.write(&copy.view, copy.to, &laid)?;
             taken += laid.len() as u64;
+            source.give_back(laid);
             *bytes += copy.bytes() as u64;
         }
         self.arrival = Some((layer, reads));

@@ -193,10 +193,11 @@ impl Session {
         self.stages.len() > 1
     }
 
-    /// Decode steps that are queued at once where experts come and go.
-    pub(super) fn steps_ahead(&self) -> usize {
+    /// Decode steps that are worth queueing behind one where experts come and go, and whether a beginning of the next one is.
+    pub(super) fn steps_ahead(&self) -> (usize, bool) {
         let stage = &self.stages[0];
-        stage.layers_ahead(stage.recording((1, Ending::Sample))) / stage.layers()
+        let layers = stage.layers_ahead(stage.recording((1, Ending::Sample)));
+        (layers / stage.layers(), layers > 0)
     }
 
     /// Host time spent encoding submits so far: [`crate::gpu::Gpu::encode_time`].

@@ -22,6 +22,8 @@ pub(super) struct Flight {
     carried: Vec<Vec<u8>>,
     /// States are to be saved after it.
     keep: bool,
+    /// Given only as far as no lookup has run: it needs no hold of the store then, however long nobody goes on.
+    pub begins: bool,
     /// Given so far, and up to where it may be given.
     pub at: Mark,
     pub until: usize,
@@ -72,6 +74,7 @@ impl Flight {
             state,
             carried: Vec::new(),
             keep,
+            begins: false,
             at: Mark::default(),
             until: dispatches,
             report: None,
@@ -154,8 +157,9 @@ impl Stage {
 
     /// Gives the device as much of a step as the budget allows. `wait`: for experts that are read.
     pub(super) fn give(&mut self, flight: &mut Flight, budget: Budget, wait: bool) -> Result<Given> {
+        self.ahead.look()?;
         while !flight.is_given() {
-            if self.part().weights_move() && flight.report.is_none() {
+            if self.part().weights_move() && flight.report.is_none() && !flight.begins {
                 let before = self.brought();
                 let there = self.has_experts(flight, budget, wait)?;
                 self.count_brought(before, budget)?;
@@ -170,6 +174,9 @@ impl Stage {
             self.fill_rope(flight.positions)?;
             if !self.give_parts(flight, budget, wait)? {
                 return Ok(Given::Partly);
+            }
+            if flight.begins {
+                return Ok(Given::Waits);
             }
         }
         Ok(Given::Wholly)
@@ -189,25 +196,26 @@ impl Stage {
     fn give_parts(&mut self, flight: &mut Flight, budget: Budget, wait: bool) -> Result<bool> {
         let (lent, budget, bound) = (budget, budget.seconds(), self.submit.as_secs_f64());
         let gpu = &self.gpu().clone();
-        while flight.at < flight.until.into() && flight.halted.is_none() {
+        let until = self.until(flight);
+        while flight.at < until.into() && flight.halted.is_none() {
             let before = self.brought();
             let most = (!wait).then(|| self.pace.room(budget));
             let layer = self.layer_in(flight, most)?;
             self.count_brought(before, lent)?;
-            let until = match layer {
-                Poll::Ready(until) => until,
+            let open = match layer {
+                Poll::Ready(open) => open.min(until),
                 Poll::Pending => return Ok(false),
             };
             if flight.halted.is_some() {
                 break;
             }
             let Recorded { recording, crossing, .. } = &self.recordings[&self.key(flight.key)];
-            let range = flight.at..until.into();
+            let range = flight.at..open.into();
             let Some(part) = self.pace.next(recording, range, flight.positions, budget, bound) else {
                 return Ok(false);
             };
             let last = part.to.dispatch == recording.dispatches.len();
-            let makes_room = part.to == until.into() && until < flight.until;
+            let makes_room = part.to == open.into() && open < until;
             let mut read: Vec<&View> = if last || makes_room { vec![&self.report] } else { vec![] };
             read.extend(crossing.iter().filter(|_| last && !self.is_last()));
             let mut read = self.pace.submit(gpu, recording, flight.at, part, budget, &read)?.into_iter();
@@ -247,7 +255,7 @@ impl Stage {
         let dispatches = &self.recording(flight.key).dispatches;
         let seen = |d: &&Dispatch| is_lookup(d) && (!state.missed() || d.layer < state.halt_layer);
         let lookups = dispatches.iter().filter(seen).filter(|d| flight.from.is_none_or(|from| d.layer > from)).count();
-        self.misses.saw(lookups, state.missed());
+        self.ahead.saw(lookups, state.missed());
         if !state.missed() {
             return Ok(Landed::Done(state));
         }

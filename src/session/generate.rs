@@ -217,8 +217,8 @@ impl Drop for Generation<'_> {
 }
 
 impl Answer {
-    /// Steps to have in flight behind the one that comes next.
-    fn ahead(&self, session: &Session) -> usize {
+    /// Steps to have in flight behind the one that comes next, and whether the last of them is to be begun only.
+    fn ahead(&self, session: &Session) -> (usize, bool) {
         let seen = self.stats.generated_tokens;
         let ahead = match (session.options.run_ahead, self.first) {
             (Some(steps), _) => steps,
@@ -230,9 +230,12 @@ impl Answer {
             _ => LEAST_AHEAD,
         };
         // Layers that pass through do so for one step after the other; and a token that is picked on another device is not known.
-        match session.model().layers_stream() || session.is_split() {
-            true => 0,
-            false => ahead.min(session.steps_ahead()),
+        if session.model().layers_stream() || session.is_split() {
+            return (0, false);
+        }
+        match session.steps_ahead() {
+            (0, begins) => (ahead.min(usize::from(begins)), begins),
+            (steps, _) => (ahead.min(steps), false),
         }
     }
 
@@ -255,7 +258,8 @@ impl Answer {
         }
         let waiting = self.queued.iter().filter(|flight| flight.positions >= total).count();
         let steps = self.stats.generated_tokens + waiting;
-        if waiting > self.ahead(session) || steps >= self.limit || total + steps > session.context() {
+        let (ahead, begins) = self.ahead(session);
+        if waiting > ahead || steps >= self.limit || total + steps > session.context() {
             return Ok(None);
         }
         // What is on its way holds the buffers that are to be copied, so it ends first.
@@ -264,7 +268,9 @@ impl Answer {
             return Ok(None);
         }
         self.stats.decode_steps += 1;
-        session.decode(total + steps).map(Some)
+        let mut flight = session.decode(total + steps)?;
+        flight.begins = begins && waiting > 0;
+        Ok(Some(flight))
     }
 
     /// Gives the device steps, as far as the budget goes.
@@ -280,6 +286,8 @@ impl Answer {
                 let Some(flight) = self.plan(session, wait)? else { break };
                 self.queued.push_back(flight);
             }
+            // Nothing is before the first one.
+            self.queued[0].begins = false;
             let flight = self.queued.iter_mut().find(|flight| !flight.is_given()).expect("one is not given yet");
             let (submits, encoded) = (flight.submits, session.encode_time());
             let given = session.give(flight, budget, wait)?;

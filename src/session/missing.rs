@@ -1,7 +1,7 @@
 //! Weights that a step waits for: how far it can be given, and how it goes on where it missed experts.
 
 use super::flight::Flight;
-use super::stage::Stage;
+use super::stage::{Ending, Stage};
 use super::state::State;
 use super::{Budget, Error, Result};
 use crate::gpu::{Dispatch, Recording};
@@ -41,23 +41,35 @@ impl Stage {
         Ok(self.pace.copied(&gpu, bytes, budget.seconds())?)
     }
 
-    /// Layers of a recording that are queued at once where experts come and go.
+    /// Layers of a recording that are worth queueing behind a lookup that may miss.
     pub(super) fn layers_ahead(&self, recording: &Recording) -> usize {
-        let lookups = recording.dispatches.iter().filter(|d| is_lookup(d)).count();
-        if lookups == 0 || self.options.run_ahead.is_some() {
+        if self.options.run_ahead.is_some() || !recording.dispatches.iter().any(is_lookup) {
             return usize::MAX;
         }
-        let dispatches = recording.dispatches.len() as f64 / self.layers() as f64;
-        self.misses.layers_ahead(self.pace.idle_seconds(dispatches))
+        self.ahead.layers(recording.dispatches.len() as f64 / self.layers() as f64)
+    }
+
+    /// Has the device time a decode step that does nothing: the halt word is set.
+    pub(super) fn time_idle(&mut self) -> Result<()> {
+        let gpu = self.gpu().clone();
+        let step = &self.recordings[&self.key((1, Ending::Sample))].recording;
+        self.ahead.time_idle(&gpu, step)
     }
 
     pub(super) fn layers(&self) -> usize {
         self.part().span.layers(self.cache.layers.len()).len().max(1)
     }
 
-    /// Up to which dispatch a step can be given now: as many layers as are worth it behind those that may miss an expert, and no dense
-    /// layer that passes through and is not there. Such a layer is brought; it takes the place of the last but one. Two parts are on
-    /// their way at most, and a step that is seen to have halted is not given further. As much as `most` bytes at once, or waits.
+    /// Up to which dispatch a step may be given: one that is to be begun only, up to its first lookup.
+    pub(super) fn until(&self, flight: &Flight) -> usize {
+        let lookup = || self.recording(flight.key).dispatches.iter().position(is_lookup);
+        flight.until.min(if flight.begins { lookup().unwrap_or(0) } else { usize::MAX })
+    }
+
+    /// Up to which dispatch a step can be given now: to behind a lookup, in parts of which two on their way are as many layers as are
+    /// worth it, or one where none is; and no dense layer that passes through and is not there. Such a layer is brought; it takes
+    /// the place of the last but one. A step that is seen to have halted is not given further. As much as `most` bytes at once, or
+    /// waits.
     pub(super) fn layer_in(&self, flight: &mut Flight, most: Option<u64>) -> Result<Poll<usize>> {
         if !self.part().weights_move() {
             return Ok(Poll::Ready(flight.until));
@@ -67,11 +79,12 @@ impl Stage {
         let dispatches = &recording.dispatches;
         let layer = dispatches[flight.at.dispatch].layer;
         if store.lacks(layer) || flight.at >= flight.open.into() {
-            while flight.passing.len() > 1 {
+            let ahead = self.layers_ahead(recording);
+            while flight.passing.len() > usize::from(ahead > 0) {
                 if most.is_some() && !flight.passing[0].is_ready() {
                     return Ok(Poll::Pending);
                 }
-                let report = flight.passing.pop_front().expect("more than one");
+                let report = flight.passing.pop_front().expect("there is one");
                 let report = if most.is_some() { report.take()? } else { report.blocking_take()? };
                 if bytemuck::pod_read_unaligned::<State>(&report[..size_of::<State>()]).halt != 0 {
                     flight.passing.clear();
@@ -82,8 +95,12 @@ impl Stage {
             if store.lacks(layer) && store.bring_layer(layer, most)?.is_pending() {
                 return Ok(Poll::Pending);
             }
-            let last = (layer as usize).saturating_add(self.layers_ahead(recording));
-            let ends = |d: &Dispatch| d.layer != layer && (store.lacks(d.layer) || d.layer as usize >= last);
+            let mut lookups = ahead.div_ceil(2).max(1);
+            let ends = |d: &Dispatch| {
+                let ends = lookups == 0 || (d.layer != layer && store.lacks(d.layer));
+                lookups -= usize::from(is_lookup(d) && !ends);
+                ends
+            };
             let rest = &dispatches[flight.at.dispatch..];
             flight.open = rest.iter().position(ends).map_or(dispatches.len(), |more| flight.at.dispatch + more);
         }

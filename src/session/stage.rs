@@ -1,7 +1,7 @@
 //! What a session has on one device: what the model's layers there keep, and recordings by length. Most models lie on one; where
 //! layers lie on several, a step passes from one to the next.
 
-use super::ahead::Misses;
+use super::ahead::Ahead;
 use super::model::Part;
 use super::state::State;
 use super::{Model, Result, SessionOptions};
@@ -44,7 +44,7 @@ pub(super) struct Stage {
     pub options: Arc<SessionOptions>,
     pub submit: Duration,
     pub pace: Pace,
-    pub misses: Misses,
+    pub ahead: Ahead,
     /// By which it holds the store of experts that come and go.
     pub id: u64,
     pub cache: KvCache,
@@ -94,6 +94,7 @@ impl Stage {
             false => size_of::<State>() as u64,
         };
         let report = gpu.buffer_with("state", report, usage)?;
+        let limits = options.limits_of(index).unwrap_or_else(|| gpu.assumed_limits());
         let ropes = part.architecture.ropes().iter();
         let ropes = ropes.map(|rope| gpu.buffer("rope", context as u64 * 8 * rope.frequencies.len() as u64));
         Ok(Stage {
@@ -101,13 +102,13 @@ impl Stage {
             index,
             tier,
             submit: options.submit_on(gpu),
-            pace: Pace::new(options.limits_of(index).unwrap_or_else(|| gpu.assumed_limits())),
+            pace: Pace::new(limits),
             id: if part.weights_move() { part.store().join() } else { 0 },
             options: options.clone(),
             scratch: Scratch::new(chunk),
             state: report.slice(0, size_of::<State>() as u64),
             report,
-            misses: Misses::new(),
+            ahead: Ahead::new(limits.dispatch_seconds),
             found: 0,
             // One more than the context: the last token is sampled, never processed.
             token_ids: gpu.buffer("token ids", (context as u64 + 1) * 4)?,

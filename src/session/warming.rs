@@ -19,12 +19,17 @@ pub struct WarmUp {
     /// The first dispatches of kernels, by device and recording, which have not run yet.
     unrun: Vec<(usize, usize, Range<usize>)>,
     ran: usize,
+    /// Devices whose weights come and go, once for each step behind a halt that is timed there.
+    moving: Vec<usize>,
+    timed: usize,
 }
 
 /// A token and several need kernels of their own, and so do 2, 4 and 8 (from 3 and 5 on) and tiles.
 const SIZES: [usize; 5] = [1, 2, 3, 5, 9];
 /// Kernels that are run for the first time at once: drivers that compile then make the device's other work wait.
 const RUNS: usize = 4;
+/// Steps behind a halt that are timed.
+const TIMED: usize = 3;
 
 impl Model {
     /// Begins to make a session ready: buffers are made here, and the kernels that steps of any length can use are listed.
@@ -42,7 +47,9 @@ impl Model {
             }
             kernels.extend(own.into_iter().map(|kernel| (index, kernel)));
         }
-        Ok(WarmUp { session, kernels, compiled: 0, recorded: 0, unrun: Vec::new(), ran: 0 })
+        let moves = (0..session.stages.len()).filter(|stage| session.stages[*stage].part().weights_move());
+        let moving = moves.flat_map(|stage| [stage; TIMED]).collect();
+        Ok(WarmUp { session, kernels, compiled: 0, recorded: 0, unrun: Vec::new(), ran: 0, moving, timed: 0 })
     }
 }
 
@@ -60,12 +67,13 @@ impl WarmUp {
     pub fn progress(&self) -> (usize, usize) {
         // What is to be run is known once it is recorded: about as many as there are kernels.
         let runs = if self.recorded == 2 { self.unrun.len() } else { self.kernels.len() }.div_ceil(RUNS);
-        (self.compiled + self.recorded + self.ran.div_ceil(RUNS), self.kernels.len() + 2 + runs)
+        let all = self.kernels.len() + 2 + runs + self.moving.len();
+        (self.compiled + self.recorded + self.ran.div_ceil(RUNS) + self.timed, all)
     }
 
     /// Whether nothing is left to do.
     pub fn is_done(&self) -> bool {
-        self.recorded == 2 && self.ran == self.unrun.len()
+        self.recorded == 2 && self.ran == self.unrun.len() && self.timed == self.moving.len()
     }
 
     /// Goes on for about `time`, by one step at least; several threads compile where there are. Whether it is done.
@@ -94,6 +102,9 @@ impl WarmUp {
             let parts: Vec<_> = next.map(part).collect();
             stage.gpu().submit_all(&parts, &[])?;
             self.ran += parts.len();
+        } else if self.timed < self.moving.len() {
+            self.session.stages[self.moving[self.timed]].time_idle()?;
+            self.timed += 1;
         }
         Ok(self.is_done())
     }

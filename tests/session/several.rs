@@ -4,7 +4,7 @@ use super::agreement::some_tokens;
 use super::*;
 use halogen::formats::Format;
 use halogen::gguf::Gguf;
-use halogen::gpu::Gpu;
+use halogen::gpu::{Gpu, Selector};
 use halogen::memory::{Backing, Placement, PlacementOptions, Span};
 use halogen::session::{Budget, Checkpoints, Conversation, Sampling, Share};
 use std::sync::OnceLock;
@@ -241,5 +241,29 @@ fn caches_grow_on_each_device_as_memory_comes() {
             said.extend(starved.advance(Budget::unlimited()).expect("a device").iter().map(|token| token.id));
         }
         assert_eq!(said, expected, "device {device}");
+    }
+}
+
+/// Devices of two kinds do not round alike.
+#[test]
+fn two_kinds_of_devices_say_nearly_the_same() {
+    let known = gpu().info();
+    let of_another_kind =
+        |info: &wgpu::AdapterInfo| (&info.name, &info.driver_info) != (&known.name, &known.driver_info);
+    let adapters = pollster::block_on(halogen::gpu::adapters());
+    let Some(index) = adapters.iter().position(|a| a.unusable.is_none() && of_another_kind(&a.info)) else {
+        eprintln!("skipped: this machine has one kind of device, {}", known.name);
+        return;
+    };
+    let other = pollster::block_on(Gpu::new(Selector::Index(index))).expect("an adapter that can be used");
+    let tier = other.caps().tier.min(gpu().caps().tier);
+    let (tokens, options) = (some_tokens(24), SessionOptions { tier: Some(tier), ..f32_cache() });
+    for name in NAMES {
+        let gguf = Made::new(name, Format::F16, &SIZES).gguf();
+        let whole = session(&load(gpu(), &gguf).expect("a model"), options.clone()).blocking_logits(&tokens, 512);
+        let parts = session(&cut_on(&gguf, &[2], &other), options.clone()).blocking_logits(&tokens, 512);
+        let error = worst_nmse(&whole.expect("logits"), &parts.expect("logits"), tokens.len());
+        println!("{name} on {} and {}: NMSE {error:.1e}", known.driver_info, other.info().driver_info);
+        assert!(error <= 1e-6, "{name}: NMSE {error:.3e}");
     }
 }

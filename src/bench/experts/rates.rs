@@ -4,37 +4,23 @@ use super::super::{Random, Result};
 use crate::gguf::{Error as ReadError, Gguf, READERS, TensorInfo};
 use crate::gpu::Gpu;
 use crate::memory::expert_stacks;
-use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Spent on measuring random reads.
 const READ_TIME: Duration = Duration::from_millis(300);
-/// Handed to the device to measure the way there.
+/// Handed to the device to measure the way there, an expert at a time.
 const LINK_BYTES: u64 = 32 << 20;
-/// Host memory that experts are copied out of: more than caches hold.
-const HOST_BYTES: usize = 256 << 20;
 
-/// Bytes a second of bringing experts at random: from where they are kept, or over the way to the device if that is slower.
+/// Bytes a second of bringing experts at random: over the way to the device, from host memory, or by reads of the file if they are
+/// slower.
 pub fn bring_rate(gpu: &Gpu, gguf: &Gguf, on_host: bool) -> Result<f64> {
-    let kept = match on_host {
-        true => host_rate(gguf),
-        false => random_read_rate(gguf, READ_TIME).map_err(crate::session::Error::from)?,
-    };
-    Ok(kept.min(link_rate(gpu, gguf)?))
-}
-
-/// Bytes a second of copying experts out of host memory, one at a time, as the store does.
-fn host_rate(gguf: &Gguf) -> f64 {
-    let expert = (largest(gguf) as usize).clamp(1, HOST_BYTES);
-    let (held, mut random, mut bytes) = (vec![1u8; HOST_BYTES], Random::new(1), 0);
-    let start = Instant::now();
-    while start.elapsed() < READ_TIME {
-        let at = random.below(HOST_BYTES - expert + 1);
-        bytes += black_box(held[at..at + expert].to_vec()).len();
+    let link = link_rate(gpu, gguf)?;
+    match on_host {
+        true => Ok(link),
+        false => Ok(link.min(random_read_rate(gguf, READ_TIME).map_err(crate::session::Error::from)?)),
     }
-    bytes as f64 / start.elapsed().as_secs_f64()
 }
 
 /// Bytes of the largest matrix of an expert.
@@ -69,9 +55,10 @@ fn random_read_rate(gguf: &Gguf, time: Duration) -> std::result::Result<f64, Rea
 /// Bytes a second of handing experts to the device.
 fn link_rate(gpu: &Gpu, gguf: &Gguf) -> Result<f64> {
     let bytes = largest(gguf).next_multiple_of(4).clamp(4, LINK_BYTES);
-    let (view, data) = (gpu.buffer("link", LINK_BYTES)?, vec![0u8; bytes as usize]);
+    let (view, held) = (gpu.buffer("link", LINK_BYTES)?, vec![1u8; LINK_BYTES as usize]);
     let write_all = || -> Result<()> {
-        (0..LINK_BYTES / bytes).try_for_each(|i| gpu.write(&view, i * bytes, &data))?;
+        let mut experts = held.chunks_exact(bytes as usize).zip((0..).step_by(bytes as usize));
+        experts.try_for_each(|(expert, at)| gpu.write(&view, at, expert))?;
         gpu.flush()?;
         Ok(gpu.blocking_wait()?)
     };
