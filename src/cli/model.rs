@@ -116,7 +116,13 @@ pub fn load(placed: &Placed, gguf: &Gguf, interrupted: impl Fn() -> bool) -> Res
     };
     let model = pollster::block_on(Model::load_shares(&placed.shares, gguf, placed.backing, progress));
     bar.finish_and_clear();
-    Ok(model?)
+    let model = model?;
+    let stats = model.load_stats();
+    if stats.upload == Upload::Import {
+        let (some, all) = (human::bytes(stats.imported), human::bytes(stats.bytes));
+        output::note(format_args!("note: {some} of {all} are read in the file's own pages, which must not change"));
+    }
+    Ok(model)
 }
 
 /// The layers on each device, for `--json`.

@@ -98,8 +98,8 @@ impl Gpu {
     pub(crate) fn import(&self, name: &str, pages: &Arc<Pages>, bytes: Range<u64>) -> Result<Option<View>> {
         let align = self.check_import()?;
         let (caps, start) = (self.caps(), pages.start());
-        let offset = start + bytes.start;
         let Some(around) = around(start, pages.len(), &bytes, align) else { return Ok(None) };
+        let offset = start + bytes.start;
         if !offset.is_multiple_of(caps.storage_alignment.into()) || around.end - around.start > caps.max_buffer {
             return Ok(None);
         }
@@ -152,13 +152,13 @@ mod vulkan {
     const HOST: vk::ExternalMemoryHandleTypeFlags = vk::ExternalMemoryHandleTypeFlags::HOST_ALLOCATION_EXT;
     const ELSEWHERE: &str = "files are imported on Vulkan and Metal only";
 
-    /// With the extension, where the adapter is Vulkan's.
+    /// With the extension.
     pub fn opened(
         adapter: &wgpu::Adapter,
         descriptor: &wgpu::DeviceDescriptor,
     ) -> Option<Result<(wgpu::Device, wgpu::Queue), String>> {
         // SAFETY: the adapter is asked and opened, which it outlives.
-        let raw = unsafe { adapter.as_hal::<Vulkan>() }?;
+        let Some(raw) = (unsafe { adapter.as_hal::<Vulkan>() }) else { return Some(Err(ELSEWHERE.into())) };
         if !raw.physical_device_capabilities().supports_extension(external_memory_host::NAME) {
             return Some(Err("its driver lacks VK_EXT_external_memory_host".into()));
         }

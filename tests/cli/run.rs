@@ -42,6 +42,20 @@ fn layers_on_two_devices_say_the_same() {
 }
 
 #[test]
+fn weights_in_the_files_own_pages_say_the_same() {
+    let (path, (prompt, answer, _)) = (file("import.gguf"), &expected()[0]);
+    std::fs::copy("assets/rust-docs-moe-q4_k_m.gguf", &path).expect("a file");
+    let output = halogen(&["run", &path, prompt, "--temp", "0", "--import"]);
+    if stderr(&output).contains("cannot read weights in the file's own pages") {
+        eprintln!("skipped: {}", stderr(&output));
+        return;
+    }
+    assert_eq!(stdout(&output), format!("{answer}\n"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("MB are read in the file's own pages"), "{}", stderr(&output));
+    fails(halogen(&["run", "demo", prompt, "--import"]), &["demo: its pages", "no file on a disk"]);
+}
+
+#[test]
 fn the_answer_goes_to_stdout_and_the_rest_to_stderr() {
     let output = halogen(&["run", "demo", "What is error E0382?", "--temp", "0"]);
     assert_eq!(stdout(&output), "A variable was used after its contents have been moved elsewhere.\n");
