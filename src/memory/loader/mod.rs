@@ -6,12 +6,13 @@ mod stacks;
 
 pub use matrices::Take;
 
-use super::budget::{ExpertMemory, Placement};
+use super::budget::{Backing, ExpertMemory, Placement, expert_stacks, layer_of};
 use super::copies::{RowCopy, cut};
 use super::filling::{READS, Upload};
+use super::held::has_room;
 use super::span::Span;
 use super::store::ExpertStore;
-use super::{Error, Result};
+use super::{Error, Result, System};
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::gpu::{Gpu, Mapped, View};
@@ -43,6 +44,8 @@ pub struct Weights<'a> {
     asked: HashSet<&'a str>,
     /// Where not all experts are to be resident.
     experts: Option<ExpertMemory>,
+    /// Layers from the first on whose experts kernels read in host memory.
+    read_in_place: u32,
     /// Of what is not.
     pub(super) store: ExpertStore,
 }
@@ -64,7 +67,22 @@ impl<'a> Weights<'a> {
     fn with(gguf: &'a Gguf, gpu: &'a Gpu, host: Host, nothing: View) -> Self {
         let (upload, store) = (Upload::on(gpu), ExpertStore::new(gpu, gguf));
         let (copies, mapped, span, asked) = (Vec::new(), Vec::new(), Span::whole(), HashSet::new());
-        Weights { gguf, gpu, done: 0, host, copies, upload, mapped, span, nothing, asked, experts: None, store }
+        let (experts, read_in_place) = (None, 0);
+        Weights {
+            gguf,
+            gpu,
+            done: 0,
+            host,
+            copies,
+            upload,
+            mapped,
+            span,
+            nothing,
+            asked,
+            experts,
+            read_in_place,
+            store,
+        }
     }
 
     /// Reads what the host needs, for the second asking.
@@ -89,10 +107,32 @@ impl<'a> Weights<'a> {
 
     /// From here on only the weights of these layers are placed; experts get no more than their memory, and come and go, and some
     /// dense layers pass through.
-    pub fn limit(&mut self, span: &Span, placement: &Placement) {
+    /// Experts that are read in place lie in host memory instead, of as many layers as must.
+    ///
+    /// # Errors
+    /// Host memory that is asked for and not there.
+    pub fn limit(&mut self, span: &Span, placement: &Placement, backing: Backing) -> Result<()> {
         self.span = span.clone();
-        self.experts = placement.experts;
         placement.dense.into_iter().for_each(|memory| self.store.set_stream(memory));
+        if backing != Backing::InPlace {
+            self.experts = placement.experts;
+            return Ok(());
+        }
+        let own = || expert_stacks(self.gguf).filter(|tensor| span.holds(self.gguf, &tensor.name));
+        self.read_in_place = placement.experts.map_or(0, |memory| memory.layers_on_host(own()));
+        let on_host = own().filter(|tensor| self.reads_in_place(&tensor.name));
+        let bytes = on_host.map(|tensor| tensor.bytes).sum();
+        match System::read().available {
+            Some(available) if !has_room(bytes, Some(available)) => {
+                Err(Error::HostMemory { file: self.file(), bytes, available })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether kernels read the experts of a tensor's layer in host memory.
+    fn reads_in_place(&self, name: &str) -> bool {
+        layer_of(name).is_some_and(|layer| layer < self.read_in_place)
     }
 
     /// Bytes that are read once all is.
@@ -169,6 +209,13 @@ impl<'a> Weights<'a> {
     /// A zeroed buffer.
     fn buffer(&mut self, name: &str, bytes: u64) -> Result<View> {
         Ok(self.gpu.buffer(name, bytes)?)
+    }
+
+    /// A buffer in host memory that copies fill, all of it.
+    fn filled_on_host(&mut self, name: &str, bytes: u64) -> Result<View> {
+        let (view, mapped) = self.gpu.mapped_on_host(name, bytes)?;
+        self.mapped.push(mapped);
+        Ok(view)
     }
 
     /// A buffer that copies fill, all of it.

@@ -108,7 +108,8 @@ impl Weights<'_> {
                 stride: expert_bytes,
             },
             _ => {
-                let shards = self.shards(name, expert_bytes, experts, Self::filled)?;
+                let buffer = if self.reads_in_place(name) { Self::filled_on_host } else { Self::filled };
+                let shards = self.shards(name, expert_bytes, experts, buffer)?;
                 return self.resident(name, shards, columns, parts, rows);
             }
         };
