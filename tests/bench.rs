@@ -169,7 +169,7 @@ fn budgets_of_experts_are_held_against_their_bound() {
     assert!(number(1, "halts_per_token") > 0.0 && rows[0]["seconds_per_halt"].is_null(), "{said}");
     let halving = &rows[0]["halving"];
     assert!(halving["share"] == 50 && positive(&halving["excess"]) && halving["within"].is_boolean(), "{said}");
-    assert!(rows[1]["halving"].is_null() && said["held_on_host"] == false, "{said}");
+    assert!(rows[1]["halving"].is_null() && said["kept"] == "file", "{said}");
     assert!(std::fs::read_to_string(plot).expect("a plot").contains("polyline"));
     let text = bench(&["experts", "demo", "-n", "2", "-r", "1", "--budgets", "100,50,25", "-ncmoe", "2"]);
     let (table, notes) = (String::from_utf8_lossy(&text.stdout), String::from_utf8_lossy(&text.stderr));

@@ -14,7 +14,7 @@ mod stats;
 
 pub use compare::{Change, Comparison, Verdict, compare};
 pub use device::{DeviceRow, device};
-pub use experts::{ExpertBench, ExpertReport, ExpertRow, Halving, MOST_EXCESS, expert_plot};
+pub use experts::{ExpertBench, ExpertReport, ExpertRow, Halving, Kept, MOST_EXCESS, expert_plot};
 pub use kernels::{Case, KernelBench, KernelRow, Limit, Selection, Setting, rate};
 pub use load::{LoadRow, PageCache, files_of, load};
 pub use model::{KernelTime, ModelBench, ModelReport, ModelRow};

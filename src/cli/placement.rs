@@ -7,8 +7,9 @@ use halogen::memory::{Backing, DenseMemory, ExpertMemory, Placement, PlacementOp
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct PlacementArgs {
-    /// Where experts are kept that are not on the device: host memory, filled once, or the file; auto: the host if it has room
-    #[arg(long, value_name = "host|disk|auto", default_value = "auto", value_parser = backing)]
+    /// Where experts are kept that are not on the device: host memory, filled once, or the file; auto: the host if it has room;
+    /// in-place: host memory, where the device reads them and nothing comes and goes
+    #[arg(long, value_name = "host|disk|auto|in-place", default_value = "auto", value_parser = backing)]
     experts: Backing,
 
     /// Keep the experts of the first N layers in host memory; also -ncmoe
@@ -33,7 +34,8 @@ fn backing(text: &str) -> Result<Backing, String> {
         "host" => Ok(Backing::Host),
         "disk" => Ok(Backing::Disk),
         "auto" => Ok(Backing::Auto),
-        _ => Err("host, disk or auto".into()),
+        "in-place" => Ok(Backing::InPlace),
+        _ => Err("host, disk, auto or in-place".into()),
     }
 }
 

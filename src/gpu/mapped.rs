@@ -66,10 +66,22 @@ impl Gpu {
     /// # Errors
     /// A device whose backend has none (wanted: Vulkan, Metal), no memory, or a size beyond the device's limits.
     pub(crate) fn mapped(&self, name: &str, bytes: u64) -> Result<(View, Mapped)> {
+        self.mapped_for(name, bytes, wgpu::BufferUses::MAP_WRITE)
+    }
+
+    /// As [`Gpu::mapped`], in the host's own memory where the device has another: what the host is to read is not put there.
+    ///
+    /// # Errors
+    /// As [`Gpu::mapped`].
+    pub(crate) fn mapped_on_host(&self, name: &str, bytes: u64) -> Result<(View, Mapped)> {
+        self.mapped_for(name, bytes, wgpu::BufferUses::MAP_READ)
+    }
+
+    fn mapped_for(&self, name: &str, bytes: u64, map: wgpu::BufferUses) -> Result<(View, Mapped)> {
         let usage = Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST;
         let size = self.buffer_size(name, bytes, usage)?;
         let descriptor = wgpu::BufferDescriptor { label: Some(name), size, usage, mapped_at_creation: false };
-        let (buffer, memory) = self.scoped(name, |device| made(device, &descriptor))??;
+        let (buffer, memory) = self.scoped(name, |device| made(device, &descriptor, map))??;
         let view = View { buffer: buffer.clone(), offset: 0, size };
         Ok((view, Mapped { buffer, memory, size, given: 0 }))
     }
@@ -87,7 +99,11 @@ type Api = wgpu::hal::api::Metal;
 type Api = wgpu::hal::api::Vulkan;
 
 #[cfg(target_family = "wasm")]
-fn made(_device: &wgpu::Device, descriptor: &wgpu::BufferDescriptor) -> Result<(wgpu::Buffer, NonNull<u8>)> {
+fn made(
+    _device: &wgpu::Device,
+    descriptor: &wgpu::BufferDescriptor,
+    _map: wgpu::BufferUses,
+) -> Result<(wgpu::Buffer, NonNull<u8>)> {
     Err(rejected(descriptor, "a browser maps no storage buffers"))
 }
 
@@ -97,7 +113,11 @@ fn rejected(descriptor: &wgpu::BufferDescriptor, message: impl ToString) -> Erro
 
 /// A buffer and the start of its memory, which stays mapped as long as the buffer lives.
 #[cfg(not(target_family = "wasm"))]
-fn made(device: &wgpu::Device, descriptor: &wgpu::BufferDescriptor) -> Result<(wgpu::Buffer, NonNull<u8>)> {
+fn made(
+    device: &wgpu::Device,
+    descriptor: &wgpu::BufferDescriptor,
+    map: wgpu::BufferUses,
+) -> Result<(wgpu::Buffer, NonNull<u8>)> {
     use wgpu::BufferUses as Uses;
     use wgpu::hal::{BufferDescriptor, Device, DeviceError, MemoryFlags};
     let failed = |error: DeviceError| match error {
@@ -108,7 +128,7 @@ fn made(device: &wgpu::Device, descriptor: &wgpu::BufferDescriptor) -> Result<(w
     let Some(raw) = (unsafe { device.as_hal::<Api>() }) else {
         return Err(rejected(descriptor, "weights are written in place on Vulkan and Metal only"));
     };
-    let usage = Uses::MAP_WRITE | Uses::STORAGE_READ_ONLY | Uses::STORAGE_READ_WRITE | Uses::COPY_SRC | Uses::COPY_DST;
+    let usage = map | Uses::STORAGE_READ_ONLY | Uses::STORAGE_READ_WRITE | Uses::COPY_SRC | Uses::COPY_DST;
     let (label, size, memory_flags) = (descriptor.label, descriptor.size, MemoryFlags::empty());
     // SAFETY: a size above zero and within the device's limits, which `buffer_size` has checked.
     let buffer =

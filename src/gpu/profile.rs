@@ -77,9 +77,9 @@ impl Gpu {
         }
     }
 
-    /// Bytes a second that a kernel reads of memory that the host writes directly; `None` where the backend has none.
+    /// Bytes a second that a kernel reads of the host's memory, which the host writes directly; `None` where the backend has none.
     pub fn blocking_measure_in_place(&self) -> Result<Option<f64>> {
-        let rate = || self.measure_reads(|bytes| Ok(self.mapped("stream", bytes)?.0));
+        let rate = || self.measure_reads(|bytes| Ok(self.mapped_on_host("stream", bytes)?.0));
         self.has_mapped().then(rate).transpose()
     }
 

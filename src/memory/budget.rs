@@ -66,6 +66,9 @@ pub enum Backing {
     /// In host memory if the device has a memory of its own and the host has room.
     #[default]
     Auto,
+    /// In host memory, where kernels read them: nothing comes and goes. The last layers' experts lie on the device, of as many layers
+    /// as it has memory for.
+    InPlace,
 }
 
 /// The stacks of routed experts of a file.
@@ -159,6 +162,15 @@ impl ExpertMemory {
         }
         let least = (u128::from(self.all) * u128::from(self.used)).div_ceil(u128::from(experts.max(1))) as u64;
         Err(Error::FewExperts { file: gguf.name().into(), bytes, least, used: self.used })
+    }
+
+    /// Layers from the first on whose experts lie in host memory where none comes and goes, of stacks of the device's layers: as few as
+    /// the bytes allow.
+    pub(super) fn layers_on_host<'t>(&self, stacks: impl Iterator<Item = &'t TensorInfo>) -> u32 {
+        let (layers, mut left) = (by_layer(stacks, device_bytes), self.bytes);
+        let fits = |bytes: &&u64| left.checked_sub(**bytes).map(|rest| left = rest).is_some();
+        let resident = layers.iter().rev().take_while(fits).count();
+        self.on_host.max((layers.len() - resident) as u32)
     }
 
     /// Slots of a layer that has so many experts: its share of the memory, or those of all layers.
@@ -337,6 +349,19 @@ impl Placement {
             None => ExpertMemory::within(gguf, share(expert_bytes(gguf)))?,
         };
         Ok(Placement { experts, dense: None })
+    }
+
+    /// Bytes of experts that a token uses where [`Backing::InPlace`] lets kernels read them in host memory.
+    pub fn bytes_in_place(&self, gguf: &Gguf) -> u64 {
+        let Some(memory) = self.experts else { return 0 };
+        let layers = memory.layers_on_host(expert_stacks(gguf));
+        let on_host = expert_stacks(gguf).filter(|t| layer_of(&t.name).is_some_and(|layer| layer < layers));
+        let used = |t: &TensorInfo| {
+            let experts = t.dims.get(2).copied().unwrap_or(1).max(1);
+            (u128::from(device_bytes(t).unwrap_or(0)) * u128::from(memory.used.min(experts)) / u128::from(experts))
+                as u64
+        };
+        on_host.map(used).sum()
     }
 
     /// Whether all of it is on the device.

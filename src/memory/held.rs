@@ -24,6 +24,11 @@ pub(super) struct Source {
 /// Copies by index, as the device lays them out, in any order.
 pub(super) type Brought = BoxStream<'static, (usize, Result<Arc<Vec<u8>>>)>;
 
+/// Whether so much of the host's memory can be taken.
+pub(super) fn has_room(bytes: u64, available: Option<u64>) -> bool {
+    available.is_some_and(|available| bytes <= available.saturating_sub(OTHERS))
+}
+
 fn key(copy: &RowCopy) -> (usize, u64, usize) {
     (copy.tensor.shard, copy.tensor.offset, copy.first_row)
 }
@@ -44,9 +49,9 @@ impl Source {
     /// Host memory that is asked for and not there.
     pub fn wanted(&self, backing: Backing, bytes: u64, own: bool) -> Result<bool> {
         let available = System::read().available;
-        let room = available.is_some_and(|available| bytes <= available.saturating_sub(OTHERS));
+        let room = has_room(bytes, available);
         match (backing, available) {
-            (Backing::Disk, _) => Ok(false),
+            (Backing::Disk | Backing::InPlace, _) => Ok(false),
             (Backing::Auto, _) => Ok(own && room),
             (Backing::Host, Some(available)) if !room => {
                 Err(Error::HostMemory { file: self.gguf.name().into(), bytes, available })

@@ -126,7 +126,7 @@ impl Model {
             let mut asking = Weights::new(gguf, &share.gpu)?;
             models::load(&mut asking)?;
             let mut weights = asking.read().await?;
-            weights.limit(&share.span, &share.placement);
+            weights.limit(&share.span, &share.placement, backing)?;
             share.upload.map_or(Ok(()), |upload| weights.upload_by(upload))?;
             let (architecture, own) = models::load(&mut weights)?;
             (shape, bytes) = (Some(own), bytes + weights.total());

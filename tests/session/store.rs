@@ -173,6 +173,39 @@ fn host_memory_stands_for_the_file() {
     }
 }
 
+/// Kernels read experts where they are kept: nothing halts and nothing is read after the load, whatever the budget.
+#[test]
+fn experts_that_are_read_in_place_never_move() {
+    if !matches!(gpu().info().backend, wgpu::Backend::Vulkan | wgpu::Backend::Metal) {
+        eprintln!("skipped: {:?} has no host memory that kernels read", gpu().info().backend);
+        return;
+    }
+    let (file, gguf) = Shrinking::new("in-place.gguf");
+    let expected = session(&demo(), f32_cache()).blocking_logits(&prompt(), 7).expect("logits");
+    let (bytes, on_host) = (gguf.data_bytes(), |layers| Placement::with_experts_on_host(&gguf, u64::MAX, layers));
+    let placements = [on_host(0), on_host(2), on_host(u32::MAX), Placement::of_share(&gguf, 50, 0)];
+    let read = placements.each_ref().map(|placement| placement.as_ref().ok().map(|p| p.bytes_in_place(&gguf)));
+    for placement in placements.into_iter().chain([Placement::within(&gguf, bytes / 5)]) {
+        let placement = placement.expect("enough");
+        let options = LoadOptions { placement, backing: Backing::InPlace, ..LoadOptions::default() };
+        let model = pollster::block_on(Model::load_with(gpu(), &gguf, &options, |_| true)).expect("a model");
+        if placement.dense.is_none() {
+            assert!(!model.weights_move());
+            file.cut(1 << 20);
+        }
+        let mut in_place = session(&model, f32_cache());
+        let lookups = |d: &&halogen::gpu::Dispatch| d.kernel.spec.shader == "expert_lookup";
+        assert_eq!(in_place.decode_recording().dispatches.iter().filter(lookups).count(), 0);
+        let found = in_place.blocking_logits(&prompt(), 7).expect("logits");
+        assert!(bits(&found) == bits(&expected), "{placement:?}");
+        assert_eq!(model.store_stats().unwrap_or_default().misses, 0);
+        file.restore();
+    }
+    // Half of the experts lie on the device where those of the last three layers do, of six.
+    let [none, two, all, half] = read.map(|read| read.expect("enough"));
+    assert!(none == 0 && two > 0 && half > two && all > half, "{none} {two} {half} {all}");
+}
+
 /// Layers whose experts live in host memory have slots for those of one token; the others have all.
 #[test]
 fn experts_of_some_layers_live_in_host_memory() {

@@ -83,10 +83,19 @@ pub struct ExpertReport {
     pub resident_step_seconds: f64,
     /// Random reads of this model's experts, as many in flight as the store has, or the way to the device if that is slower.
     pub read_bytes_per_second: f64,
-    /// What comes and goes is kept in host memory.
-    pub held_on_host: bool,
+    pub kept: Kept,
     /// Of a made-up model's routers.
     pub skew: Option<Skew>,
+}
+
+/// Where the experts are that are not on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kept {
+    File,
+    Host,
+    /// In host memory, and read there.
+    InPlace,
 }
 
 /// A budget, its model while there is room for it, and what each round gave.
@@ -127,15 +136,20 @@ impl ExpertBench<'_> {
             return Err(case("no budget to measure"));
         }
         let keep = self.all_fit(&budgets);
-        let (mut read, mut held_on_host) = (Vec::new(), false);
+        let (mut read, mut kept) = (Vec::new(), Kept::File);
         for round in 0..self.rounds.max(1) {
             for i in 0..budgets.len() {
                 let at = if round % 2 == 0 { i } else { budgets.len() - 1 - i };
-                held_on_host |= self.round(&mut budgets[at], round, keep)?;
+                if self.round(&mut budgets[at], round, keep)? {
+                    kept = Kept::Host;
+                }
             }
-            read.push(rates::bring_rate(self.gpu, self.gguf, held_on_host)?);
+            if self.backing == Backing::InPlace {
+                kept = Kept::InPlace;
+            }
+            read.push(rates::bring_rate(self.gpu, self.gguf, kept)?);
         }
-        Ok(self.report(&budgets, &read, held_on_host))
+        Ok(self.report(&budgets, &read, kept))
     }
 
     fn budget(&self, share: u32) -> Result<Budget> {
@@ -162,7 +176,11 @@ impl ExpertBench<'_> {
             Some(loaded) => loaded,
             None => self.load(budget.placement)?,
         };
-        budget.runs.push(self.decode(&model, &mut session, round as u64 + 1)?);
+        let mut run = self.decode(&model, &mut session, round as u64 + 1)?;
+        if self.backing == Backing::InPlace {
+            run.stats.bytes = budget.placement.bytes_in_place(self.gguf) * self.tokens as u64;
+        }
+        budget.runs.push(run);
         if let Some(usage) = self.usage.filter(|_| budget.skew.is_none()) {
             budget.skew = Some(Skew::of(&model, self.options, usage)?);
         }
@@ -195,7 +213,7 @@ impl ExpertBench<'_> {
         Ok(Run { seconds: decode.as_secs_f64().max(1e-9) / decode_tokens.max(1) as f64, stats })
     }
 
-    fn report(&self, budgets: &[Budget], read: &[f64], held_on_host: bool) -> ExpertReport {
+    fn report(&self, budgets: &[Budget], read: &[f64], kept: Kept) -> ExpertReport {
         let tokens = self.tokens as f64;
         let resident: Vec<f64> =
             budgets[0].runs.iter().map(|run| run.seconds - run.stats.stall.as_secs_f64() / tokens).collect();
@@ -213,7 +231,7 @@ impl ExpertBench<'_> {
             rows,
             resident_step_seconds: Summary::of(&resident).median,
             read_bytes_per_second: Summary::of(read).median,
-            held_on_host,
+            kept,
             skew: budgets[0].skew.clone(),
         }
     }

@@ -1,6 +1,7 @@
 //! How fast experts come: what a budget's misses cost at least.
 
 use super::super::{Random, Result};
+use super::Kept;
 use crate::gguf::{Error as ReadError, Gguf, READERS, TensorInfo};
 use crate::gpu::Gpu;
 use crate::memory::expert_stacks;
@@ -14,12 +15,15 @@ const READ_TIME: Duration = Duration::from_millis(300);
 const LINK_BYTES: u64 = 32 << 20;
 
 /// Bytes a second of bringing experts at random: over the way to the device, from host memory, or by reads of the file if they are
-/// slower.
-pub fn bring_rate(gpu: &Gpu, gguf: &Gguf, on_host: bool) -> Result<f64> {
-    let link = link_rate(gpu, gguf)?;
-    match on_host {
-        true => Ok(link),
-        false => Ok(link.min(random_read_rate(gguf, READ_TIME).map_err(crate::session::Error::from)?)),
+/// slower; of kernels that read host memory.
+pub fn bring_rate(gpu: &Gpu, gguf: &Gguf, kept: Kept) -> Result<f64> {
+    match kept {
+        Kept::Host => link_rate(gpu, gguf),
+        Kept::File => {
+            let read = random_read_rate(gguf, READ_TIME).map_err(crate::session::Error::from)?;
+            Ok(read.min(link_rate(gpu, gguf)?))
+        }
+        Kept::InPlace => Ok(gpu.blocking_measure_in_place()?.expect("what has been loaded in place can be")),
     }
 }
 

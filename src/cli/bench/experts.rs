@@ -7,7 +7,7 @@ use crate::cli::like::LikeArgs;
 use crate::cli::placement::PlacementArgs;
 use crate::cli::{human, output, profile};
 use anyhow::{Result, anyhow};
-use halogen::bench::{ExpertBench, ExpertReport, MOST_EXCESS, expert_plot};
+use halogen::bench::{ExpertBench, ExpertReport, Kept, MOST_EXCESS, expert_plot};
 use halogen::memory::expert_bytes;
 use halogen::session::SessionOptions;
 use std::path::PathBuf;
@@ -123,8 +123,11 @@ fn markdown(report: &ExpertReport) -> String {
     }
     let step = human::seconds(report.resident_step_seconds);
     let rate = human::rate(report.read_bytes_per_second);
-    let from =
-        if report.held_on_host { "copies of experts in host memory" } else { "random reads of this model's experts" };
+    let from = match report.kept {
+        Kept::File => "random reads of this model's experts",
+        Kept::Host => "copies of experts in host memory",
+        Kept::InPlace => "kernels that read host memory",
+    };
     let most = human::short(100.0 * (MOST_EXCESS - 1.0));
     format!(
         "{}\nMedians over rounds, each with its prompt of random tokens through all budgets; the first token is not counted.\n\

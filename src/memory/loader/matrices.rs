@@ -42,7 +42,7 @@ impl Weights<'_> {
     fn place_matrix(&mut self, name: &str, columns: usize, parts: &[Rows]) -> Result<Matrix> {
         let format = self.format(&parts[0].tensor)?;
         let rows = parts.iter().map(|p| p.count).sum();
-        let shards = self.resident(name, format, columns, parts, 1)?;
+        let shards = self.resident(name, format, columns, parts, 1, Self::filled)?;
         Ok(Matrix { format, rows, columns, shards, stage: None })
     }
 

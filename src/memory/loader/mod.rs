@@ -8,12 +8,13 @@ mod stacks;
 pub(super) use import::Imports;
 pub use matrices::Take;
 
-use super::budget::{ExpertMemory, Placement};
+use super::budget::{Backing, ExpertMemory, Placement, expert_stacks, layer_of};
 use super::copies::{RowCopy, Rows, copies, cut};
 use super::filling::{READS, Upload};
+use super::held::has_room;
 use super::span::Span;
 use super::store::ExpertStore;
-use super::{Error, Result};
+use super::{Error, Result, System};
 use crate::formats::Format;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::gpu::{Gpu, Mapped, View};
@@ -48,9 +49,14 @@ pub struct Weights<'a> {
     asked: HashSet<&'a str>,
     /// Where not all experts are to be resident.
     experts: Option<ExpertMemory>,
+    /// Layers from the first on whose experts kernels read in host memory.
+    read_in_place: u32,
     /// Of what is not.
     pub(super) store: ExpertStore,
 }
+
+/// Makes a buffer of a name and so many bytes.
+type Make<W> = fn(&mut W, &str, u64) -> Result<View>;
 
 /// Tensors whose values the host needs.
 pub(super) enum Host {
@@ -69,7 +75,7 @@ impl<'a> Weights<'a> {
     fn with(gguf: &'a Gguf, gpu: &'a Gpu, host: Host, nothing: View) -> Self {
         let (upload, store) = (Upload::on(gpu), ExpertStore::new(gpu, gguf));
         let (copies, mapped, span, asked) = (Vec::new(), Vec::new(), Span::whole(), HashSet::new());
-        let imports = None;
+        let (experts, read_in_place, imports) = (None, 0, None);
         Weights {
             gguf,
             gpu,
@@ -82,7 +88,8 @@ impl<'a> Weights<'a> {
             span,
             nothing,
             asked,
-            experts: None,
+            experts,
+            read_in_place,
             store,
         }
     }
@@ -109,10 +116,32 @@ impl<'a> Weights<'a> {
 
     /// From here on only the weights of these layers are placed; experts get no more than their memory, and come and go, and some
     /// dense layers pass through.
-    pub fn limit(&mut self, span: &Span, placement: &Placement) {
+    /// Experts that are read in place lie in host memory instead, of as many layers as must.
+    ///
+    /// # Errors
+    /// Host memory that is asked for and not there.
+    pub fn limit(&mut self, span: &Span, placement: &Placement, backing: Backing) -> Result<()> {
         self.span = span.clone();
-        self.experts = placement.experts;
         placement.dense.into_iter().for_each(|memory| self.store.set_stream(memory));
+        if backing != Backing::InPlace {
+            self.experts = placement.experts;
+            return Ok(());
+        }
+        let own = || expert_stacks(self.gguf).filter(|tensor| span.holds(self.gguf, &tensor.name));
+        self.read_in_place = placement.experts.map_or(0, |memory| memory.layers_on_host(own()));
+        let on_host = own().filter(|tensor| self.reads_in_place(&tensor.name));
+        let bytes = on_host.map(|tensor| tensor.bytes).sum();
+        match System::read().available {
+            Some(available) if !has_room(bytes, Some(available)) => {
+                Err(Error::HostMemory { file: self.file(), bytes, available })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether kernels read the experts of a tensor's layer in host memory.
+    fn reads_in_place(&self, name: &str) -> bool {
+        layer_of(name).is_some_and(|layer| layer < self.read_in_place)
     }
 
     /// Bytes that are read once all is.
@@ -201,6 +230,13 @@ impl<'a> Weights<'a> {
         Ok(self.gpu.buffer(name, bytes)?)
     }
 
+    /// A buffer in host memory that copies fill, all of it.
+    fn filled_on_host(&mut self, name: &str, bytes: u64) -> Result<View> {
+        let (view, mapped) = self.gpu.mapped_on_host(name, bytes)?;
+        self.mapped.push(mapped);
+        Ok(view)
+    }
+
     /// A buffer that copies fill, all of it.
     fn filled(&mut self, name: &str, bytes: u64) -> Result<View> {
         if self.upload == Upload::Ring {
@@ -216,7 +252,8 @@ impl<'a> Weights<'a> {
         self.gpu.caps().max_shard
     }
 
-    /// Rows one after another in shards of whole units of `unit` rows: where they lie in the file, or copied from there.
+    /// Rows one after another in shards of whole units of `unit` rows: where they lie in the file, or copied from there into buffers
+    /// by `filled`.
     fn resident(
         &mut self,
         name: &str,
@@ -224,13 +261,14 @@ impl<'a> Weights<'a> {
         columns: usize,
         parts: &[Rows],
         unit: usize,
+        filled: Make<Self>,
     ) -> Result<Vec<Shard>> {
         if let Some(shards) = self.imported(name, format, columns, parts, unit)? {
             return Ok(shards);
         }
         let rows: usize = parts.iter().map(|part| part.count).sum();
         let unit_bytes = (format.device_row_bytes(columns) * unit) as u64;
-        let shards = self.shards(name, unit_bytes, rows / unit, Self::filled)?;
+        let shards = self.shards(name, unit_bytes, rows / unit, filled)?;
         self.copy(name, copies(parts, &shards, 0, unit, format, columns));
         Ok(shards)
     }
@@ -247,13 +285,7 @@ impl<'a> Weights<'a> {
     }
 
     /// Buffers by `buffer` for `units` of so many bytes each, as few as the limits allow. A shard counts in units.
-    fn shards(
-        &mut self,
-        name: &str,
-        unit_bytes: u64,
-        units: usize,
-        buffer: fn(&mut Self, &str, u64) -> Result<View>,
-    ) -> Result<Vec<Shard>> {
+    fn shards(&mut self, name: &str, unit_bytes: u64, units: usize, buffer: Make<Self>) -> Result<Vec<Shard>> {
         let limit = self.most();
         if unit_bytes > limit {
             return Err(Error::Unit { file: self.file(), name: name.into(), bytes: unit_bytes, limit });

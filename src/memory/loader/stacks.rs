@@ -1,6 +1,6 @@
 //! Stacks: experts, resident or in slots, and heads and groups of which each token reads all.
 
-use super::Weights;
+use super::{Make, Weights};
 use crate::formats::Format;
 use crate::gguf::TensorInfo;
 use crate::memory::Result;
@@ -108,7 +108,10 @@ impl Weights<'_> {
                 shards: self.shards(name, expert_bytes, memory.slots(layer, experts), Self::buffer)?,
                 stride: expert_bytes,
             },
-            _ => return self.resident_stack(name, columns, parts, rows),
+            _ => {
+                let filled = if self.reads_in_place(name) { Self::filled_on_host } else { Self::filled };
+                return self.resident_stack(name, columns, parts, rows, filled);
+            }
         };
         let table = self.gpu.upload("expert table", &vec![[NOWHERE, 0]; experts])?;
         let stamps = self.store.add(name, experts, Slotted::new(format, columns, rows, parts, &slots, &table))?;
@@ -136,13 +139,20 @@ impl Weights<'_> {
         rows: usize,
         columns: usize,
     ) -> Result<Stack> {
-        self.resident_stack(name, columns, &[Rows { tensor, first: 0, count: heads * rows }], rows)
+        self.resident_stack(name, columns, &[Rows { tensor, first: 0, count: heads * rows }], rows, Self::filled)
     }
 
     /// A stack that lies in shards as in the file.
-    fn resident_stack(&mut self, name: &str, columns: usize, parts: &[Rows], rows: usize) -> Result<Stack> {
+    fn resident_stack(
+        &mut self,
+        name: &str,
+        columns: usize,
+        parts: &[Rows],
+        rows: usize,
+        filled: Make<Self>,
+    ) -> Result<Stack> {
         let format = self.format(&parts[0].tensor)?;
-        let shards = self.resident(name, format, columns, parts, rows)?;
+        let shards = self.resident(name, format, columns, parts, rows, filled)?;
         let experts = shards.iter().map(|shard| shard.count).sum();
         let mut table = Vec::with_capacity(experts);
         for (index, shard) in shards.iter().enumerate() {
