@@ -30,8 +30,10 @@ pub enum Upload {
     /// By the readers, into the weights' own memory, which host and device share.
     InPlace,
     /// Not at all, for those that lie in the file as on the device: the device reads the file's own pages, of which the system keeps
-    /// as many in memory as it likes. Others go as [`Upload::on`] says. The file must be on a disk and stay as it is for as long as
-    /// the model is used: if it shrinks, the program may end with SIGBUS. The device must come from [`Gpu::importing`].
+    /// as many in memory as it likes. Others go as [`Upload::on`] says; `LoadStats::imported` counts. The file must be on a disk and
+    /// stay as it is for as long as the model is used: if it shrinks, the program may end with SIGBUS. The device must come from
+    /// [`Gpu::importing`], or an app's own be opened with VK_EXT_external_memory_host (Vulkan) and the adapter's
+    /// `min_storage_buffer_offset_alignment`: a tensor that begins at no multiple of the device's is copied.
     Import,
 }
 
