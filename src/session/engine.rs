@@ -1,6 +1,6 @@
 //! The engine of a session: what it needs, and its parts on devices.
 
-use super::generate::{Answer, MOST_AHEAD};
+use super::answer::{Answer, MOST_AHEAD};
 use super::history::History;
 use super::stage::{Ending, Stage};
 use super::{Error, MAX_CONTEXT, Model, Result, SessionOptions};

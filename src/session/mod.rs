@@ -1,6 +1,7 @@
 //! A conversation: its cache, its recordings, prefill, decode and the stream of tokens.
 
 mod ahead;
+mod answer;
 mod budget;
 mod buffers;
 mod digest;
@@ -20,9 +21,10 @@ mod state;
 mod steps;
 mod warming;
 
+pub use answer::{Stats, Token};
 pub use budget::Budget;
 pub use engine::Session;
-pub use generate::{Generation, Stats, Token};
+pub use generate::Generation;
 pub use history::Checkpoints;
 pub use model::{LoadOptions, LoadStats, Model};
 pub use options::SessionOptions;
