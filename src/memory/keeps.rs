@@ -23,7 +23,7 @@ impl KvWidth {
     }
 }
 
-/// What a layer with compressed keys keeps: see [`CompressedLayer`].
+/// What a layer with compressed keys keeps: see [`crate::ops::CompressedLayer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compressed {
     /// Values of a row, of a position or of an entry.

@@ -78,7 +78,7 @@ pub struct DeltaNet {
     pub taps: View,
     /// f32 [value_heads, 2]: a and dt; the state decays by e^(a softplus(x_a + dt)).
     pub gates: View,
-    /// Of a head's output: [value_dim].
+    /// Of a head's output: `[value_dim]`.
     pub norm: Norm,
 }
 

@@ -29,7 +29,7 @@ pub struct Indexer {
     pub pairs: RopePairs,
     /// Positions that a token attends to at most.
     pub top_k: usize,
-    /// f32 [head_dim] each: weights and biases of the keys' LayerNorm.
+    /// f32 `[head_dim]` each: weights and biases of the keys' LayerNorm.
     pub norm: [View; 2],
     pub eps: f32,
 }

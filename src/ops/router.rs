@@ -38,7 +38,7 @@ pub enum Scoring {
 /// A choice by sigmoids (DeepSeek-V3, arXiv 2412.19437, section 2.1.2): the best `ranks` by sigmoid(logit) + bias, or by
 /// the logit where there is no bias.
 pub struct SigmoidRouter {
-    /// f32 [experts], for the choice alone.
+    /// f32 `[experts]`, for the choice alone.
     pub bias: Option<View>,
     pub scoring: Scoring,
     /// Experts of each token.
@@ -69,7 +69,7 @@ pub struct HashRouter {
 pub struct ExpertRouter {
     /// Experts of each token.
     pub ranks: usize,
-    /// f32 [experts].
+    /// f32 `[experts]`.
     pub scales: View,
 }
 

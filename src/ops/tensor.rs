@@ -114,7 +114,7 @@ pub struct Stack {
     pub stride: u64,
     /// Where each expert lies: u32 [experts, 2], shard (or [`super::NOWHERE`]) and slot.
     pub table: View,
-    /// Of experts that come and go, u32 [experts]: the clock of the last step that needed each.
+    /// Of experts that come and go, u32 `[experts]`: the clock of the last step that needed each.
     pub stamps: Option<View>,
 }
 

@@ -10,7 +10,7 @@ impl Session {
         &self.last_stage().token_ids
     }
 
-    /// The logits of the step that sampled last, f32 [vocabulary] (STORAGE | COPY_SRC), in the same way: of a step that has
+    /// The logits of the step that sampled last, f32 `[vocabulary]` (STORAGE | COPY_SRC), in the same way: of a step that has
     /// begun since, they may be the next one's.
     pub fn logits_buffer(&self) -> &View {
         self.last_stage().scratch.get("logits").expect("a session has recorded a step that samples")

@@ -40,7 +40,7 @@ pub fn short_conv(inputs: &[f32], past: &[f32], weights: &[f32], h: &DeltaHeads)
     y
 }
 
-/// What a delta net reads beside q, k and v, all of each token [tokens, ...]: z [inner], b and a [value_heads].
+/// What a delta net reads beside q, k and v, all of each token [tokens, ...]: z `[inner]`, b and a `[value_heads]`.
 pub struct DeltaGates<'a> {
     pub z: &'a [f32],
     pub b: &'a [f32],

@@ -14,7 +14,7 @@ pub struct Hyper<'a> {
     pub iterations: usize,
 }
 
-/// The weights of the streams for one token: into the half that reads them, of its result, and comb[j][k], of stream j in
+/// The weights of the streams for one token: into the half that reads them, of its result, and comb[j]`[k]`, of stream j in
 /// the new stream k. Of the head the first alone count.
 pub struct StreamWeights {
     pub pre: [f64; 4],
@@ -59,7 +59,7 @@ pub fn hyper_read(streams: &[f32], w: &StreamWeights) -> Vec<f32> {
     (0..hidden).map(sum).collect()
 }
 
-/// The streams after the result `y` [hidden] of the half has joined them.
+/// The streams after the result `y` `[hidden]` of the half has joined them.
 pub fn hyper_join(streams: &[f32], y: &[f32], w: &StreamWeights) -> Vec<f32> {
     let hidden = y.len();
     let new = |i: usize| {

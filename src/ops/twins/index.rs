@@ -2,7 +2,7 @@
 
 use super::{RopePairs, dot, head};
 
-/// A key as the cache holds it: through a LayerNorm of weights and biases [head_dim], its first lanes turned.
+/// A key as the cache holds it: through a LayerNorm of weights and biases `[head_dim]`, its first lanes turned.
 pub fn index_key(x: &[f32], norm: [&[f32]; 2], eps: f32, turns: &[[f32; 2]], pairs: RopePairs) -> Vec<f32> {
     let count = x.len() as f64;
     let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / count;

@@ -9,7 +9,7 @@ pub struct Latent<'a> {
     pub rank: usize,
     pub rope_dim: usize,
     pub scale: f32,
-    /// Weights [rank] and epsilon of the latent's norm.
+    /// Weights `[rank]` and epsilon of the latent's norm.
     pub norm: (&'a [f32], f32),
     /// [heads, rank, lanes of a head that do not turn]
     pub k_b: &'a [f32],
