@@ -14,7 +14,7 @@ pub struct Hyper<'a> {
     pub iterations: usize,
 }
 
-/// The weights of the streams for one token: into the half that reads them, of its result, and comb[j]`[k]`, of stream j in
+/// The weights of the streams for one token: into the half that reads them, of its result, and `comb[j][k]`, of stream j in
 /// the new stream k. Of the head the first alone count.
 pub struct StreamWeights {
     pub pre: [f64; 4],
