@@ -136,14 +136,15 @@ impl Gpu {
         })
     }
 
-    /// Submits a recording and has the device time it; `None`, and nothing is submitted, where it has no timestamps.
+    /// Submits so many of a recording's first dispatches and has the device time them; `None`, and nothing is submitted, where it has
+    /// no timestamps.
     ///
     /// # Errors
     /// A lost device, or no memory.
-    pub fn submit_timed(&self, recording: &Recording) -> Result<Option<Timed>> {
+    pub fn submit_timed(&self, recording: &Recording, dispatches: usize) -> Result<Option<Timed>> {
         let Some(stamp) = Stamp::several(self, 1)?.pop() else { return Ok(None) };
-        let all = Mark::default()..recording.dispatches.len().into();
-        let ticks = self.submit_part(recording, all, Some(&stamp), &[&stamp.ticks])?.remove(0);
+        let first = Mark::default()..dispatches.into();
+        let ticks = self.submit_part(recording, first, Some(&stamp), &[&stamp.ticks])?.remove(0);
         Ok(Some(Timed { ticks, _stamp: stamp }))
     }
 

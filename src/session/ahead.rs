@@ -2,53 +2,59 @@
 //! queued costs a round trip.
 
 use super::Result;
+use crate::clock::{self, Instant};
 use crate::gpu::{Gpu, Recording, Timed};
 
-/// What decides it: how often lookups miss, and what a dispatch costs that does nothing.
+/// What decides it: how often lookups miss, and what is measured once on the device.
 pub(super) struct Ahead {
     /// Of lookups, how many miss: a running mean over about the last 32.
     rate: f64,
     /// Seconds of a dispatch behind a halt: it tests the halt word in each of its workgroups.
     idle: f64,
-    /// Steps behind a halt that are being timed, each of so many dispatches.
-    probes: Vec<(Timed, usize)>,
+    /// Seconds from the end of what was queued to the start of what was not: a report that is read, and a submit.
+    round_trip: f64,
+    /// What is being timed, of so many dispatches.
+    probe: Option<(Timed, usize, Instant)>,
+    probed: usize,
 }
 
 const WEIGHT: f64 = 1.0 / 32.0;
-/// Seconds from the end of what was queued to the start of what was not: a report that is read, and a submit.
+/// Until it is measured.
 const ROUND_TRIP: f64 = 200e-6;
+/// Whole steps and single dispatches, in turn. The shortest of each kind counts: what is longer has waited for something else.
+const PROBES: usize = 6;
 
 impl Ahead {
     /// Before anything is known but what a dispatch is taken to cost at least.
     pub fn new(dispatch_seconds: f64) -> Ahead {
-        Ahead { rate: 0.5, idle: dispatch_seconds, probes: Vec::new() }
+        Ahead { rate: 0.5, idle: dispatch_seconds, round_trip: ROUND_TRIP, probe: None, probed: 0 }
     }
 
-    /// Has the device time a step, which must stand behind a halt, if it can.
+    /// Has the device time a step, which must stand behind a halt, and takes in what has been timed; to be called as often as the
+    /// host will look at reports, until all is known that the device can tell.
     ///
     /// # Errors
     /// A lost device, or no memory.
-    pub fn time_idle(&mut self, gpu: &Gpu, step: &Recording) -> Result<()> {
-        let timed = gpu.submit_timed(step)?;
-        self.probes.extend(timed.map(|timed| (timed, step.dispatches.len())));
-        Ok(())
-    }
-
-    /// Takes in what has been timed, once all of it has ended.
-    ///
-    /// # Errors
-    /// A lost device.
-    pub fn look(&mut self) -> Result<()> {
-        if self.probes.is_empty() || !self.probes.iter().all(|(timed, _)| timed.is_ready()) {
-            return Ok(());
+    pub fn measure(&mut self, gpu: &Gpu, step: &Recording) -> Result<bool> {
+        let Some((timed, dispatches, start)) = self.probe.take() else {
+            let dispatches = if self.probed.is_multiple_of(2) { step.dispatches.len() } else { 1 };
+            let start = clock::now();
+            self.probe = gpu.submit_timed(step, dispatches)?.map(|timed| (timed, dispatches, start));
+            return Ok(self.probe.is_none());
+        };
+        gpu.poll()?;
+        if !timed.is_ready() {
+            self.probe = Some((timed, dispatches, start));
+            return Ok(false);
         }
-        // What is longer than the shortest has waited for something else.
-        let mut shortest = f64::INFINITY;
-        for (timed, dispatches) in self.probes.drain(..) {
-            shortest = shortest.min(timed.seconds()? / dispatches.max(1) as f64);
-        }
-        self.idle = shortest;
-        Ok(())
+        let (waited, ran) = (start.elapsed().as_secs_f64(), timed.seconds()?);
+        let (known, found) = match self.probed.is_multiple_of(2) {
+            true => (&mut self.idle, ran / dispatches as f64),
+            false => (&mut self.round_trip, (waited - ran).max(0.0)),
+        };
+        *known = if self.probed < 2 { found } else { known.min(found) };
+        self.probed += 1;
+        Ok(self.probed == PROBES)
     }
 
     /// So many lookups found all that they asked for, and then one did not, or the step ended.
@@ -63,7 +69,7 @@ impl Ahead {
     /// before it misses, (1 - rate)^n, and is in vain if one does.
     pub fn layers(&self, dispatches: f64) -> usize {
         let vain = dispatches * self.idle;
-        let break_even = vain / (vain + ROUND_TRIP);
+        let break_even = vain / (vain + self.round_trip);
         // Infinity becomes the largest integer.
         (break_even.ln().abs() / (1.0 - self.rate).ln().abs()) as usize
     }

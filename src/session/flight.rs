@@ -157,7 +157,6 @@ impl Stage {
 
     /// Gives the device as much of a step as the budget allows. `wait`: for experts that are read.
     pub(super) fn give(&mut self, flight: &mut Flight, budget: Budget, wait: bool) -> Result<Given> {
-        self.ahead.look()?;
         while !flight.is_given() {
             if self.part().weights_move() && flight.report.is_none() && !flight.begins {
                 let before = self.brought();

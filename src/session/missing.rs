@@ -49,11 +49,11 @@ impl Stage {
         self.ahead.layers(recording.dispatches.len() as f64 / self.layers() as f64)
     }
 
-    /// Has the device time a decode step that does nothing: the halt word is set.
-    pub(super) fn time_idle(&mut self) -> Result<()> {
+    /// Has the device time a decode step that does nothing, since the halt word is set; whether all is known.
+    pub(super) fn measure_ahead(&mut self) -> Result<bool> {
         let gpu = self.gpu().clone();
         let step = &self.recordings[&self.key((1, Ending::Sample))].recording;
-        self.ahead.time_idle(&gpu, step)
+        self.ahead.measure(&gpu, step)
     }
 
     pub(super) fn layers(&self) -> usize {
