@@ -1,7 +1,10 @@
-//! What the host does beside the device's work: opening a file, laying out rows, recording a decode step, encoding its submit.
+//! What the host does beside the device's work: opening a file, laying out rows, planning where a model would lie, recording a decode
+//! step, encoding its submit.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use halogen::formats::Format;
+use halogen::memory::{KvFormat, Routing, plan};
+use halogen::presets::{Synthetic, asked, machines, models};
 use halogen::{Gguf, Gpu, Model, Selector, Session, SessionOptions};
 use std::time::Duration;
 
@@ -72,5 +75,18 @@ fn relay(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, relay, host);
+/// The preset with the most layers: what it asks for, and where it would lie on each machine preset.
+fn fit(criterion: &mut Criterion) {
+    let preset = models().iter().max_by_key(|preset| preset.layers()).expect("presets");
+    let gguf = Synthetic::new(preset, preset.format(), preset.layers(), 1).unwrap().gguf().unwrap();
+    let mut group = criterion.benchmark_group("fit");
+    group.sample_size(20).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(500));
+    group.bench_function("ask", |b| b.iter(|| asked(&gguf, None, KvFormat::F16).unwrap()));
+    let demand = asked(&gguf, None, KvFormat::F16).unwrap().demand;
+    let plans = || machines().iter().map(|m| plan(&demand, &m.machine(false), Routing::Uniform, 0)).collect::<Vec<_>>();
+    group.bench_function("plan on all machines", |b| b.iter(plans));
+    group.finish();
+}
+
+criterion_group!(benches, relay, fit, host);
 criterion_main!(benches);
