@@ -114,9 +114,8 @@ impl<'a> Weights<'a> {
         Ok(Weights { done, ..Weights::with(gguf, gpu, Host::Read(values), nothing) })
     }
 
-    /// From here on only the weights of these layers are placed; experts get no more than their memory, and come and go, and some
-    /// dense layers pass through.
-    /// Experts that are read in place lie in host memory instead, of as many layers as must.
+    /// From here on only the weights of these layers are placed; experts get no more than their memory, and come and go, or lie in
+    /// host memory where kernels read them, and some dense layers pass through.
     ///
     /// # Errors
     /// Host memory that is asked for and not there.
