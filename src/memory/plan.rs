@@ -62,13 +62,13 @@ impl Needs {
         }
         let rest = needs.total() - needs.weights;
         let usable = if budget.is_some() { all } else { all - all / MARGIN };
-        if rest >= usable {
+        if rest >= usable && budget.is_none() {
             return Err(needs.does_not_fit(gpu, all));
         }
-        on_host(usable - rest).map_err(|error| match error {
-            Error::BelowLeast { file, bytes, least, stays, layer, experts, .. } => {
-                let (bytes, least) = (bytes + rest, least.saturating_add(rest));
-                Error::BelowLeast { file, bytes, least, session: rest, stays, layer, experts }
+        on_host(usable.saturating_sub(rest)).map_err(|error| match error {
+            Error::BelowLeast { file, least, stays, layer, experts, .. } => {
+                let least = least.saturating_add(rest);
+                Error::BelowLeast { file, bytes: usable, least, session: rest, stays, layer, experts }
             }
             error => error,
         })

@@ -52,6 +52,17 @@ fn what_does_not_fit_is_refused_before_it_is_loaded() {
         true => fails(output, &needs),
         false => assert_ne!(output.status.code(), Some(0)),
     }
+    // A budget says what would do, one that does not hold the cache, too; and that does.
+    for budget in ["6MiB", "1KiB"] {
+        let output = halogen(&["run", "demo", "-p", "x", "-c", "512", "--gpu-memory", budget]);
+        let least = stderr(&output)
+            .split_once("fewer than the ")
+            .and_then(|(_, rest)| rest.split(' ').next())
+            .map(String::from);
+        fails(output, &["for cache and scratch", "two slots of", "experts of a token", "larger --gpu-memory"]);
+        let least = least.expect("the least that can do");
+        succeeds(&["run", "demo", "-p", "x", "-n", "1", "-c", "512", "--gpu-memory", &least]);
+    }
 }
 
 #[test]
