@@ -40,7 +40,7 @@ struct Inner {
 }
 
 /// Which adapter [`Gpu::new`] opens.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Selector {
     /// The first discrete, else integrated, else software adapter.
     #[default]

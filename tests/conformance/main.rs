@@ -31,7 +31,7 @@ use halogen::gpu::{DeviceClass, Gpu, Selector, Tier, adapters};
 use halogen::ops::Arithmetic;
 use libtest_mimic::{Arguments, Failed, Trial};
 use rig::{Case, Setup};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 type Kind = (&'static str, Tier, DeviceClass, Option<Arithmetic>);
 
@@ -98,39 +98,57 @@ fn main() {
     libtest_mimic::run(&arguments, trials).exit()
 }
 
-/// A device that cases run on, or why it cannot be had.
+/// An adapter that cases run on, or why it cannot be had.
 struct Device {
     /// What follows the names of its tests, where there are several.
     suffix: String,
-    gpu: Result<Gpu, String>,
+    adapter: Result<(Selector, Gpu), String>,
 }
 
 /// The device that HALOGEN_ADAPTER picks, else every usable one.
 fn open() -> Vec<Device> {
-    let gpu = |selector| pollster::block_on(Gpu::new(selector)).map_err(|e| e.to_string());
+    let device = |suffix, selector: Selector| {
+        let gpu = pollster::block_on(Gpu::new(selector.clone())).map_err(|e| e.to_string());
+        Device { suffix, adapter: gpu.map(|gpu| (selector, gpu)) }
+    };
     if let Ok(wanted) = std::env::var("HALOGEN_ADAPTER") {
-        return vec![Device { suffix: String::new(), gpu: gpu(Selector::from(wanted.as_str())) }];
+        return vec![device(String::new(), Selector::from(wanted.as_str()))];
     }
     let reports = pollster::block_on(adapters());
     let usable: Vec<usize> = (0..reports.len()).filter(|i| reports[*i].unusable.is_none()).collect();
     match usable[..] {
-        [] => vec![Device { suffix: String::new(), gpu: Err("no usable adapter".into()) }],
-        [only] => vec![Device { suffix: String::new(), gpu: gpu(Selector::Index(only)) }],
-        _ => usable.into_iter().map(|i| Device { suffix: format!("@{i}"), gpu: gpu(Selector::Index(i)) }).collect(),
+        [] => vec![Device { suffix: String::new(), adapter: Err("no usable adapter".into()) }],
+        [only] => vec![device(String::new(), Selector::Index(only))],
+        _ => usable.into_iter().map(|i| device(format!("@{i}"), Selector::Index(i))).collect(),
     }
+}
+
+/// Devices that no test runs on. Tests that run beside each other have devices of their own: a software device compiles kernels on
+/// the one thread of its queue.
+static IDLE: Mutex<Vec<(Selector, Gpu)>> = Mutex::new(Vec::new());
+
+/// Runs a case on a device of an adapter that could be opened.
+fn on_idle(selector: &Selector, run: impl FnOnce(Gpu) -> Result<(), String>) -> Result<(), String> {
+    let idle = || IDLE.lock().expect("nothing panics that holds it");
+    let found = {
+        let mut idle = idle();
+        idle.iter().position(|(known, _)| known == selector).map(|at| idle.swap_remove(at).1)
+    };
+    let open = || pollster::block_on(Gpu::new(selector.clone())).map_err(|e| e.to_string());
+    let gpu = found.map_or_else(open, Ok)?;
+    let result = run(gpu.clone());
+    idle().push((selector.clone(), gpu));
+    result
 }
 
 fn trial(case: &Arc<Case>, (name, tier, class, force): Kind, device: &Device, dawn: &Option<Arc<Dawn>>) -> Trial {
     let name = format!("{}/{name}{}", case.name, device.suffix);
-    let gpu = device.gpu.clone().and_then(|gpu| match gpu.require(tier) {
-        Ok(()) => Ok(gpu),
-        Err(e) => Err(e.to_string()),
-    });
-    match gpu {
-        Ok(gpu) => {
-            let case = case.clone();
-            let setup = Setup { gpu, tier, class, force, dawn: dawn.clone() };
-            Trial::test(name, move || (case.run)(&setup).map_err(Failed::from))
+    let able = |(selector, gpu): &(Selector, Gpu)| gpu.require(tier).map(|()| selector.clone());
+    match device.adapter.as_ref().map_err(String::clone).and_then(|adapter| able(adapter).map_err(|e| e.to_string())) {
+        Ok(selector) => {
+            let (case, dawn) = (case.clone(), dawn.clone());
+            let run = move |gpu| (case.run)(&Setup { gpu, tier, class, force, dawn });
+            Trial::test(name, move || on_idle(&selector, run).map_err(Failed::from))
         }
         Err(why) => Trial::test(name, || Ok(())).with_kind(why).with_ignored_flag(true),
     }
