@@ -30,6 +30,8 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> mix: array<vec4<f32>>;    // [tokens, 5]: post, then comb by rows
 #endif
 
+// Slices that are read before the first of them is waited for.
+const AT_ONCE: u32 = 8u;
 var<workgroup> sums: array<f32, ROWS + 1u>;
 
 // Four of the products, from `row` on, of the part that `scale[part]` scales.
@@ -68,8 +70,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let token = params.first_z + group.z;
     for (var r = tid; r <= ROWS; r += WG) {
         var sum = 0.0;
-        for (var s = 0u; s < params.slices; s++) {
-            sum += partials[(token * params.slices + s) * (ROWS + 1u) + r];
+        for (var s = 0u; s < params.slices; s += AT_ONCE) {
+            for (var i = 0u; i < AT_ONCE; i++) {
+                let part = partials[(token * params.slices + min(s + i, params.slices - 1u)) * (ROWS + 1u) + r];
+                sum += select(0.0, part, s + i < params.slices);
+            }
         }
         sums[r] = sum;
     }

@@ -4,7 +4,9 @@
 // the stretches before it. Atomics only count, so the result does not depend on timing.
 // Grid: one workgroup a token of the slice.   Bound: six readings of the scores by one workgroup, from cache.
 #import lib/state
+#import lib/scan
 
+alias Summed = vec2<u32>;    // of a stretch of keys: above the lowest score, equal to it
 struct Params {
     first_token: u32,     // of the step: the slice's first
     top_k: u32,
@@ -23,13 +25,21 @@ const LOADS: u32 = 4u;
 var<workgroup> histogram: array<atomic<u32>, 256u * COPIES>;
 var<workgroup> digits: array<u32, 256>;
 var<workgroup> sixteens: array<u32, 16>;        // digits that share their upper half
-var<workgroup> counts: array<vec2<u32>, WG>;    // of a stretch: above the lowest score, equal to it
 
 // Rises with the score; the two zeros are one.
 fn ordered(scores: vec4<f32>) -> vec4<u32> {
     let bits = bitcast<vec4<u32>>(scores);
     let negative = select(~bits, vec4(0x80000000u), bits == vec4(0x80000000u));
     return select(bits | vec4(0x80000000u), negative, bits >= vec4(0x80000000u));
+}
+
+// Scores in quads `quad` and behind it, ordered; of those beyond `last`, that one's.
+fn load_quads(first: u32, quad: u32, last: u32) -> array<vec4<u32>, LOADS> {
+    var loaded = array<vec4<u32>, LOADS>();
+    for (var k = 0u; k < LOADS; k++) {
+        loaded[k] = ordered(scores[first + min(quad + k, last)]);
+    }
+    return loaded;
 }
 
 @compute @workgroup_size(WG)
@@ -107,29 +117,27 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let begin = min(tid * stretch, quads);
     let end = min(begin + stretch, quads);
     var mine = vec2(0u);
-    for (var quad = begin; quad < end; quad++) {
-        let score = ordered(scores[first + quad]);
-        for (var i = 0u; i < 4u; i++) {
-            let seen = 4u * quad + i < count;
-            mine += vec2(u32(seen && score[i] > lowest), u32(seen && score[i] == lowest));
+    for (var quad = begin; quad < end; quad += LOADS) {
+        let loaded = load_quads(first, quad, end - 1u);
+        for (var k = 0u; k < LOADS * 4u; k++) {
+            let seen = quad + k / 4u < end && 4u * quad + k < count;
+            let score = loaded[k / 4u][k % 4u];
+            mine += vec2(u32(seen && score > lowest), u32(seen && score == lowest));
         }
     }
-    counts[tid] = mine;
-    workgroupBarrier();
-    var before = vec2(0u);
-    for (var i = 0u; i < WG; i++) {
-        before += select(vec2(0u), counts[i], i < tid);
-    }
-    for (var quad = begin; quad < end; quad++) {
-        let score = ordered(scores[first + quad]);
-        for (var i = 0u; i < 4u; i++) {
-            let seen = 4u * quad + i < count;
-            let above = seen && score[i] > lowest;
-            let equal = seen && score[i] == lowest;
-            if above || (equal && before.y < left) {
-                selected[list + before.x + min(before.y, left)] = 4u * quad + i;
+    sum_up(tid, mine);
+    var place = before(tid);
+    for (var quad = begin; quad < end; quad += LOADS) {
+        let loaded = load_quads(first, quad, end - 1u);
+        for (var k = 0u; k < LOADS * 4u; k++) {
+            let seen = quad + k / 4u < end && 4u * quad + k < count;
+            let score = loaded[k / 4u][k % 4u];
+            let above = seen && score > lowest;
+            let equal = seen && score == lowest;
+            if above || (equal && place.y < left) {
+                selected[list + place.x + min(place.y, left)] = 4u * quad + k;
             }
-            before += vec2(u32(above), u32(equal));
+            place += vec2(u32(above), u32(equal));
         }
     }
 }

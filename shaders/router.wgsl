@@ -46,16 +46,17 @@ fn weight_of(logit: f32) -> f32 {
 #endif
 }
 
-#if SIGMOID
 #if !HASHED
-fn score_of(e: u32, logit: f32) -> f32 {
-#if UNBIASED
-    return logit;
-#else
-    return weight_of(logit) + bias[e];
+fn score_of(token: u32, expert: u32) -> f32 {
+    let e = min(expert, params.experts - 1u);
+    var score = logits[token * params.stride + e];
+#if SIGMOID
+#if !UNBIASED
+    score = weight_of(score) + bias[e];
 #endif
+#endif
+    return select(LOWEST, score, e == expert);
 }
-#endif
 #endif
 
 #if SCALED
@@ -64,14 +65,68 @@ var<workgroup> chosen_scale: array<f32, EXPERTS>;
 #endif
 
 #if !HASHED
-const LOWEST: f32 = -3.0e38;
-var<workgroup> scores: array<f32, EXPERTS>;
+// Quads that are read before the first of them is waited for.
+const AT_ONCE: u32 = 4u;
+const QUADS: u32 = (EXPERTS + 4u * AT_ONCE - 1u) / (4u * AT_ONCE) * AT_ONCE;
+// The least finite f32: of what is no expert, or in no group that can be chosen.
+const LOWEST: f32 = -3.4028234e38;
+var<workgroup> scores: array<vec4<f32>, QUADS>;
+#endif
+#if GROUPS
+var<workgroup> stays: array<u32, EXPERTS>;    // 1 of a group that can be chosen
 #endif
 var<workgroup> chosen: array<f32, EXPERTS>;
 #if !SIGMOID
 #if !RENORMALISE
-var<workgroup> lane_sum: array<f32, WG>;
+alias Summed = f32;
+#import lib/scan
 #endif
+#endif
+
+#if !HASHED
+// How many experts come before one.
+fn scores_before(e: u32, score: f32) -> u32 {
+    var before = vec4(0u);
+    for (var quad = 0u; 4u * quad < params.experts; quad += AT_ONCE) {
+        for (var i = 0u; i < AT_ONCE; i++) {
+            let others = scores[quad + i];
+            let is_lower = 4u * (quad + i) + vec4(0u, 1u, 2u, 3u) < vec4(e);
+            before += vec4<u32>((others > vec4(score)) | ((others == vec4(score)) & is_lower));
+        }
+    }
+    return before.x + before.y + before.z + before.w;
+}
+#endif
+
+#if GROUPS
+// Experts of other groups get the lowest score.
+fn keep_best_groups(tid: u32) {
+    // `chosen` holds the groups' scores meanwhile.
+    let size = params.experts / params.groups;
+    for (var g = tid; g < params.groups; g += WG) {
+        var best = vec2(LOWEST);
+        for (var e = g * size; e < (g + 1u) * size; e++) {
+            let score = scores[e / 4u][e % 4u];
+            best = vec2(max(best.x, score), max(best.y, min(best.x, score)));
+        }
+        chosen[g] = best.x + best.y;
+    }
+    workgroupBarrier();
+    for (var g = tid; g < params.groups; g += WG) {
+        var before = 0u;
+        for (var o = 0u; o < params.groups; o++) {
+            before += select(0u, 1u, chosen[o] > chosen[g] || (chosen[o] == chosen[g] && o < g));
+        }
+        stays[g] = u32(before < params.groups_used);
+    }
+    workgroupBarrier();
+    for (var q = tid; q < QUADS; q += WG) {
+        let group = min(4u * q + vec4(0u, 1u, 2u, 3u), vec4(params.experts - 1u)) / size;
+        let stay = vec4(stays[group.x], stays[group.y], stays[group.z], stays[group.w]) == vec4(1u);
+        scores[q] = select(vec4(LOWEST), scores[q], stay);
+    }
+    workgroupBarrier();
+}
 #endif
 
 @compute @workgroup_size(WG)
@@ -92,43 +147,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         chosen[r] = weight_of(logits[token * params.stride + e]);
     }
 #else
-    for (var e = tid; e < params.experts; e += WG) {
-#if SIGMOID
-        scores[e] = score_of(e, logits[token * params.stride + e]);
-#else
-        scores[e] = logits[token * params.stride + e];
-#endif
+    for (var q = tid; q < QUADS; q += WG) {
+        let e = 4u * q;
+        scores[q] = vec4(score_of(token, e), score_of(token, e + 1u), score_of(token, e + 2u), score_of(token, e + 3u));
     }
     workgroupBarrier();
 #if GROUPS
-    // `chosen` holds the groups' scores meanwhile.
-    let size = params.experts / params.groups;
-    for (var g = tid; g < params.groups; g += WG) {
-        var best = vec2(LOWEST);
-        for (var e = g * size; e < (g + 1u) * size; e++) {
-            best = vec2(max(best.x, scores[e]), max(best.y, min(best.x, scores[e])));
-        }
-        chosen[g] = best.x + best.y;
-    }
-    workgroupBarrier();
-    for (var e = tid; e < params.experts; e += WG) {
-        let score = chosen[e / size];
-        var before = 0u;
-        for (var o = 0u; o < params.groups; o++) {
-            before += select(0u, 1u, chosen[o] > score || (chosen[o] == score && o < e / size));
-        }
-        if before >= params.groups_used {
-            scores[e] = LOWEST;
-        }
-    }
-    workgroupBarrier();
+    keep_best_groups(tid);
 #endif
     for (var e = tid; e < params.experts; e += WG) {
-        let score = scores[e];
-        var before = 0u;
-        for (var o = 0u; o < params.experts; o++) {
-            before += select(0u, 1u, scores[o] > score || (scores[o] == score && o < e));
-        }
+        let score = scores[e / 4u][e % 4u];
+        let before = scores_before(e, score);
         if before < params.ranks {
             routed[first + before] = e;
 #if SCALED
@@ -173,14 +202,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
 #else
     for (var e = tid; e < params.experts; e += WG) {
-        sum += exp(scores[e] - high);
+        sum += exp(scores[e / 4u][e % 4u] - high);
     }
-    lane_sum[tid] = sum;
-    workgroupBarrier();
-    sum = 0.0;
-    for (var l = 0u; l < WG; l++) {
-        sum += lane_sum[l];
-    }
+    sum_up(tid, sum);
+    sum = total();
 #endif
     for (var r = tid; r < params.ranks; r += WG) {
 #if SCALED

@@ -1,11 +1,16 @@
 // Second half of sampling: picks the token and advances the state. Greedy: the best of the slices' bests. Else, in
 // llama.cpp's order: top-k, top-p, min-p each as the lowest key that stays (ties at that key stay too), then a draw at the
-// asked temperature. Keys are searched bit by bit; a slice answers "how many, how much mass from this key up" by binary
-// search in its sorted keys. The draw hashes (seed, position), so a seed reproduces a text whatever was sampled before.
-// Grid: one workgroup.   Bound: launch; top-k and top-p cost 32 rounds each where they are on.
+// asked temperature. The key is searched bit by bit, below the bits that all keys in question share, and no further than to a
+// key that parts two others; a slice answers "how many, how much mass from this key up" by a search in its sorted keys. The
+// draw hashes (seed, position), so a seed reproduces a text whatever was sampled before.
+// Grid: one workgroup.   Bound: launch, and reads that wait for each other: of peaked logits some 8 rounds of 4 each for top-k and
+// for top-p, of flat ones up to 26 of 20.
 #import lib/state
 #import lib/keys
+#import lib/scan
+#import lib/best
 
+alias Summed = vec2<f32>;
 struct Params {
     vocabulary: u32,
     tokens: u32,      // of this step
@@ -16,52 +21,96 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> tokens: array<u32>;       // [context + 1]
 
 const SLICE: u32 = 1024u;
-var<workgroup> lane: array<vec2<f32>, WG>;
-var<workgroup> lane_pair: array<vec2<u32>, WG>;
-var<workgroup> shared_high: f32;
+var<workgroup> drawn_by: atomic<u32>;    // the first invocation whose slices reach the mass that was drawn
+var<private> high: f32;                  // the best logit
+var<private> own_slices: vec2<u32>;      // of an invocation: the first, and behind the last
 
-// How many keys of a slice are at least `key`.
+// How many keys of a slice are at least `key`: seldom many, so it asks at 1, 2, 4, ... first.
 fn count_from(slice: u32, key: u32) -> u32 {
-    var low = 0u;
-    var high = SLICE;
-    while low < high {
-        let middle = (low + high) / 2u;
-        if sorted[slice * SLICE + middle].x >= key {
-            low = middle + 1u;
+    let before = slice * SLICE - 1u;
+    var low = 0u;     // so many are
+    var end = 1u;     // fewer than so many
+    while end <= SLICE && sorted[before + end].x >= key {
+        low = end;
+        end *= 2u;
+    }
+    end = min(end, SLICE + 1u);
+    while low + 1u < end {
+        let middle = (low + end) / 2u;
+        if sorted[before + middle].x >= key {
+            low = middle;
         } else {
-            high = middle;
+            end = middle;
         }
     }
     return low;
 }
 
-// Mass of a slice's keys from `key` up, relative to e^high; x at temperature 1, y at the asked one.
-fn mass_from(slice: u32, key: u32, temperature: f32) -> vec2<f32> {
-    let count = count_from(slice, key);
-    if count == 0u {
-        return vec2(0.0);
-    }
-    let l = below(sorted[slice * SLICE].x, shared_high);
-    return mass[slice * SLICE + count - 1u] * vec2(exp(l), exp(l / temperature));
+// Mass of a slice's first `count` keys, relative to e^high; x at temperature 1, y at the asked one.
+fn mass_of(slice: u32, count: u32, temperature: f32) -> vec2<f32> {
+    let l = below(sorted[slice * SLICE].x, high);
+    let sum = mass[slice * SLICE + max(count, 1u) - 1u] * vec2(exp(l), exp(l / temperature));
+    return select(sum, vec2(0.0), count == 0u);
 }
 
 // Over all slices: x the count, y the mass at temperature 1, of keys from `key` up.
-fn all_from(tid: u32, slices: u32, key: u32) -> vec2<f32> {
+fn all_from(tid: u32, key: u32) -> vec2<f32> {
     var sum = vec2(0.0);
-    for (var s = tid; s < slices; s += WG) {
-        sum += vec2(f32(count_from(s, key)), mass_from(s, key, 1.0).x);
+    for (var s = own_slices.x; s < own_slices.y; s++) {
+        let count = count_from(s, key);
+        sum += vec2(f32(count), mass_of(s, count, 1.0).x);
     }
-    lane[tid] = sum;
-    for (var stride = WG / 2u; stride > 0u; stride /= 2u) {
-        workgroupBarrier();
-        if tid < stride {
-            lane[tid] += lane[tid + stride];
+    sum_up(tid, sum);
+    return total();
+}
+
+// The highest key from which up there are `wanted`, a count and a mass, or one that keeps the same tokens. From `lowest` up there
+// are; `highest` is the best key.
+fn lowest_that_stays(tid: u32, lowest: u32, highest: u32, wanted: vec2<f32>) -> u32 {
+    let differ = lowest ^ highest;
+    let mask = select((2u << firstLeadingBit(differ)) - 1u, 0u, differ == 0u);
+    var key = lowest & ~mask;
+    var stay = 1e9;     // tokens from `key` up
+    var less = 0.0;     // tokens from the least key up that is known to be too high
+    for (var bit = mask ^ (mask >> 1u); bit > 0u; bit >>= 1u) {
+        let middle = key | bit;
+        if middle <= lowest {
+            key = middle;
+        } else if middle <= highest {
+            let found = all_from(tid, middle);
+            if all(found >= wanted) {
+                key = middle;
+                stay = found.x;
+            } else {
+                less = found.x;
+            }
+            if stay <= max(less + 1.0, wanted.x) {
+                break;
+            }
         }
     }
-    workgroupBarrier();
-    let result = lane[0];
-    workgroupBarrier();
-    return result;
+    return max(key, lowest);
+}
+
+// The lowest key that top-k, top-p and min-p let stay; `best` is the best pair.
+fn lowest_by_filters(tid: u32, best: vec2<u32>, top_k: u32, top_p: f32, min_p: f32) -> u32 {
+    // 1 is below every finite logit and above the padding's 0.
+    var floor = 1u;
+    if top_k > 0u && top_k < params.vocabulary {
+        // The best token's slice alone has so many keys from this one up.
+        let lowest = max(sorted[best.y / SLICE * SLICE + min(top_k, SLICE) - 1u].x, 1u);
+        floor = lowest_that_stays(tid, select(1u, lowest, top_k <= SLICE), best.x, vec2(f32(top_k), 0.0));
+    }
+    if top_p < 1.0 {
+        // All that is so far below the best has less mass than may go, the best having 1.
+        let depth = log(f32(params.vocabulary) / (1.0 - top_p)) + 1.0;
+        let wanted = vec2(0.0, top_p * all_from(tid, floor).y);
+        floor = lowest_that_stays(tid, max(floor, key_of(value_of(best.x) - depth)), best.x, wanted);
+    }
+    if min_p > 0.0 {
+        floor = max(floor, key_of(value_of(best.x) + log(min_p)));
+    }
+    return min(floor, best.x);
 }
 
 // PCG-RXS-M-XS 32 (O'Neill 2014), of two words.
@@ -96,6 +145,22 @@ fn finish(token: u32) {
     state.halt = halt;
 }
 
+// The token at which a slice's running sums pass `left`, of its keys from `floor` up.
+fn token_at(slice: u32, count: u32, left: f32, temperature: f32) -> u32 {
+    let wanted = left / exp(below(sorted[slice * SLICE].x, high) / temperature);
+    var low = 0u;
+    var end = count - 1u;
+    while low < end {
+        let middle = (low + end) / 2u;
+        if mass[slice * SLICE + middle].y > wanted {
+            end = middle;
+        } else {
+            low = middle + 1u;
+        }
+    }
+    return sorted[slice * SLICE + low].y;
+}
+
 @compute @workgroup_size(WG)
 fn main(@builtin(local_invocation_index) tid: u32) {
     let asked = load_state(tid);
@@ -103,88 +168,49 @@ fn main(@builtin(local_invocation_index) tid: u32) {
         return;
     }
     let slices = (params.vocabulary + SLICE - 1u) / SLICE;
-    var best = vec2(0u, 0xffffffffu);
-    for (var s = tid; s < slices; s += WG) {
+    let each = (slices + WG - 1u) / WG;
+    own_slices = min(vec2(tid * each, (tid + 1u) * each), vec2(slices));
+    var best = WORST;
+    for (var s = own_slices.x; s < own_slices.y; s++) {
         let pair = sorted[s * SLICE];
-        if pair.x > best.x || (pair.x == best.x && pair.y < best.y) {
-            best = pair;
-        }
+        best = select(best, pair, is_before(pair, best));
     }
-    lane_pair[tid] = best;
-    workgroupBarrier();
-    if tid == 0u {
-        for (var i = 1u; i < WG; i++) {
-            let pair = lane_pair[i];
-            if pair.x > best.x || (pair.x == best.x && pair.y < best.y) {
-                best = pair;
-            }
-        }
-        shared_high = value_of(best.x);
-        lane_pair[0] = best;
-    }
-    workgroupBarrier();
-    let temperature = asked.temperature;
-    if temperature == 0.0 {
+    best = best_of(tid, best);
+    if asked.temperature == 0.0 {
         if tid == 0u {
-            finish(lane_pair[0].y);
+            finish(best.y);
         }
         return;
     }
+    high = value_of(best.x);
+    let floor = lowest_by_filters(tid, best, asked.top_k, asked.top_p, asked.min_p);
 
-    // The lowest key that stays. 1 is below every finite logit and above the padding's 0.
-    var floor = 1u;
-    if asked.top_k > 0u && asked.top_k < params.vocabulary {
-        var key = 0u;
-        for (var bit = 0x80000000u; bit > 0u; bit >>= 1u) {
-            if all_from(tid, slices, key | bit).x >= f32(asked.top_k) {
-                key |= bit;
-            }
-        }
-        floor = max(floor, key);
+    // Masses are added up in the order of slices.
+    atomicStore(&drawn_by, WG);
+    var mine = 0.0;
+    for (var s = own_slices.x; s < own_slices.y; s++) {
+        mine += mass_of(s, count_from(s, floor), asked.temperature).y;
     }
-    if asked.top_p < 1.0 {
-        let wanted = asked.top_p * all_from(tid, slices, floor).y;
-        var key = 0u;
-        for (var bit = 0x80000000u; bit > 0u; bit >>= 1u) {
-            if all_from(tid, slices, key | bit).y >= wanted {
-                key |= bit;
-            }
-        }
-        floor = max(floor, key);
+    sum_up(tid, vec2(mine, 0.0));
+    var left = random(asked.seed, asked.position + params.tokens) * total().x;
+    if left < before(tid).x + mine {
+        atomicMin(&drawn_by, tid);
     }
-    if asked.min_p > 0.0 {
-        floor = max(floor, key_of(shared_high + log(asked.min_p)));
+    workgroupBarrier();
+    // Where rounding leaves more than all masses, the first one takes it.
+    if tid != atomicLoad(&drawn_by) % WG {
+        return;
     }
-    floor = min(floor, lane_pair[0].x);
-
-    if tid == 0u {
-        var total = 0.0;
-        for (var s = 0u; s < slices; s++) {
-            total += mass_from(s, floor, temperature).y;
+    var token = best.y;
+    left -= before(tid).x;
+    for (var s = own_slices.x; s < own_slices.y; s++) {
+        let count = count_from(s, floor);
+        let here = mass_of(s, count, asked.temperature).y;
+        if left < here {
+            token = token_at(s, count, left, asked.temperature);
+            break;
         }
-        let position = asked.position + params.tokens;
-        var left = random(asked.seed, position) * total;
-        var token = lane_pair[0].y;
-        for (var s = 0u; s < slices; s++) {
-            let here = mass_from(s, floor, temperature).y;
-            if left < here {
-                let l = below(sorted[s * SLICE].x, shared_high);
-                let target_mass = left / exp(l / temperature);
-                var low = 0u;
-                var high = count_from(s, floor) - 1u;
-                while low < high {
-                    let middle = (low + high) / 2u;
-                    if mass[s * SLICE + middle].y > target_mass {
-                        high = middle;
-                    } else {
-                        low = middle + 1u;
-                    }
-                }
-                token = sorted[s * SLICE + low].y;
-                break;
-            }
-            left -= here;
-        }
-        finish(token);
+        left -= here;
     }
+    finish(token);
 }

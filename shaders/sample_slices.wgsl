@@ -4,7 +4,10 @@
 // Grid: vocabulary / SLICE.   Bound: launch and 55 barriers of the bitonic sort.
 #import lib/state
 #import lib/keys
+#import lib/scan
+#import lib/best
 
+alias Summed = vec2<f32>;
 struct Params {
     vocabulary: u32,
     tokens: u32,      // of this step; the history ends with them
@@ -17,22 +20,56 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> mass: array<vec2<f32>>;      // [slices, SLICE]: running sums
 
 const SLICE: u32 = 1024u;
+const STRETCH: u32 = SLICE / WG;
 var<workgroup> pairs: array<vec2<u32>, SLICE>;
-var<workgroup> sums: array<vec2<f32>, WG>;
+var<workgroup> repeated: array<atomic<u32>, SLICE / 32u>;    // a bit a token of the slice
 
-fn before(a: vec2<u32>, b: vec2<u32>) -> bool {
-    return a.x > b.x || (a.x == b.x && a.y < b.y);
-}
-
-fn penalised(token: u32) -> f32 {
-    let value = logits[params.base + token];
+// Which tokens of the slice that starts at `start` are among those that a penalty looks back at.
+fn mark_repeated(tid: u32, start: u32) {
+    for (var w = tid; w < SLICE / 32u; w += WG) {
+        atomicStore(&repeated[w], 0u);
+    }
+    workgroupBarrier();
     let end = state.position + params.tokens;
-    for (var i = end - min(state.repeat_last, end); i < end; i++) {
-        if tokens[i] == token {
-            return select(value * state.repeat_penalty, value / state.repeat_penalty, value > 0.0);
+    for (var i = end - min(state.repeat_last, end) + tid; i < end; i += WG) {
+        let place = tokens[i] - start;
+        if place < SLICE {
+            atomicOr(&repeated[place / 32u], 1u << (place % 32u));
         }
     }
-    return value;
+    workgroupBarrier();
+}
+
+// Of the logit at `i` of the slice; padding has the key 0.
+fn pair_of(i: u32, start: u32) -> vec2<u32> {
+    let token = start + i;
+    let value = logits[params.base + min(token, params.vocabulary - 1u)];
+    let penalised = select(value * state.repeat_penalty, value / state.repeat_penalty, value > 0.0);
+    let is_repeated = ((atomicLoad(&repeated[i / 32u]) >> (i % 32u)) & 1u) == 1u;
+    return vec2(select(0u, key_of(select(value, penalised, is_repeated)), token < params.vocabulary), token);
+}
+
+fn sort_pairs(tid: u32) {
+    for (var size = 2u; size <= SLICE; size *= 2u) {
+        for (var stride = size / 2u; stride > 0u; stride /= 2u) {
+            for (var i = tid; i < SLICE / 2u; i += WG) {
+                let low = 2u * stride * (i / stride) + i % stride;
+                let a = pairs[low];
+                let b = pairs[low + stride];
+                if is_before(b, a) == ((low & size) == 0u) {
+                    pairs[low] = b;
+                    pairs[low + stride] = a;
+                }
+            }
+            workgroupBarrier();
+        }
+    }
+}
+
+// e^(l - high) of a pair, at temperature 1 and at the one asked for.
+fn mass_of(pair: vec2<u32>, high: f32) -> vec2<f32> {
+    let l = below(pair.x, high);
+    return select(vec2(exp(l), exp(l / state.temperature)), vec2(0.0), pair.x == 0u);
 }
 
 @compute @workgroup_size(WG)
@@ -41,68 +78,32 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     let start = group.x * SLICE;
-    let greedy = state.temperature == 0.0;
-    var best = vec2(0u, 0xffffffffu);
-    for (var i = tid; i < SLICE; i += WG) {
-        var pair = vec2(0u, start + i);
-        if pair.y < params.vocabulary {
-            pair.x = key_of(penalised(pair.y));
-        }
-        if before(pair, best) {
-            best = pair;
-        }
-        pairs[i] = pair;
+    mark_repeated(tid, start);
+    var best = WORST;
+    for (var k = 0u; k < STRETCH; k++) {
+        let pair = pair_of(k * WG + tid, start);
+        best = select(best, pair, is_before(pair, best));
+        pairs[k * WG + tid] = pair;
     }
-    workgroupBarrier();
-    if greedy {
-        pairs[tid] = best;
-        workgroupBarrier();
+    best = best_of(tid, best);
+    if state.temperature == 0.0 {
         if tid == 0u {
-            for (var i = 1u; i < WG; i++) {
-                if before(pairs[i], best) {
-                    best = pairs[i];
-                }
-            }
             sorted[start] = best;
         }
         return;
     }
-    for (var size = 2u; size <= SLICE; size *= 2u) {
-        for (var stride = size / 2u; stride > 0u; stride /= 2u) {
-            for (var i = tid; i < SLICE / 2u; i += WG) {
-                let low = 2u * stride * (i / stride) + i % stride;
-                let a = pairs[low];
-                let b = pairs[low + stride];
-                if before(b, a) == ((low & size) == 0u) {
-                    pairs[low] = b;
-                    pairs[low + stride] = a;
-                }
-            }
-            workgroupBarrier();
-        }
-    }
-    // Running sums: each invocation its own stretch, then the sum of all stretches before it.
-    let high = value_of(pairs[0].x);
-    const STRETCH: u32 = SLICE / WG;
+    sort_pairs(tid);
+    let high = value_of(best.x);
     var sum = vec2(0.0);
-    for (var i = tid * STRETCH; i < (tid + 1u) * STRETCH; i++) {
-        if pairs[i].x != 0u {
-            let l = below(pairs[i].x, high);
-            sum += vec2(exp(l), exp(l / state.temperature));
-        }
+    for (var i = 0u; i < STRETCH; i++) {
+        sum += mass_of(pairs[tid * STRETCH + i], high);
     }
-    sums[tid] = sum;
-    workgroupBarrier();
-    sum = vec2(0.0);
-    for (var i = 0u; i < tid; i++) {
-        sum += sums[i];
-    }
-    for (var i = tid * STRETCH; i < (tid + 1u) * STRETCH; i++) {
-        if pairs[i].x != 0u {
-            let l = below(pairs[i].x, high);
-            sum += vec2(exp(l), exp(l / state.temperature));
-        }
-        sorted[start + i] = pairs[i];
-        mass[start + i] = sum;
+    sum_up(tid, sum);
+    sum = before(tid);
+    for (var i = 0u; i < STRETCH; i++) {
+        let at = tid * STRETCH + i;
+        sum += mass_of(pairs[at], high);
+        sorted[start + at] = pairs[at];
+        mass[start + at] = sum;
     }
 }

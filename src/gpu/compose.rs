@@ -23,6 +23,8 @@ shaders![
     "lib/round8",
     "lib/quantised",
     "lib/reduce",
+    "lib/scan",
+    "lib/best",
     "lib/keys",
     "lib/kv",
     "lib/kv_write",

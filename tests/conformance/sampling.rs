@@ -41,8 +41,10 @@ pub fn cases(cases: &mut Vec<Case>) {
             }
         }
     }
-    for s in [OFF, Sampling { top_k: 40, top_p: 0.9, repeat_penalty: 1.1, repeat_last: 2048, ..OFF }] {
-        let name = format!("sample/large/top_k={}", s.top_k);
+    let filtered = Sampling { top_k: 40, top_p: 0.9, repeat_penalty: 1.1, repeat_last: 2048, ..OFF };
+    // More than a slice has; and no bound on how many a slice has above the lowest that stays.
+    for s in [OFF, filtered, Sampling { top_k: 3000, ..OFF }, Sampling { top_p: 0.95, ..OFF }] {
+        let name = format!("sample/large/top_k={}/top_p={}", s.top_k, s.top_p);
         cases.push(Case::new(name, move |setup| draws(setup, 262_144, &s, Logits::Spread)));
     }
     cases.push(Case::new("sample/distribution", distribution));
