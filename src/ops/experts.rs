@@ -177,9 +177,10 @@ impl Step<'_> {
         };
         let bias = mlp.bias.as_ref().map(|b| ("bias", &b.gate_up));
         for (stack, flag, bias_base) in passes {
-            let (wg, rows) = self.tuning.matvec;
+            let (_, rows) = self.tuning.matvec;
             let outputs = if flag == "SWIGLU" { rows / 2 } else { rows };
             let shape = [routing.ranks * stack.rows, stack.columns];
+            let wg = self.tuning.matvec_wg(shape[0].div_ceil(rows as usize), stack.columns / 16);
             let arithmetic = self.arithmetic(Product::Matvec, stack.format, shape);
             let (x, norm) = match arithmetic == Arithmetic::Dot {
                 true => (self.quantised("quantised", input)?, None),
@@ -225,8 +226,9 @@ impl Step<'_> {
 
     fn expert_down(&mut self, y: &Tensor, h: &mut Input, mix: &Mix) -> Result<()> {
         let Mix { routing, mlp, weigh, store } = *mix;
-        let (wg, rows) = self.tuning.matvec;
+        let (_, rows) = self.tuning.matvec;
         let down = &mlp.down;
+        let wg = self.tuning.matvec_wg(down.rows.div_ceil(rows as usize), routing.ranks * down.columns / 16);
         let arithmetic = self.arithmetic(Product::Matvec, down.format, [routing.ranks * down.rows, down.columns]);
         let h = self.read_by("quantised h", h, arithmetic)?;
         let bias = mlp.bias.as_ref().map(|b| ("bias", &b.down));

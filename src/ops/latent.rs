@@ -221,7 +221,8 @@ impl Step<'_> {
 
     fn head_matvec(&mut self, x: &Tensor, y: &Tensor, stack: &Stack, shard: &Shard, strides: Strides) -> Result<()> {
         let [x_at, y_at] = strides.first(x, y, shard);
-        let (wg, rows) = self.tuning.matvec;
+        let (_, rows) = self.tuning.matvec;
+        let wg = self.tuning.matvec_wg(stack.rows.div_ceil(rows as usize) * stack.experts, stack.columns / 16);
         let spec = self.reducing("matvec", wg).format(stack.format).size("ROWS", rows);
         self.recorder.call(Call {
             spec: spec.flag("HEADS", true).flag("RAGGED", !stack.columns.is_multiple_of(16)),

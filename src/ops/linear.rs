@@ -228,7 +228,8 @@ impl Step<'_> {
         let m = op.matrix;
         let swiglu = op.epilogue.joined();
         let outputs = if swiglu { m.rows / 2 } else { shard.count };
-        let (wg, rows) = self.tuning.matvec;
+        let (_, rows) = self.tuning.matvec;
+        let wg = self.tuning.matvec_wg(m.rows.div_ceil(rows as usize), m.columns / 16);
         let arithmetic = self.arithmetic(Product::Matvec, m.format, [m.rows, m.columns]);
         let (x, x_base, norm) = match arithmetic == Arithmetic::Dot {
             true => (self.quantised("quantised", input)?, 0, None),

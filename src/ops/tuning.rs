@@ -5,8 +5,10 @@ use crate::gpu::DeviceClass;
 /// Sizes that kernels are compiled with.
 #[derive(Clone, Copy, Debug)]
 pub struct Tuning {
-    /// Invocations of a mat-vec workgroup, and rows that it computes.
+    /// Invocations of a mat-vec workgroup at least, and rows that it computes.
     pub matvec: (u32, u32),
+    /// Invocations of a mat-vec in all that no more of them would gain by: about as many as a GPU runs at once.
+    pub matvec_lanes: usize,
     /// The same of a mat-vec for several tokens.
     pub batch: (u32, u32),
     /// Invocations of a workgroup that normalises, rotates or embeds one row.
@@ -49,6 +51,9 @@ pub struct MatrixTile {
     pub subgroups: u32,
 }
 
+/// By how much mat-vec workgroups may be larger than the least.
+pub const MATVEC_WIDER: [u32; 2] = [2, 4];
+
 impl Tuning {
     /// Parts into which decode cuts the keys of a cache that holds `positions`; 1 needs no combine.
     pub fn splits_for(&self, positions: usize, latent: bool) -> u32 {
@@ -56,11 +61,21 @@ impl Tuning {
         positions.div_ceil(worth as usize).clamp(1, most as usize) as u32
     }
 
+    /// Invocations of a mat-vec workgroup where there are `groups` of them, each with so many runs of 16 columns of its rows: so
+    /// few rows that the device has room for more are read by more at once, a run by each at least.
+    pub fn matvec_wg(&self, groups: usize, runs: usize) -> u32 {
+        let gains = |wg: &u32| *wg as usize <= runs && groups * *wg as usize <= self.matvec_lanes;
+        let (least, _) = self.matvec;
+        MATVEC_WIDER.map(|times| times * least).into_iter().rfind(gains).unwrap_or(least)
+    }
+
     /// The row of the table for a kind of device.
     pub fn of(class: DeviceClass) -> &'static Tuning {
         match class {
             DeviceClass::Gpu => &Tuning {
                 matvec: (64, 4),
+                // Strix Halo runs 82,000 at once, a 4090 197,000, an H100 270,000.
+                matvec_lanes: 1 << 17,
                 batch: (64, 4),
                 row: 64,
                 attention: (64, 8),
@@ -78,6 +93,7 @@ impl Tuning {
             // 65,535 rounds of its loops in total, so a small WG also bounds the context of attention.
             DeviceClass::Cpu => &Tuning {
                 matvec: (8, 8),
+                matvec_lanes: 0,
                 batch: (8, 4),
                 row: 8,
                 attention: (32, 8),

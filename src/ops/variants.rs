@@ -5,6 +5,7 @@ use super::attention::staged;
 use super::index::scores_spec;
 use super::shards::beside_flags;
 use super::tiled::Tiled;
+use super::tuning::MATVEC_WIDER;
 use crate::formats::Format;
 use crate::gpu::KernelSpec;
 use std::collections::BTreeSet;
@@ -102,8 +103,11 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
     let new = KernelSpec::new;
     for &format in Format::ALL {
         let usual = [Format::F16, Format::Q4K].contains(&format);
-        let matvec = new("matvec").size("WG", t.matvec.0).format(format).size("ROWS", t.matvec.1);
-        let down = new("expert_down").size("WG", t.matvec.0).format(format).size("ROWS", t.matvec.1).size("RANKS", 8);
+        let matvecs = |wg: u32| {
+            let sized = |shader| new(shader).size("WG", wg).format(format).size("ROWS", t.matvec.1);
+            (sized("matvec"), sized("expert_down").size("RANKS", 8))
+        };
+        let (matvec, down) = matvecs(t.matvec.0);
         let matmul = Tiled::registers(t).spec.format(format);
         let grouped = |flags: &[&'static str]| all_of(matmul.clone().flag("GROUPED", true), flags);
         if usual {
@@ -153,6 +157,11 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
                 let gelu = all_of(expert.clone(), gated).flag("GELU", true);
                 all.extend(each(vec![gelu], &["SUBGROUP"]));
                 all.push(all_of(grouped(&["GATHER", "GELU"]), gated));
+            }
+            for times in MATVEC_WIDER {
+                let (matvec, down) = matvecs(times * t.matvec.0);
+                let expert = all_of(matvec.clone(), &["EXPERT", "NORM", "SWIGLU"]);
+                all.extend(each(vec![matvec.clone(), matvec.flag("NORM", true), expert, down], &["SUBGROUP"]));
             }
             let weighted = expert.flag("WEIGHTED", true);
             all.extend(each(one_of(vec![weighted], &epilogues[1..]), &["SUBGROUP"]));

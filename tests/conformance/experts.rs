@@ -93,6 +93,12 @@ pub fn cases(cases: &mut Vec<Case>) {
             add(cases, Mixture { formats: [format; 3], hidden: 256, ff: 256, experts: 4, tokens, ..small });
         }
     }
+    // Rows so long that more invocations share each.
+    for (hidden, ff) in [(2048, 512), (4096, 1024)] {
+        for joined in [true, false] {
+            add(cases, Mixture { formats: [Q4K; 3], hidden, ff, joined, shards: 2, ..small });
+        }
+    }
     for choice in [Spread, Same, Crowd] {
         add(cases, Mixture { experts: 16, ranks: 4, tokens: 512, choice, ..small });
     }

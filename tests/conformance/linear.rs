@@ -72,6 +72,13 @@ pub fn cases(cases: &mut Vec<Case>) {
         add(cases, Format::F16, 21, 100, tokens, Bias, 1);
         add(cases, Format::F32, 7, 36, tokens, Split, 2);
     }
+    // So few rows that more invocations share each: two and four times as many, with and without runs for all of them.
+    for columns in [2048, 2304, 4096, 4352] {
+        for what in [Norm, Bias, Residual, Swiglu, Split] {
+            add(cases, Format::Q4K, 10, columns, 1, what, 1);
+            add(cases, Format::F32, 10, columns, 1, what, 1);
+        }
+    }
     add(cases, Format::F32, 1, 16, 1, Residual, 1);
     add(cases, Format::F32, 1, 4, 2, Residual, 1);
     for format in [Format::Q8_0, Format::Q4K, Format::MXFP4] {
