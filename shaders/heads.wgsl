@@ -37,9 +37,25 @@ struct Params {
 @group(0) @binding(8) var<storage, read> k_norm: array<f32>;           // [HEAD_DIM]
 #endif
 
+const SHARE: u32 = (HEAD_DIM + WG - 1u) / WG;         // values of an invocation
+const TURNS: u32 = (HEAD_DIM / 2u + WG - 1u) / WG;    // and pairs
+#if V_NORM
+const NORMED_V: bool = true;
+#else
+const NORMED_V: bool = false;
+#endif
 var<workgroup> rotated: array<f32, HEAD_DIM>;
 #import lib/kv_write
 #import lib/rope
+
+// By which value i of a head is multiplied, once normalised.
+fn norm_of(is_q: bool, is_v: bool, i: u32) -> f32 {
+#if QK_NORM
+    return select(select(k_norm[i], q_norm[i], is_q), 1.0, is_v);
+#else
+    return 1.0;
+#endif
+}
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
@@ -63,33 +79,40 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
         let kv_head = (head - params.heads) % params.kv_heads;
         source += select(params.k_at, params.v_at, is_v) + kv_head * HEAD_DIM;
     }
-    for (var i = tid; i < HEAD_DIM; i += WG) {
-        rotated[i] = qkv[source + i];
+    // All that memory has to give is asked for before any of it is waited for.
+    var own = array<f32, SHARE>();
+    var weights = array<f32, SHARE>();
+    for (var k = 0u; k < SHARE; k++) {
+        let i = min(k * WG + tid, HEAD_DIM - 1u);
+        own[k] = qkv[source + i];
+        weights[k] = norm_of(is_q, is_v, i);
     }
+    var turns = array<vec2<f32>, TURNS>();
+    for (var k = 0u; k < TURNS; k++) {
+        turns[k] = rope[position * params.pairs + min(k * WG + tid, max(params.pairs, 1u) - 1u)];
+    }
+    var inverse = 1.0;
 #if QK_NORM
-    for (var i = tid; i < HEAD_DIM; i += WG) {
-        acc[0] += rotated[i] * rotated[i];
+    for (var k = 0u; k < SHARE; k++) {
+        acc[0] += select(0.0, own[k] * own[k], k * WG + tid < HEAD_DIM);
     }
     reduce(invocation);
-    let inverse = inverseSqrt(total(0u) / f32(HEAD_DIM) + params.eps);
-    if !is_v {
-        for (var i = tid; i < HEAD_DIM; i += WG) {
-            rotated[i] *= inverse * select(k_norm[i], q_norm[i], is_q);
-        }
-    }
-#if V_NORM
-    if is_v {
-        for (var i = tid; i < HEAD_DIM; i += WG) {
-            rotated[i] *= inverse;
-        }
+    if NORMED_V || !is_v {
+        inverse = inverseSqrt(total(0u) / f32(HEAD_DIM) + params.eps);
     }
 #endif
-#endif
+    for (var k = 0u; k < SHARE; k++) {
+        let i = k * WG + tid;
+        if i < HEAD_DIM {
+            rotated[i] = own[k] * (inverse * weights[k]);
+        }
+    }
     workgroupBarrier();
-    if !is_v {
-        for (var i = tid; i < params.pairs; i += WG) {
+    for (var k = 0u; k < TURNS; k++) {
+        let i = k * WG + tid;
+        if !is_v && i < params.pairs {
             let at = lanes(i);
-            let v = turned(vec2(rotated[at.x], rotated[at.y]), rope[position * params.pairs + i]);
+            let v = turned(vec2(rotated[at.x], rotated[at.y]), turns[k]);
             rotated[at.x] = v.x;
             rotated[at.y] = v.y;
         }
