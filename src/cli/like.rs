@@ -83,8 +83,7 @@ impl LikeArgs {
 
     /// How often the experts of a made-up model are to be used.
     pub fn usage(&self) -> Result<Option<Usage>> {
-        let experts = self.like()?.and_then(|like| like.preset.experts());
-        Ok(experts.map(|(count, used)| Usage::new(self.routing.unwrap_or_default(), count, used, self.seed)))
+        Ok(self.like()?.and_then(|like| like.preset.usage(self.routing.unwrap_or_default(), self.seed)))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Models by name. `models.json` holds their hyperparameters under the keys of GGUF files, and where they were published.
 
-use super::{Error, Heads, Mixture, Result, Untold, tensors};
+use super::{Error, Heads, Mixture, Result, Untold, Usage, tensors};
 use crate::gguf::{Metadata, TensorInfo, Value};
+use crate::memory::Routing;
 use crate::models::Keys;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -133,6 +134,14 @@ impl ModelPreset {
     /// Experts of a layer, and how many of them a token uses.
     pub fn experts(&self) -> Option<(usize, usize)> {
         self.size("expert_count").zip(self.size("expert_used_count"))
+    }
+
+    /// How often experts are to be used, if the model has any.
+    pub fn usage(&self, routing: Routing, seed: u64) -> Option<Usage> {
+        let (experts, used) = self.experts()?;
+        let groups = self.size("expert_group_count").unwrap_or(1);
+        let groups_used = self.size("expert_group_used_count").unwrap_or(groups);
+        Some(Usage::new(routing, experts, used, seed).in_groups(groups, groups_used))
     }
 
     /// The metadata of a file of this model with `layers` layers: all but the vocabulary.

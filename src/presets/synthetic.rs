@@ -155,8 +155,8 @@ impl<'p> Contents<'p> {
     fn new(preset: &'p ModelPreset, layers: usize, seed: u64, routing: Routing, infos: &[TensorInfo]) -> Self {
         let mut contents = Contents { preset, layers, skew: None };
         let embedding = infos.iter().find(|t| t.name == "token_embd.weight").filter(|_| routing != Routing::Uniform);
-        if let Some((t, (experts, used))) = embedding.zip(preset.experts()) {
-            let usage = Arc::new(Usage::new(routing, experts, used, seed));
+        if let Some((t, usage)) = embedding.zip(preset.usage(routing, seed)) {
+            let usage = Arc::new(usage);
             contents.skew = Some((usage.clone(), Arc::default()));
             let Content::Rows { format, rms, blocks, alike } = contents.of(t) else { return contents };
             let maker = Maker::new(contents.of(t), seed_of(seed, t));

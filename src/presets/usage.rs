@@ -3,6 +3,8 @@
 //! A router's logit is a random product with the normalised input, about normal with deviation 1, and a bias of the expert, which
 //! it reads off channels that are the same for all tokens (`synthetic.rs`). The biases are those by which the best of `biases +
 //! noise` are chosen as often as asked; they are found by simulation, with noise from a counter, so they are the same everywhere.
+//! Where a token's experts come from few groups of them (DeepSeek-V3), those that are used most share groups: spread over all
+//! groups they could not be chosen together.
 
 use super::blocks::word;
 use crate::memory::Routing;
@@ -15,6 +17,8 @@ pub struct Usage {
     pub experts: usize,
     /// Of each token.
     pub used: usize,
+    /// Groups of experts side by side, and how many of them a token's experts are from: those whose two best score most together.
+    groups: (usize, usize),
     seed: u64,
     biases: OnceLock<Vec<f32>>,
 }
@@ -51,19 +55,54 @@ pub fn best(values: &[f32], used: usize) -> Vec<u32> {
     order
 }
 
+/// The numbers below `count`, in an order that the seed says.
+fn shuffled(count: usize, seed: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    for last in (1..count).rev() {
+        order.swap(last, (word(seed, last as u64) % (last as u64 + 1)) as usize);
+    }
+    order
+}
+
 impl Usage {
     pub fn new(routing: Routing, experts: usize, used: usize, seed: u64) -> Usage {
-        Usage { routing, experts, used, seed, biases: OnceLock::new() }
+        Usage { routing, experts, used, groups: (1, 1), seed, biases: OnceLock::new() }
     }
 
-    /// The rank of each expert of a layer; the most used is 0.
+    /// The same where experts are in so many groups, of which a token uses so many.
+    #[must_use]
+    pub fn in_groups(self, groups: usize, used: usize) -> Usage {
+        Usage { groups: (groups, used), ..self }
+    }
+
+    /// The rank of each expert of a layer; the most used is 0. A group has ranks that follow each other.
     pub fn ranks(&self, layer: u64) -> Vec<usize> {
         let seed = word(self.seed ^ 0x7261_6e6b, layer);
-        let mut ranks: Vec<usize> = (0..self.experts).collect();
-        for last in (1..self.experts).rev() {
-            ranks.swap(last, (word(seed, last as u64) % (last as u64 + 1)) as usize);
+        let (groups, _) = self.groups;
+        let size = self.experts / groups;
+        let place = shuffled(groups, !seed);
+        let of_group = |group: usize| {
+            let first = place[group] * size;
+            shuffled(size, seed.wrapping_add(group as u64)).into_iter().map(move |rank| first + rank)
+        };
+        (0..groups).flat_map(of_group).collect()
+    }
+
+    /// The ranks that a token's logits, one of each rank, choose.
+    fn chosen(&self, mut logits: Vec<f32>) -> Vec<u32> {
+        let (groups, used) = self.groups;
+        if used < groups {
+            let size = self.experts / groups;
+            let score = |group: &[f32]| best(group, 2).iter().map(|e| 1.0 / (1.0 + (-group[*e as usize]).exp())).sum();
+            let scores: Vec<f32> = logits.chunks(size).map(score).collect();
+            let stay = best(&scores, used);
+            for (group, logits) in logits.chunks_mut(size).enumerate() {
+                if !stay.contains(&(group as u32)) {
+                    logits.fill(f32::MIN);
+                }
+            }
         }
-        ranks
+        best(&logits, self.used)
     }
 
     /// Experts of the tenth that is used most.
@@ -90,7 +129,7 @@ impl Usage {
             for token in 0..TOKENS {
                 let at = ((round * TOKENS + token) * self.experts) as u64;
                 let logits: Vec<f32> = biases.iter().zip(at..).map(|(bias, i)| bias + normal(1, i)).collect();
-                best(&logits, self.used).into_iter().for_each(|e| chosen[e as usize] += 1);
+                self.chosen(logits).into_iter().for_each(|e| chosen[e as usize] += 1);
             }
             // Ever smaller steps, so that the chance of single rounds averages out.
             let step = 0.4 * (QUICK / (round + 1) as f64).min(1.0);
@@ -108,15 +147,18 @@ mod tests {
 
     #[test]
     fn choices_come_out_as_often_as_asked() {
-        for (experts, used, s) in [(128, 8, 0.7), (128, 8, 1.2), (16, 1, 1.0), (32, 4, 0.5), (60, 6, 0.0)] {
-            let usage = Usage::new(Routing::Zipf(s), experts, used, 3);
+        let one = (1, 1);
+        let cases = [(128, 8, 0.7, one), (128, 8, 1.2, one), (16, 1, 1.0, one), (32, 4, 0.5, one), (60, 6, 0.0, one)];
+        let grouped = [(256, 8, 0.6, (8, 4)), (256, 8, 1.2, (8, 4)), (40, 4, 1.0, (4, 2)), (64, 8, 0.0, (8, 4))];
+        for (experts, used, s, (groups, groups_used)) in cases.into_iter().chain(grouped) {
+            let usage = Usage::new(Routing::Zipf(s), experts, used, 3).in_groups(groups, groups_used);
             let (wanted, mut chosen) = (usage.routing.usage(experts as u64, used as u64), vec![0f64; experts]);
             const DRAWS: usize = 8000;
             for token in 0..DRAWS {
                 // Other noise than what the biases were found with.
                 let logit = |e: usize| normal(9, (token * experts + e) as u64) + usage.biases()[e];
                 let logits: Vec<f32> = (0..experts).map(logit).collect();
-                best(&logits, used).into_iter().for_each(|e| chosen[e as usize] += 1.0 / DRAWS as f64);
+                usage.chosen(logits).into_iter().for_each(|e| chosen[e as usize] += 1.0 / DRAWS as f64);
             }
             for (rank, (found, wanted)) in chosen.iter().zip(&wanted).enumerate() {
                 let off = (found - wanted).abs();
@@ -132,6 +174,8 @@ mod tests {
         assert_ne!(first, second);
         first.sort_unstable();
         assert!(first.into_iter().eq(0..40));
+        let grouped = Usage::new(Routing::Zipf(1.0), 40, 4, 3).in_groups(4, 2).ranks(0);
+        assert!(grouped.chunks(10).all(|group| group.iter().all(|rank| rank / 10 == group[0] / 10)));
         assert!((Usage::new(Routing::Uniform, 40, 4, 3).asked() - 0.1).abs() < 1e-12);
     }
 }

@@ -4,7 +4,7 @@ use crate::common::{gpu, load};
 use halogen::bench::{chosen_experts, share_of_tenth};
 use halogen::formats::Format;
 use halogen::memory::Routing;
-use halogen::presets::{Mixture, ModelPreset, Synthetic, Usage};
+use halogen::presets::{Mixture, ModelPreset, Synthetic};
 use halogen::session::{Model, Session, SessionOptions};
 use std::sync::Arc;
 
@@ -104,7 +104,7 @@ fn usage_of(architecture: &str, more: &str, routing: Routing) -> (f64, f64, f64)
     let mut session =
         Session::new(&load(gpu(), &gguf).expect("it loads"), &SessionOptions::default()).expect("a session");
     let chosen = chosen_experts(&mut session, EXPERTS, 128).expect("it runs");
-    let usage = Usage::new(routing, EXPERTS, 4, 1);
+    let usage = preset.usage(routing, 1).expect("a mixture");
     let mut by_rank = [0f64; EXPERTS];
     for (layer, counts) in &chosen {
         let ranks = usage.ranks(u64::from(*layer));
@@ -122,7 +122,11 @@ fn usage_of(architecture: &str, more: &str, routing: Routing) -> (f64, f64, f64)
 #[test]
 fn routers_choose_as_they_are_asked() {
     let glm = GLM.replace(r#""leading_dense_block_count": 1"#, r#""leading_dense_block_count": 0"#);
-    for (architecture, more) in [("qwen3moe", ""), ("glm4moe", glm.as_str()), ("qwen3next", DELTA)] {
+    let groups = r#""expert_group_count": 4, "expert_group_used_count": 2"#;
+    let grouped = glm.clone() + &LATENT.replace(r#""expert_group_count": 1, "expert_group_used_count": 1"#, groups);
+    assert!(grouped.contains(groups));
+    let glm = glm.as_str();
+    for (architecture, more) in [("qwen3moe", ""), ("glm4moe", glm), ("qwen3next", DELTA), ("deepseek2", &grouped)] {
         for (routing, exponent) in [(Routing::Uniform, 0.0), (Routing::Zipf(0.6), 0.6), (Routing::Zipf(1.2), 1.2)] {
             let (found, asked, slope) = usage_of(architecture, more, routing);
             let said = format!("{architecture} {routing}: tenth {found:.3}, asked {asked:.3}, exponent {slope:.2}");
