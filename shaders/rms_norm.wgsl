@@ -1,7 +1,7 @@
 // y[t] = x[t] / sqrt(mean(x[t]^2) + eps) * norm, for many tokens; one token's norm is fused into the mat-vec.
 // RESIDUAL: y[t] = scale (y[t] + that), for a norm at the end of a branch, which needs all rows of the matrix before it.
 // QUANTISE: y is that, rounded to i8 per block of 32 (lib/quantise), for integer dot products; also of one token.
-// Grid: one workgroup a row, folded.   Bound: bytes of x and y.
+// Grid: one workgroup a row, folded; a large one of a single row.   Bound: bytes of x and y; of a single row its waits.
 #import lib/state
 const SUMS: u32 = 1u;
 #import lib/reduce
@@ -27,6 +27,9 @@ struct Params {
 #endif
 @group(0) @binding(5) var<storage, read> norm: array<vec4<f32>>;       // [columns]
 
+// Quads that an invocation reads before it waits for them.
+const AT_ONCE: u32 = 4u;
+
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, invocation: Invocation) {
     let tid = invocation.tid;
@@ -40,8 +43,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     let row = token * quads;
     let start = params.first + token * params.x_stride;
-    for (var i = tid; i < quads; i += WG) {
-        acc[0] += dot(x[start + i], x[start + i]);
+    for (var first = tid; first < quads; first += AT_ONCE * WG) {
+        var v = array<vec4<f32>, AT_ONCE>();
+        for (var k = 0u; k < AT_ONCE; k++) {
+            v[k] = x[start + min(first + k * WG, quads - 1u)];
+        }
+        for (var k = 0u; k < AT_ONCE; k++) {
+            acc[0] += select(0.0, dot(v[k], v[k]), first + k * WG < quads);
+        }
     }
     reduce(invocation);
     let inverse = inverseSqrt(total(0u) / f32(params.columns) + params.eps);
@@ -57,12 +66,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         }
     }
 #else
-    for (var i = tid; i < quads; i += WG) {
+    for (var first = tid; first < quads; first += AT_ONCE * WG) {
+        var v = array<vec4<f32>, AT_ONCE>();
+        for (var k = 0u; k < AT_ONCE; k++) {
+            let i = select(first, first + k * WG, first + k * WG < quads);
+            v[k] = x[start + i] * inverse * norm[i];
 #if RESIDUAL
-        y[row + i] = params.scale * (y[row + i] + x[start + i] * inverse * norm[i]);
-#else
-        y[row + i] = x[start + i] * inverse * norm[i];
+            v[k] = params.scale * (y[row + i] + v[k]);
 #endif
+        }
+        for (var k = 0u; k < AT_ONCE; k++) {
+            if first + k * WG < quads {
+                y[row + first + k * WG] = v[k];
+            }
+        }
     }
 #endif
 }

@@ -74,7 +74,7 @@ impl Step<'_> {
                     format!("x has {} columns, the norm {}", x.columns, norm.columns)
                 })?;
                 self.recorder.call(Call {
-                    spec: self.reducing("rms_norm", self.tuning.row).flag("QUANTISE", true),
+                    spec: self.normalising(input.x.rows).flag("QUANTISE", true),
                     bind: &[("x", &x.view), ("y", &y), ("norm", &norm.weight)],
                     params: NormParams {
                         columns: x.columns as u32,

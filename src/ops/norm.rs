@@ -1,7 +1,7 @@
 //! RMSNorm over rows; one token's is fused into the mat-vec that follows it, unless it ends a branch.
 
 use super::{Result, Step, Tensor, ensure};
-use crate::gpu::{Call, Cost, Grid, View, params};
+use crate::gpu::{Call, Cost, Grid, KernelSpec, View, params};
 
 params!(NormParams { columns: u32, eps: f32, x_stride: u32, first: u32, rows: u32, scale: f32, first_group: u32 });
 
@@ -42,6 +42,11 @@ impl Step<'_> {
         self.norm_into(x, norm, y, Some(scale))
     }
 
+    /// Of so many rows. All wait for that of a single one, which has no other work to hide its waits.
+    pub(super) fn normalising(&self, rows: usize) -> KernelSpec {
+        self.reducing("rms_norm", if rows == 1 { self.tuning.wide } else { self.tuning.row })
+    }
+
     fn norm_into(&mut self, x: &Tensor, norm: &Norm, y: &Tensor, add: Option<f32>) -> Result<()> {
         let fours = x.columns.is_multiple_of(4) && y.columns.is_multiple_of(4);
         ensure(x.first_row == 0 && x.columns >= y.columns && y.columns == norm.columns && fours, "rms_norm", || {
@@ -49,7 +54,7 @@ impl Step<'_> {
             format!("x, y and the norm have {columns:?} columns (a multiple of 4 is needed)")
         })?;
         self.recorder.call(Call {
-            spec: self.reducing("rms_norm", self.tuning.row).flag("RESIDUAL", add.is_some()),
+            spec: self.normalising(x.rows).flag("RESIDUAL", add.is_some()),
             bind: &[("x", &x.view), ("y", &y.view), ("norm", &norm.weight)],
             params: NormParams {
                 columns: y.columns as u32,

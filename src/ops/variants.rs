@@ -191,7 +191,7 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
     let narrower: BTreeSet<KernelSpec> = all.iter().flat_map(|spec| [in_dot(spec), in_f16(spec)]).flatten().collect();
     all.extend(narrower);
     all.push(new("quantise").size("WG", t.row));
-    all.push(all_of(new("rms_norm").size("WG", t.row), &["QUANTISE", "SUBGROUP"]));
+    all.extend([t.row, t.wide].map(|wg| all_of(new("rms_norm").size("WG", wg), &["QUANTISE", "SUBGROUP"])));
     for dim in [16, 20, 32, 64, 80, 96, 112, 128, 192, 256, 512] {
         let heads = new("heads").size("WG", t.row).size("HEAD_DIM", dim);
         let tempered = all_of(heads.clone(), &["ADJACENT", "TEMPERATURE"]);
@@ -282,7 +282,7 @@ pub fn variants(t: &Tuning) -> Vec<KernelSpec> {
     all.push(new("gate").size("WG", t.wide));
     all.push(new("softcap").size("WG", t.wide));
     all.extend(one_of(vec![new("glu").size("WG", t.wide)], &["GELU", "CLAMPED", "LIMITED", "CAPPED"]));
-    all.extend(each(vec![new("rms_norm").size("WG", t.row)], &["RESIDUAL", "SUBGROUP"]));
+    all.extend(each([t.row, t.wide].map(|wg| new("rms_norm").size("WG", wg)).to_vec(), &["RESIDUAL", "SUBGROUP"]));
     // The measurements of the device itself.
     all.extend(one_of(vec![new("stream").size("WG", t.wide)], &["FILL"]));
     all.extend(one_of(vec![new("rate").size("WG", t.wide)], &["F16", "DOT"]));
