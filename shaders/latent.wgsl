@@ -27,6 +27,7 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> queries: array<f32>;    // [tokens from first_token on, heads, HEAD_DIM]
 @group(0) @binding(7) var<storage, read_write> k_cache: array<u32>;    // [positions, HEAD_DIM]
 
+const SHARE: u32 = (LATENT + WG - 1u) / WG;    // latents of an invocation
 var<workgroup> rotated: array<f32, HEAD_DIM>;
 #import lib/kv_write
 #import lib/rope
@@ -58,9 +59,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
         return;
     }
     let source = token * params.stride + params.at;
-    for (var i = tid; i < LATENT; i += WG) {
-        rotated[i] = a[source + i];
-        acc[0] += rotated[i] * rotated[i];
+    // All that memory has to give is asked for before any of it is waited for.
+    var own = array<f32, SHARE>();
+    var weights = array<f32, SHARE>();
+    for (var k = 0u; k < SHARE; k++) {
+        let i = min(k * WG + tid, LATENT - 1u);
+        own[k] = a[source + i];
+        weights[k] = norm[i];
+    }
+    for (var k = 0u; k < SHARE; k++) {
+        acc[0] += select(0.0, own[k] * own[k], k * WG + tid < LATENT);
     }
     for (var i = tid; i < params.pairs; i += WG) {
         let v = vec2(a[source + LATENT + 2u * i], a[source + LATENT + 2u * i + 1u]);
@@ -70,8 +78,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
     }
     reduce(invocation);
     let inverse = inverseSqrt(total(0u) / f32(LATENT) + params.eps);
-    for (var i = tid; i < LATENT; i += WG) {
-        rotated[i] *= inverse * norm[i];
+    for (var k = 0u; k < SHARE; k++) {
+        if k * WG + tid < LATENT {
+            rotated[k * WG + tid] = own[k] * (inverse * weights[k]);
+        }
     }
     workgroupBarrier();
     for (var i = tid; i < CACHE_WORDS; i += WG) {

@@ -27,6 +27,7 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> index_q: array<f32>;    // [tokens, index_heads, index_dim]
 #endif
 
+const SHARE: u32 = (HEAD_DIM + WG - 1u) / WG;    // values of an invocation
 var<workgroup> rotated: array<f32, HEAD_DIM>;
 #import lib/kv_write
 #import lib/rope
@@ -55,18 +56,27 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: Invocation) {
 #endif
     let is_q = group.x > 0u;
     let own = (token * params.heads + group.x - 1u) * HEAD_DIM;    // of a query
-    for (var i = tid; i < HEAD_DIM; i += WG) {
+    // All that memory has to give is asked for before any of it is waited for.
+    var values = array<f32, SHARE>();
+    var weights = array<f32, SHARE>();
+    for (var k = 0u; k < SHARE; k++) {
+        let i = min(k * WG + tid, HEAD_DIM - 1u);
         if is_q {
-            rotated[i] = q[own + i];
+            values[k] = q[own + i];
         } else {
-            rotated[i] = a[token * params.stride + params.at + i];
+            values[k] = a[token * params.stride + params.at + i];
         }
-        acc[0] += rotated[i] * rotated[i];
+        weights[k] = select(norm[i], 1.0, is_q);
+    }
+    for (var k = 0u; k < SHARE; k++) {
+        acc[0] += select(0.0, values[k] * values[k], k * WG + tid < HEAD_DIM);
     }
     reduce(invocation);
     let inverse = inverseSqrt(total(0u) / f32(HEAD_DIM) + params.eps);
-    for (var i = tid; i < HEAD_DIM; i += WG) {
-        rotated[i] *= inverse * select(norm[i], 1.0, is_q);
+    for (var k = 0u; k < SHARE; k++) {
+        if k * WG + tid < HEAD_DIM {
+            rotated[k * WG + tid] = values[k] * (inverse * weights[k]);
+        }
     }
     workgroupBarrier();
     for (var i = tid; i < params.pairs; i += WG) {
