@@ -21,6 +21,8 @@ pub(super) struct Ahead {
 const WEIGHT: f64 = 1.0 / 32.0;
 /// Until it is measured.
 const ROUND_TRIP: f64 = 200e-6;
+/// What a part costs of its own, over a round trip: a submit, and a report that is read, but not what passes between them.
+const PART: f64 = 0.5;
 /// Whole steps and single dispatches, in turn. The shortest of each kind counts: what is longer has waited for something else.
 const PROBES: usize = 6;
 
@@ -65,13 +67,21 @@ impl Ahead {
         }
     }
 
-    /// Layers of so many dispatches to queue behind a lookup that may miss. The n-th saves a round trip if none of the n lookups
-    /// before it misses, (1 - rate)^n, and is in vain if one does.
-    pub fn layers(&self, dispatches: f64) -> usize {
-        let vain = dispatches * self.idle;
-        let break_even = vain / (vain + self.round_trip);
+    /// Lookups, each with so many dispatches behind it that take so many seconds, to be given in a part of a step, of which two are
+    /// on their way. 0: one part at a time, to the next lookup, where what is queued in vain costs more than a round trip.
+    ///
+    /// Of parts of n lookups, a lookup costs 1 / n of a part's own cost; 1 / n of what a round trip is longer than a part, since the
+    /// device has nothing to do then; and with a miss the rest of its part, (n - 1) / 2 as a mean, and the part behind it in vain.
+    pub fn lookups(&self, dispatches: usize, seconds: f64) -> usize {
+        let vain = self.rate * dispatches as f64 * self.idle;
+        if vain >= self.round_trip.min(seconds) {
+            return 0;
+        }
+        let part = PART * self.round_trip;
+        let best = |fixed: f64| (fixed / (1.5 * vain)).sqrt();
+        let covered = best(part + self.round_trip).min(self.round_trip / seconds);
         // Infinity becomes the largest integer.
-        (break_even.ln().abs() / (1.0 - self.rate).ln().abs()) as usize
+        best(part).max(covered).round().max(1.0) as usize
     }
 }
 
@@ -85,11 +95,12 @@ mod tests {
 
     #[test]
     fn the_host_runs_ahead_as_far_as_the_misses_let_it_pay() {
-        // A layer of 12 dispatches at 2 us: a tenth of a round trip.
-        let layers = |rate| at(rate, 2e-6).layers(12.0);
-        assert_eq!((layers(0.5), layers(1.0), layers(0.05)), (3, 0, 43));
-        assert!(layers(0.01) > 200 && at(0.0, 2e-6).layers(12.0) > 1 << 40);
-        assert_eq!(at(0.05, 1.0).layers(12.0), 0, "what costs more than a round trip is not queued in vain");
+        // A layer of 12 dispatches at 2 us, a tenth of a round trip, that takes 150 us.
+        let lookups = |rate| at(rate, 2e-6).lookups(12, 150e-6);
+        assert_eq!((lookups(1.0), lookups(0.3), lookups(0.05), lookups(0.01)), (2, 3, 7, 17));
+        assert_eq!(at(0.3, 2e-6).lookups(12, 20e-6), 5, "short layers, of which one does not cover a round trip");
+        assert!(at(0.0, 2e-6).lookups(12, 150e-6) > 1 << 40);
+        assert_eq!(at(0.05, 1.0).lookups(12, 150e-6), 0, "what costs more than a round trip is not queued in vain");
     }
 
     #[test]

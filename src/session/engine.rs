@@ -2,6 +2,7 @@
 
 use super::answer::{Answer, MOST_AHEAD};
 use super::history::History;
+use super::missing::is_lookup;
 use super::stage::{Ending, Stage};
 use super::{Error, MAX_CONTEXT, Model, Result, SessionOptions};
 use crate::gpu::{GpuUse, Recording, Tier, View};
@@ -196,8 +197,10 @@ impl Session {
     /// Decode steps that are worth queueing behind one where experts come and go, and whether a beginning of the next one is.
     pub(super) fn steps_ahead(&self) -> (usize, bool) {
         let stage = &self.stages[0];
-        let layers = stage.layers_ahead(stage.recording((1, Ending::Sample)));
-        (layers / stage.layers(), layers > 0)
+        let recording = stage.recording((1, Ending::Sample));
+        let lookups = recording.dispatches.iter().filter(|d| is_lookup(d)).count().max(1);
+        let ahead = stage.lookups_in_part(recording).saturating_mul(2);
+        (ahead / lookups, ahead > 0)
     }
 
     /// Host time spent encoding submits so far: [`crate::gpu::Gpu::encode_time`].

@@ -41,12 +41,17 @@ impl Stage {
         Ok(self.pace.copied(&gpu, bytes, budget.seconds())?)
     }
 
-    /// Layers of a recording that are worth queueing behind a lookup that may miss.
-    pub(super) fn layers_ahead(&self, recording: &Recording) -> usize {
-        if self.options.run_ahead.is_some() || !recording.dispatches.iter().any(is_lookup) {
+    /// Lookups of a recording that are worth giving in one part, of which two are on their way; 0 where one is.
+    pub(super) fn lookups_in_part(&self, recording: &Recording) -> usize {
+        let dispatches = &recording.dispatches;
+        let lookup = |from: usize| dispatches[from..].iter().position(is_lookup).map(|at| from + at);
+        let Some(first) = lookup(0).filter(|_| self.options.run_ahead.is_none()) else {
             return usize::MAX;
-        }
-        self.ahead.layers(recording.dispatches.len() as f64 / self.layers() as f64)
+        };
+        // What is done for one lookup: for the others it is about the same.
+        let each = &dispatches[first..lookup(first + 1).unwrap_or(dispatches.len())];
+        let seconds = each.iter().map(|dispatch| self.pace.estimate(dispatch, 0)).map(|e| e.launch + e.work).sum();
+        self.ahead.lookups(each.len(), seconds)
     }
 
     /// Has the device time a decode step that does nothing, since the halt word is set; whether all is known.
@@ -56,18 +61,14 @@ impl Stage {
         self.ahead.measure(&gpu, step)
     }
 
-    pub(super) fn layers(&self) -> usize {
-        self.part().span.layers(self.cache.layers.len()).len().max(1)
-    }
-
     /// Up to which dispatch a step may be given: one that is to be begun only, up to its first lookup.
     pub(super) fn until(&self, flight: &Flight) -> usize {
         let lookup = || self.recording(flight.key).dispatches.iter().position(is_lookup);
         flight.until.min(if flight.begins { lookup().unwrap_or(0) } else { usize::MAX })
     }
 
-    /// Up to which dispatch a step can be given now: to behind a lookup, in parts of which two on their way are as many layers as are
-    /// worth it, or one where none is; and no dense layer that passes through and is not there. Such a layer is brought; it takes
+    /// Up to which dispatch a step can be given now: to behind a lookup, in parts of as many as are worth it, of which two
+    /// are on their way, or one; and no dense layer that passes through and is not there. Such a layer is brought; it takes
     /// the place of the last but one. A step that is seen to have halted is not given further. As much as `most` bytes at once, or
     /// waits.
     pub(super) fn layer_in(&self, flight: &mut Flight, most: Option<u64>) -> Result<Poll<usize>> {
@@ -79,8 +80,8 @@ impl Stage {
         let dispatches = &recording.dispatches;
         let layer = dispatches[flight.at.dispatch].layer;
         if store.lacks(layer) || flight.at >= flight.open.into() {
-            let ahead = self.layers_ahead(recording);
-            while flight.passing.len() > usize::from(ahead > 0) {
+            let part = self.lookups_in_part(recording);
+            while flight.passing.len() > usize::from(part > 0) {
                 if most.is_some() && !flight.passing[0].is_ready() {
                     return Ok(Poll::Pending);
                 }
@@ -95,7 +96,7 @@ impl Stage {
             if store.lacks(layer) && store.bring_layer(layer, most)?.is_pending() {
                 return Ok(Poll::Pending);
             }
-            let mut lookups = ahead.div_ceil(2).max(1);
+            let mut lookups = part.max(1);
             let ends = |d: &Dispatch| {
                 let ends = lookups == 0 || (d.layer != layer && store.lacks(d.layer));
                 lookups -= usize::from(is_lookup(d) && !ends);
